@@ -1,0 +1,185 @@
+"""What the causal language models of transformers have in common; their adapters are declarations on top of it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from shortgpt.blocks import BlockSequence
+from shortgpt.checkpoint import copy_companions
+from shortgpt.errors import CheckpointError, ModelError
+from shortgpt.families import Config, OpenOptions, Source
+from shortgpt.modules import TorchBlockSequence, TorchFamily
+
+
+class TransformersBlocks(TorchBlockSequence):
+    """The blocks of a `PreTrainedModel`."""
+
+    model: PreTrainedModel
+
+    def __init__(self, family: TorchFamily, model: nn.Module, **details: Any) -> None:
+        super().__init__(family, model, **details)
+        self.vocab_size = self.model.get_input_embeddings().num_embeddings
+        self.max_tokens = self._window()
+        self.load_example = family.load_example
+
+    def _window(self) -> int | None:
+        bounds = [getattr(self.model.config, "max_position_embeddings", None)]
+        length = getattr(self.tokenizer, "model_max_length", None)
+        if isinstance(length, int) and length < 1_000_000:  # transformers writes 1e30 for "no bound"
+            bounds.append(length)
+        return min((bound for bound in bounds if bound), default=None)
+
+    def forward(self, batch: Mapping[str, Any]) -> Tensor:
+        return self.model(**batch, use_cache=False).logits
+
+
+class TransformersFamily(TorchFamily):
+    """A model type of transformers. A subclass names it, its norm placement and its block list."""
+
+    sequence = TransformersBlocks
+    loader = "shortgpt_adapters.transformers_loader:reload"
+    load_example = (
+        'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")'
+    )
+    # -- config -----------------------------------------------------------------------------------------------
+
+    def read_config(self, source: Source, *, trust_remote_code: bool = False) -> Config:
+        return _config(source, trust_remote_code).to_dict()
+
+    def write_config(self, config: Config, source: Source, directory: Path) -> None:
+        copy_companions(source, directory)
+        resolved = _config(source, trust_remote_code=False)
+        type(resolved).from_dict(config).save_pretrained(directory)
+
+    def config_of(self, model: nn.Module) -> Config:
+        return model.config.to_dict()
+
+    def check_tensors(self, config: Config, names: Iterable[str]) -> None:
+        found = set(names)
+        with quiet(), torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+        prefix = f"{model.base_model_prefix}."
+        tied = set(model.all_tied_weights_keys)
+        lacking = [
+            name
+            for name in model.state_dict()
+            if name not in found and name.removeprefix(prefix) not in found and name not in tied
+        ]
+        if lacking:
+            raise CheckpointError(
+                f"the checkpoint lacks {len(lacking)} tensors that its config asks for ({lacking[0]}, ...); fetch or save it again"
+            )
+
+    # -- models -----------------------------------------------------------------------------------------------
+
+    def open(self, source: Source, options: OpenOptions) -> BlockSequence:
+        _config(source, options.trust_remote_code)  # one clear message before anything large is read
+        arguments: dict[str, Any] = {"dtype": options.dtype, "trust_remote_code": options.trust_remote_code}
+        if options.device != "cpu":
+            arguments["device_map"] = {"": options.device}
+        try:
+            with quiet():
+                model, info = AutoModelForCausalLM.from_pretrained(source.path, output_loading_info=True, **arguments)
+        except torch.cuda.OutOfMemoryError:
+            raise ModelError(f"{source.name} does not fit into the memory of {options.device}") from None
+        except Exception as error:  # safetensors, torch, pickle and transformers each have their own
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(f"{source.name}: transformers cannot load it ({reason[:300]})") from error
+        faults = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "mismatched_keys") if info[kind]}
+        block_list = self.block_lists[0].rpartition(".")[2]
+        stale = [name for name in info["unexpected_keys"] if f"{block_list}." in name and "inv_freq" not in name]
+        if stale:
+            faults["unexpected_keys"] = sorted(stale)
+        if faults:
+            kind, names = next(iter(faults.items()))
+            raise CheckpointError(
+                f"{source.name}: the weights do not fit the config: {kind.replace('_', ' ')}: {len(names)} ({names[0]}, ...); "
+                "the checkpoint is incomplete, or its config.json was changed"
+            )
+        return self.wrap(model, name=source.name, tokenizer=_tokenizer(source, options), source=source)
+
+    def build(self, config: Config, tensors: Mapping[str, Tensor], *, like: nn.Module) -> nn.Module:
+        # The library builds the model from the config with tensors of the right shapes that hold no memory, and
+        # computes its ties and buffers; then it is given the real ones. Handed over directly they would be copied
+        # to the CPU first.
+        empty = {name: torch.empty(1, dtype=tensor.dtype).expand(tensor.shape) for name, tensor in tensors.items()}
+        with quiet():
+            model, info = type(like).from_pretrained(
+                None,
+                config=type(like.config).from_dict(config),
+                state_dict=empty,
+                dtype=like.dtype,
+                attn_implementation=like.config._attn_implementation,
+                output_loading_info=True,
+            )
+        faults = {kind: sorted(map(str, names)) for kind, names in info.items() if names}
+        if faults:
+            raise CheckpointError(f"{type(like).__name__}: the shorter model does not take these tensors: {faults}")
+        model.load_state_dict(dict(tensors), assign=True)
+        model.tie_weights()
+        for module in model.modules():
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = buffer.to(like.device)
+        model.requires_grad_(False)
+        model.generation_config = copy.deepcopy(like.generation_config)
+        return model.eval()
+
+    def write_model(self, blocks: TransformersBlocks, directory: Path) -> None:
+        if blocks.source is not None:
+            copy_companions(blocks.source, directory)
+        elif blocks.tokenizer is not None and hasattr(blocks.tokenizer, "save_pretrained"):
+            blocks.tokenizer.save_pretrained(directory)
+        with quiet():
+            blocks.model.save_pretrained(directory, state_dict=blocks.tensors())
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no advice from transformers; its errors still come."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _config(source: Source, trust_remote_code: bool) -> Any:
+    known = source.config  # a missing or damaged file is told here, in our words
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(source.path, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"{source.name}: its config names code of its own ({json.dumps(known.get('auto_map'))}), which runs only "
+                "when you trust it: read it, then pass --trust-remote-code (trust_remote_code=True)"
+            ) from None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{source.name}: transformers cannot read its config.json ({reason[:300]})") from error
+
+
+def _tokenizer(source: Source, options: OpenOptions) -> Any:
+    """The folder's tokenizer; None where it has none."""
+    if not any((source.path / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json", "tokenizer.model")):
+        return None
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(source.path, trust_remote_code=options.trust_remote_code)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{source.name}: its tokenizer cannot be loaded ({reason[:300]})") from error

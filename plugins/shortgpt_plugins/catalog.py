@@ -1,0 +1,35 @@
+"""The criteria, calibration sources and reporters that come with shortgpt, by the same door as a third party's."""
+
+from shortgpt.hookspecs import hookimpl
+from shortgpt.plugins import Extension
+
+HERE = "shortgpt_plugins"
+
+
+@hookimpl
+def shortgpt_criteria() -> tuple[Extension, ...]:
+    return (
+        Extension("block-influence", "shortgpt.influence:BlockInfluence", "1 - cos(x_i, x_i+1), Eq. 1 of ShortGPT"),
+        Extension("angular-distance", f"{HERE}.criteria:AngularDistance", "arccos(cos(x_i, x_i+1)) / pi"),
+        Extension("relative-magnitude", f"{HERE}.criteria:RelativeMagnitude", "norm of the update over that of x_i+1"),
+    )
+
+
+@hookimpl
+def shortgpt_calibrations() -> tuple[Extension, ...]:
+    return (
+        Extension("stdlib", f"{HERE}.texts:stdlib", "the running Python's own standard library; needs no download"),
+        Extension("pg19", f"{HERE}.texts:pg19", "books of Project Gutenberg before 1919 (hub)"),
+        Extension("wikitext2", f"{HERE}.texts:wikitext2", "WikiText-2, raw (hub)"),
+        Extension("c4", f"{HERE}.texts:c4", "C4, English (hub)"),
+        Extension("hub", f"{HERE}.texts:hub", "hub:NAME, hub:NAME/CONFIG or with @SPLIT: any text data set of the hub"),
+    )
+
+
+@hookimpl
+def shortgpt_reporters() -> tuple[Extension, ...]:
+    return (
+        Extension("json", f"{HERE}.reporters:as_json", "everything, to read back"),
+        Extension("csv", f"{HERE}.reporters:as_csv", "a row a block"),
+        Extension("markdown", f"{HERE}.reporters:as_markdown", "a table for a README or a paper's notes"),
+    )

@@ -1,0 +1,181 @@
+"""The picture the whole engine works on: a language model is a sequence of blocks along a residual stream.
+
+::
+
+    tokens ─ embed ─●─ block 0 ─●─ block 1 ─●─ ... ─●─ block L-1 ─●─ final norm ─ head ─ logits
+                    0           1           2                     L
+                    └─ boundaries: the residual stream, [batch, tokens, width]
+
+`BlockSequence` is all that the engine knows of a model; an adapter implements it. For models made of torch modules
+`shortgpt.modules.TorchBlockSequence` implements most of it.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from shortgpt.errors import SelectionError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from shortgpt.families import Source
+    from shortgpt.plan import Plan
+
+NormPlacement = Literal["pre", "post", "sandwich", "parallel", "unknown"]
+
+TokenBatch = Mapping[str, Any]
+"""`input_ids` (LongTensor [batch, tokens]), optionally `attention_mask` (same shape, 1 = real token), and whatever
+else the model's forward takes."""
+
+
+class Tap(Protocol):
+    """Called once for each boundary 0..L, in order, with the residual stream there: [batch, tokens, width]."""
+
+    def __call__(self, boundary: int, hidden: Tensor) -> None: ...
+
+
+class BlockSequence(ABC):
+    """A language model as blocks along a residual stream.
+
+    Attributes:
+        name: what a report calls this model.
+        architecture: the adapter's name.
+        norm_placement: where the blocks normalise the stream.
+        block_names: the blocks' names in the model, in order; its length is L.
+        pinned: blocks that cannot be removed, each with its reason.
+        tokenizer: the model's own tokenizer (a callable like those of transformers), or None.
+        max_tokens: the longest sequence the model takes, or None where there is no such bound.
+        vocab_size: token ids are below it.
+        source: where the model was opened from; None for a model that was handed over in memory.
+        plan: how this model was made shorter; None for an original.
+        load_example: the lines of Python that load what `save` writes, for the model card.
+    """
+
+    name: str
+    architecture: str
+    norm_placement: NormPlacement
+    block_names: tuple[str, ...]
+    pinned: Mapping[int, str] = {}
+    tokenizer: Any = None
+    max_tokens: int | None = None
+    vocab_size: int
+    source: Source | None = None
+    plan: Plan | None = None
+    load_example: str = ""
+
+    def __len__(self) -> int:
+        """The number of blocks, L."""
+        return len(self.block_names)
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where token batches go."""
+
+    @abstractmethod
+    def trace(self, batch: TokenBatch, tap: Tap) -> None:
+        """One forward pass up to the last block, without gradients; `tap(i, hidden)` for every boundary 0..L.
+
+        The stream must hold the residual exactly once, and boundary L must not be normalised by the final norm.
+        """
+
+    @abstractmethod
+    def logits(self, batch: TokenBatch) -> Tensor:
+        """The whole model, without gradients and without a cache: [batch, tokens, vocabulary]."""
+
+    @abstractmethod
+    def skipping(self, blocks: Iterable[int]) -> AbstractContextManager[None]:
+        """Inside the context these blocks act as the identity on the stream. Afterwards no trace of it is left."""
+
+    @abstractmethod
+    def without(self, blocks: Iterable[int]) -> BlockSequence:
+        """A shorter model that shares its tensors with this one; this one is untouched.
+
+        Raises:
+            SelectionError: those blocks cannot be removed.
+        """
+
+    @abstractmethod
+    def write(self, directory: Path) -> None:
+        """Write the checkpoint that the family's own loader reads back into an existing, empty folder."""
+
+    @abstractmethod
+    def parameter_counts(self) -> tuple[int, ...]:
+        """The number of parameters of each block."""
+
+    @abstractmethod
+    def total_parameters(self) -> int:
+        """The number of parameters of the model; tied ones count once."""
+
+    def save(self, directory: str | Path) -> None:
+        """Write a checkpoint into a new folder, all or nothing; with the model card and `shortgpt.json` of its plan.
+
+        Raises:
+            OutputError: the folder exists and is not empty, or cannot be written.
+        """
+        from shortgpt.checkpoint import new_folder
+        from shortgpt.plan import write_records
+
+        with new_folder(directory) as temporary:
+            self.write(temporary)
+            if self.plan is not None:
+                write_records(temporary, self.plan)
+
+    def kept_after(self, blocks: Iterable[int]) -> tuple[int, ...]:
+        """The blocks that stay when `blocks` go, after checking that they may go."""
+        return kept_blocks(len(self), blocks, self.pinned)
+
+
+def kept_blocks(depth: int, remove: Iterable[int], pinned: Mapping[int, str]) -> tuple[int, ...]:
+    """The blocks of 0..depth-1 that stay.
+
+    Raises:
+        SelectionError: a block is out of range or pinned, or all are to go. Removing none is allowed: the result is
+            the same model, which is how the contract suite tests the road.
+    """
+    gone = sorted(set(remove))
+    outside = [i for i in gone if not 0 <= i < depth]
+    if outside:
+        raise SelectionError(
+            f"blocks {format_blocks(outside)} do not exist: the model has {depth} blocks, numbered 0 to {depth - 1}"
+        )
+    held = [f"block {i}: {pinned[i]}" for i in gone if i in pinned]
+    if held:
+        raise SelectionError(f"pinned blocks cannot be removed ({'; '.join(held)}); choose others")
+    if len(gone) == depth:
+        raise SelectionError(f"all {depth} blocks were asked for; at least one must stay")
+    return tuple(i for i in range(depth) if i not in set(gone))
+
+
+def parse_blocks(text: str) -> tuple[int, ...]:
+    """`"21-29,31"` → (21, ..., 29, 31).
+
+    Raises:
+        SelectionError: the text is not a list of block numbers and ranges.
+    """
+    blocks: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise SelectionError(f"{text!r} is not a list of blocks; write block numbers and ranges, such as 21-29,31")
+        blocks.update(range(first, last + 1))
+    return tuple(sorted(blocks))
+
+
+def format_blocks(blocks: Collection[int]) -> str:
+    """(21, 22, 23, 31) → "21-23, 31"."""
+    runs: list[list[int]] = []
+    for i in sorted(blocks):
+        if runs and i == runs[-1][1] + 1:
+            runs[-1][1] = i
+        else:
+            runs.append([i, i])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs) or "none"

@@ -1,0 +1,344 @@
+"""Text to token batches.
+
+::
+
+    name | path | texts ─▶ texts ─▶ segments, in a seeded order ─▶ windows of T tokens ─▶ right-padded batches
+    token batches ─────────────────────────────────────────────────────────────────────▶ repacked to the right
+
+Batches made here are never padded on the left: recurrent models do not mask it. A left-padded batch that is handed in
+is moved to the right, token for token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shortgpt import plugins
+from shortgpt.errors import CalibrationError
+from shortgpt.values import Value
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from shortgpt.blocks import BlockSequence, TokenBatch
+
+SEQUENCES = 32
+TOKENS = 512
+TOKENS_PER_BATCH = 4096
+TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst", ".text", ".py"})
+CHARACTERS_PER_TOKEN = 16
+"""Texts are cut into segments of this many characters for each token wanted; more than tokenizers put into one."""
+
+
+@dataclass(frozen=True)
+class CalibrationInfo(Value):
+    """What scores were measured on.
+
+    Attributes:
+        source: the source as it was named, or "texts" or "token batches" for values handed in.
+        sequences, tokens: how many sequences, and the length of the longest.
+        seed: of the sampling; None where nothing was sampled.
+        field: of JSON Lines; None elsewhere.
+        text_hash: SHA-256 of the texts the windows begin in, equal for any tokenizer; of the tokens where there was
+            no text. Scores of different models are comparable where it is equal.
+        token_hash: SHA-256 of token ids and masks.
+    """
+
+    source: str
+    sequences: int
+    tokens: int
+    seed: int | None
+    field: str | None
+    text_hash: str
+    token_hash: str
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Token batches, and what they are."""
+
+    batches: tuple[TokenBatch, ...]
+    info: CalibrationInfo
+
+
+def calibrate(
+    source: Any,
+    model: BlockSequence,
+    *,
+    sequences: int | None = None,
+    tokens: int | None = None,
+    seed: int = 0,
+    field: str | None = None,
+    batch_size: int | None = None,
+) -> Calibration:
+    """Token batches for a model.
+
+    Args:
+        source: the name of an installed source (`stdlib`, `wikitext2`, `hub:NAME`, ...); the path of a text file, a
+            folder of them, or a JSON Lines file; an iterable of texts, each a sequence of its own; or an iterable of
+            token batches, which are taken as they are.
+        sequences: how many windows to take; default 32. Of iterables: how many items; default all.
+        tokens: the length of a window; default 512, less where the model's own window is shorter.
+        field: the text's field in JSON Lines.
+        batch_size: sequences in a batch; default 4,096 tokens' worth.
+
+    Raises:
+        CalibrationError: there is no text, not enough of it, no such field, or no tokenizer.
+        UnknownNameError: no source of that name is installed.
+    """
+    if not isinstance(source, (str, Path)):
+        items = list(source)
+        if not items:
+            raise CalibrationError("the calibration iterable is empty; give texts or token batches")
+        if all(isinstance(item, Mapping) for item in items):
+            return _of_batches(items, model)
+        if not all(isinstance(item, str) for item in items):
+            kinds = sorted({type(item).__name__ for item in items})
+            raise CalibrationError(f"a calibration iterable holds texts (str) or token batches (mappings), found {kinds}")
+    for name, number in (("sequences", sequences), ("tokens", tokens), ("batch size", batch_size)):
+        if number is not None and number < 1:
+            raise CalibrationError(f"{name} must be at least 1, found {number}")
+    if model.tokenizer is None:
+        raise CalibrationError(
+            f"{model.name} has no tokenizer, so text cannot be turned into its tokens; put the tokenizer's files beside "
+            "the model, pass tokenizer= when loading it, or give token batches"
+        )
+    length = min(tokens or TOKENS, model.max_tokens or TOKENS if tokens is None else tokens)
+    if model.max_tokens is not None and length > model.max_tokens:
+        raise CalibrationError(f"{model.name} takes at most {model.max_tokens} tokens, {length} were asked for")
+    if length < 2:
+        raise CalibrationError(f"windows of {length} tokens are too short to say anything; take 2 or more")
+    if isinstance(source, (str, Path)):
+        label = str(source)
+        segments = _segments(texts_of(source, field=field, seed=seed), length, seed, shuffle=_is_local(source))
+        windows, text_hash = _windows(segments, label, model.tokenizer, sequences or SEQUENCES, length)
+    else:
+        label = "texts"
+        texts = items[:sequences]
+        windows = [_tokenised(model.tokenizer, text, length) for text in texts]
+        if any(not ids for ids in windows):
+            raise CalibrationError("a calibration text has no tokens; leave empty texts out")
+        text_hash = _hash(text.encode() for text in texts)
+    _check_ids(windows, model, label)
+    size = batch_size or max(1, TOKENS_PER_BATCH // length)
+    batches = [_padded(windows[at : at + size]) for at in range(0, len(windows), size)]
+    sampled = isinstance(source, (str, Path))
+    info = CalibrationInfo(
+        source=label,
+        sequences=len(windows),
+        tokens=max(len(ids) for ids in windows),
+        seed=seed if sampled else None,
+        field=field,
+        text_hash=text_hash,
+        token_hash=_token_hash(batches),
+    )
+    return Calibration(tuple(batches), info)
+
+
+def texts_of(source: str | Path, *, field: str | None = None, seed: int = 0) -> Iterator[str]:
+    """The texts of a named source or a path.
+
+    Raises:
+        CalibrationError: the path holds no text, or a JSON line lacks the field.
+        UnknownNameError: it is neither a path nor an installed source.
+    """
+    registry = plugins.registry()
+    name, _, argument = str(source).partition(":")
+    if not isinstance(source, Path) and any(entry.name == name for entry in registry.calibrations):
+        entry = plugins.lookup("calibration source", registry.calibrations, name)
+        yield from plugins.load_target(entry.target)(argument, seed)
+        return
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = sorted(f for f in path.rglob("*") if f.is_file() and f.suffix in TEXT_SUFFIXES | {".jsonl"})
+        if not files:
+            kinds = ", ".join(sorted(TEXT_SUFFIXES | {".jsonl"}))
+            raise CalibrationError(f"{source}: the folder holds no text ({kinds})")
+        for file in files:
+            yield from _texts_of_file(file, field)
+    elif path.is_file():
+        yield from _texts_of_file(path, field)
+    elif isinstance(source, Path) or "/" in str(source) or path.suffix:
+        raise CalibrationError(f"{source}: no such file or folder, and no calibration source of that name")
+    else:
+        plugins.lookup("calibration source", registry.calibrations, name)
+
+
+def _texts_of_file(file: Path, field: str | None) -> Iterator[str]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CalibrationError(f"{file}: cannot be read as UTF-8 text ({error})") from None
+    if file.suffix != ".jsonl":
+        yield text
+        return
+    key = field or "text"
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise CalibrationError(f"{file}, line {number}: not JSON ({error})") from None
+        if not isinstance(record, dict) or not isinstance(record.get(key), str):
+            keys = sorted(record) if isinstance(record, dict) else type(record).__name__
+            raise CalibrationError(f"{file}, line {number}: no text in field {key!r} (found {keys}); name it with --field")
+        yield record[key]
+
+
+def _is_local(source: str | Path) -> bool:
+    """Whether the texts are all at hand, so that their order can be shuffled. A stream comes shuffled or not at all."""
+    return Path(source).expanduser().exists() or str(source).partition(":")[0] == "stdlib"
+
+
+def _segments(texts: Iterable[str], length: int, seed: int, *, shuffle: bool) -> Iterator[str]:
+    """Pieces of the texts, each long enough for a window where its text is; in a seeded order where asked."""
+    size = CHARACTERS_PER_TOKEN * length
+
+    def cut() -> Iterator[str]:
+        for text in texts:
+            for at in range(0, len(text), size):
+                piece = text[at : at + size]
+                if piece.strip():
+                    yield piece
+
+    if not shuffle:
+        return cut()
+    pieces = list(cut())
+    random.Random(seed).shuffle(pieces)
+    return iter(pieces)
+
+
+def _windows(
+    segments: Iterator[str], label: str, tokenizer: Any, count: int, length: int
+) -> tuple[list[list[int]], str]:
+    """`count` windows of exactly `length` tokens; segments too short for one are joined by an empty line."""
+    windows: list[list[int]] = []
+    used: list[str] = []
+    text = ""
+    for segment in segments:
+        text = f"{text}\n\n{segment}" if text else segment
+        ids = _tokenised(tokenizer, text, length)
+        if len(ids) == length:
+            windows.append(ids)
+            used.append(text)
+            text = ""
+            if len(windows) == count:
+                return windows, _hash(part.encode("utf-8", "surrogatepass") for part in used)
+    if not windows and not text:
+        raise CalibrationError(f"{label}: the calibration source is empty")
+    raise CalibrationError(
+        f"{label}: too short: it gives {len(windows)} windows of {length} tokens, {count} were asked for; "
+        "ask for fewer (--sequences) or shorter ones (--tokens), or give more text"
+    )
+
+
+def _tokenised(tokenizer: Any, text: str, length: int) -> list[int]:
+    """The first `length` token ids of a text, with the special tokens that this tokenizer adds by default."""
+    ids = tokenizer(text, truncation=True, max_length=length)["input_ids"]
+    return list(ids)[:length]
+
+
+def _check_ids(windows: Sequence[Sequence[int]], model: BlockSequence, label: str) -> None:
+    largest = max(max(ids) for ids in windows)
+    if largest >= model.vocab_size:
+        raise CalibrationError(
+            f"{label}: the tokenizer gives token id {largest}, but {model.name} has a vocabulary of {model.vocab_size}; "
+            "this is not the model's own tokenizer"
+        )
+
+
+def _padded(windows: Sequence[Sequence[int]]) -> TokenBatch:
+    import torch
+
+    width = max(len(ids) for ids in windows)
+    batch: dict[str, Tensor] = {"input_ids": torch.zeros(len(windows), width, dtype=torch.long)}
+    for row, ids in enumerate(windows):
+        batch["input_ids"][row, : len(ids)] = torch.tensor(list(ids))
+    if any(len(ids) != width for ids in windows):
+        lengths = torch.tensor([len(ids) for ids in windows])
+        batch["attention_mask"] = (torch.arange(width) < lengths[:, None]).long()
+    return batch
+
+
+def _of_batches(batches: Sequence[Mapping[str, Any]], model: BlockSequence) -> Calibration:
+    packed = [repacked(batch, number) for number, batch in enumerate(batches)]
+    _check_ids([batch["input_ids"].flatten().tolist() for batch in packed], model, "token batches")
+    token_hash = _token_hash(packed)
+    info = CalibrationInfo(
+        source="token batches",
+        sequences=sum(len(batch["input_ids"]) for batch in packed),
+        tokens=max(batch["input_ids"].shape[1] for batch in packed),
+        seed=None,
+        field=None,
+        text_hash=token_hash,
+        token_hash=token_hash,
+    )
+    return Calibration(tuple(packed), info)
+
+
+def repacked(batch: Mapping[str, Any], number: int = 0) -> TokenBatch:
+    """A batch with its real tokens first in every row: what was padded on the left is padded on the right.
+
+    Every other tensor of shape [batch, tokens] moves along.
+
+    Raises:
+        CalibrationError: the batch is no token batch, a row has no real token, or padding lies between real tokens.
+    """
+    import torch
+
+    ids = batch.get("input_ids")
+    if not isinstance(ids, torch.Tensor) or ids.dim() != 2 or ids.dtype not in (torch.long, torch.int) or not ids.numel():
+        found = f"{tuple(ids.shape)} {ids.dtype}" if isinstance(ids, torch.Tensor) else type(ids).__name__
+        raise CalibrationError(f"token batch {number}: input_ids must be a LongTensor [batch, tokens], found {found}")
+    mask = batch.get("attention_mask")
+    if mask is None:
+        return batch
+    if not isinstance(mask, torch.Tensor) or mask.shape != ids.shape:
+        found = tuple(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
+        raise CalibrationError(f"token batch {number}: attention_mask has the shape {found}, input_ids {tuple(ids.shape)}")
+    real = mask.bool()
+    if not real.any(1).all():
+        row = int((~real.any(1)).nonzero()[0])
+        raise CalibrationError(f"token batch {number}, row {row}: no real token; leave empty rows out")
+    lengths, first = real.sum(1), real.int().argmax(1)
+    span = real.shape[1] - real.int().flip(1).argmax(1) - first
+    if not torch.equal(span, lengths):
+        row = int((span != lengths).nonzero()[0])
+        raise CalibrationError(f"token batch {number}, row {row}: padding between real tokens; remove it")
+    if not first.any():
+        return batch
+    order = (torch.arange(ids.shape[1]) + first[:, None].cpu()) % ids.shape[1]
+    return {
+        key: value.gather(1, order.to(value.device))
+        if isinstance(value, torch.Tensor) and value.shape == ids.shape
+        else value
+        for key, value in batch.items()
+    }
+
+
+def _token_hash(batches: Iterable[TokenBatch]) -> str:
+    """Of the real tokens, sequence by sequence, so that batch size and padding do not change it."""
+
+    def sequences() -> Iterator[bytes]:
+        for batch in batches:
+            ids, mask = batch["input_ids"].cpu().long(), batch.get("attention_mask")
+            for row, tokens in enumerate(ids):
+                real = tokens if mask is None else tokens[mask[row].cpu().bool()]
+                yield real.numpy().tobytes()
+
+    return _hash(sequences())
+
+
+def _hash(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()

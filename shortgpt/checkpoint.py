@@ -1,0 +1,391 @@
+"""The rewrite on disk: kept tensors move from file to file as bytes, without a model being loaded.
+
+::
+
+    model-00001-of-3.safetensors ─┐   rename, drop    ┌─ model-00001-of-2.safetensors
+    model-00002-of-3.safetensors ─┼──────────────────▶┼─ model-00002-of-2.safetensors      .out.partial-x/ ─▶ out/
+    model-00003-of-3.safetensors ─┘                   └─ index, tokenizer ..., config.json last
+
+Everything is written into a folder beside the target and renamed into place at the end: a run that dies leaves nothing
+that carries the target's name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from shortgpt.errors import CheckpointError, ModelError, OutputError
+from shortgpt.families import Family, Fold, OpenOptions, Source, recognise, resolve
+from shortgpt.plan import CARD_FILE, PLAN_FILE, Plan, Verification, write_records
+from shortgpt.scores import Progress
+
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx"})
+PIECE = 1 << 24  # bytes copied at a time
+
+
+def prune_checkpoint(
+    source: str | Path,
+    output: str | Path,
+    blocks: Plan | Iterable[int],
+    *,
+    verify: bool = True,
+    device: str = "cpu",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    architecture: str | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Remove blocks from a checkpoint on disk, without loading the model, and prove the result.
+
+    Args:
+        source: a model folder or file, a hub id, or a shipped name.
+        output: a folder that does not exist, or is empty.
+        blocks: what goes: block numbers, or a `Plan`.
+        verify: load both models, one after the other, and compare; see `shortgpt.verification`.
+        device, dtype: of the verification; dtype "auto" is the checkpoint's own.
+        progress: called after every tensor written.
+
+    Returns:
+        The plan, with its verification and the source's hashes, as it stands in the output's `shortgpt.json`.
+
+    Raises:
+        ModelError: the source cannot be read. SelectionError: the blocks may not go. OutputError: the output cannot
+            be written. VerificationError: the result is not what skipping says it should be. In every case nothing is
+            left at `output`.
+    """
+    from shortgpt import verification
+
+    origin = source if isinstance(source, Source) else resolve(source)
+    family = recognise(origin, architecture)
+    config = family.read_config(origin, trust_remote_code=trust_remote_code)
+    plan = blocks if isinstance(blocks, Plan) else None
+    keep = family.keep(config, plan.blocks if plan else blocks)  # type: ignore[union-attr]
+    depth = family.depth(config)
+    if plan is None:
+        gone = tuple(i for i in range(depth) if i not in set(keep))
+        plan = Plan(model=origin.name, architecture=family.architecture, depth=depth, blocks=gone)
+    elif plan.depth != depth:
+        raise ModelError(f"the plan is for a model of {plan.depth} blocks, {origin.name} has {depth}")
+    weights = Weights(origin)
+    family.check_tensors(config, weights.names)
+    renamed = family.rename(weights.names, depth, keep)
+    folds = family.folds(config, keep, renamed)
+    options = OpenOptions(device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    base = Plan.read(origin.path) if origin.path.is_dir() and (origin.path / PLAN_FILE).is_file() else plan.base
+    with new_folder(output) as folder, ThreadPoolExecutor(1) as pool:
+        hashes = pool.submit(weights.hashes)
+        outcome = Verification(verified=False, reason="it was not asked for")
+        expected = verification.expectation(origin, family, plan.blocks, options, weights.total_bytes) if verify else None
+        weights.write(folder, renamed, folds, progress)
+        family.write_config(family.rewrite_config(config, keep), origin, folder)
+        if isinstance(expected, Verification):
+            outcome = expected
+        elif expected is not None:
+            outcome = verification.check(folder, family, expected, options, folded=bool(folds))
+        before, after = weights.parameters(weights.names), weights.parameters(renamed.values())
+        plan = replace(
+            plan,
+            verification=outcome,
+            parameters_before=before,
+            parameters_after=after,
+            source_hashes=hashes.result(),
+            load=family.load_example,
+            base=base,
+        )
+        write_records(folder, plan)
+    return plan
+
+
+@contextmanager
+def new_folder(output: str | Path) -> Iterator[Path]:
+    """A temporary folder that becomes `output` when the context ends well, and vanishes when it does not.
+
+    Raises:
+        OutputError: `output` exists and is not an empty folder, or the disk is full or not writable.
+    """
+    target = Path(output).expanduser()
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise OutputError(f"{target}: exists and is not an empty folder; name a new one, nothing is overwritten")
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+        temporary.chmod(0o777 & ~_umask())
+        yield temporary
+        os.replace(temporary, target)
+    except OSError as error:
+        if error.filename is not None and not _inside(error.filename, target.parent):
+            raise
+        raise OutputError(f"{target}: cannot be written ({error.strerror or error}); nothing was left behind") from error
+    finally:
+        if temporary is not None and temporary.exists():
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _inside(name: Any, folder: Path) -> bool:
+    try:
+        return Path(os.fsdecode(name)).resolve().is_relative_to(folder.resolve())
+    except TypeError:
+        return True
+
+
+def copy_companions(source: Source, directory: Path) -> None:
+    """Copy what lies beside the weights: tokenizer, generation config, code, licence. Not the card, not the config."""
+    if not source.path.is_dir():
+        return
+    left = {"config.json", CARD_FILE, PLAN_FILE, *INDEXES}
+    for file in sorted(source.path.iterdir()):
+        if file.is_file() and file.name not in left and file.suffix not in WEIGHT_SUFFIXES and file.name[0] != ".":
+            shutil.copyfile(file, directory / file.name)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file: its shape, and for safetensors where its bytes are."""
+
+    shape: tuple[int, ...]
+    dtype: str = ""
+    begin: int = 0
+    end: int = 0
+
+
+class Weights:
+    """The named tensors of a checkpoint: safetensors or torch files, one or sharded.
+
+    Raises:
+        CheckpointError: files are missing or damaged.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.index: str | None = None
+        self.files = self._find()
+        self.tensors: dict[Path, dict[str, Entry]] = {}
+        self.metadata: dict[Path, dict[str, str]] = {}
+        for file in self.files:
+            reader = self._read_safetensors if file.suffix == ".safetensors" else self._read_torch
+            self.tensors[file] = reader(file)
+        self.names = [name for entries in self.tensors.values() for name in entries]
+
+    @property
+    def total_bytes(self) -> int:
+        """The size of all weight files: what loading the model takes at least."""
+        return sum(file.stat().st_size for file in self.files)
+
+    def parameters(self, names: Iterable[str]) -> int:
+        """The number of elements of the named tensors."""
+        entries = {name: entry for table in self.tensors.values() for name, entry in table.items()}
+        return sum(_elements(entries[name].shape) for name in names)
+
+    def hashes(self) -> dict[str, str]:
+        """File name → SHA-256, of the config and every weight file."""
+        files = list(self.files)
+        if self.source.path.is_dir():
+            files.insert(0, self.source.path / "config.json")
+        return {file.name: file_hash(file) for file in files}
+
+    def write(
+        self, folder: Path, renamed: Mapping[str, str], folds: Mapping[str, Fold], progress: Progress | None
+    ) -> None:
+        """Write the renamed tensors (new name → old) into the same kind and number of files; empty ones are left out."""
+        parts = []
+        for file, entries in self.tensors.items():
+            part = {new: old for new, old in renamed.items() if old in entries}
+            if part:
+                parts.append((file, part))
+        done = 0
+
+        def one_more() -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress("tensors", done, len(renamed))
+
+        weight_map: dict[str, str] = {}
+        for number, (file, part) in enumerate(parts, start=1):
+            name = file.name
+            if self.index is not None:
+                name = re.sub(r"\d+-of-\d+", f"{number:05d}-of-{len(parts):05d}", name)
+            write = self._write_safetensors if file.suffix == ".safetensors" else self._write_torch
+            write(file, folder / name, part, folds, one_more)
+            weight_map.update(dict.fromkeys(part, name))
+        if self.index is not None:
+            total = sum(self._size(file, old) for file, part in parts for old in part.values())
+            index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+            (folder / self.index).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    def _find(self) -> list[Path]:
+        path = self.source.path
+        if path.is_file():
+            return [path]
+        for index, single in zip(INDEXES, SINGLE_FILES, strict=True):
+            if (path / single).is_file():
+                return [path / single]
+            if (path / index).is_file():
+                self.index = index
+                try:
+                    names = sorted(set(json.loads((path / index).read_text(encoding="utf-8"))["weight_map"].values()))
+                except (ValueError, KeyError, AttributeError, TypeError) as error:
+                    raise CheckpointError(f"{self.source.name}: {index} is damaged ({error!r})") from None
+                missing = [name for name in names if not (path / name).is_file()]
+                if missing:
+                    raise CheckpointError(
+                        f"{self.source.name}: {index} names {len(missing)} files that are not there ({missing[0]}, ...); "
+                        "fetch the model again"
+                    )
+                return [path / name for name in names]
+        raise CheckpointError(
+            f"{self.source.name}: the folder holds no weights ({', '.join((*SINGLE_FILES, *INDEXES))}); "
+            "fetch or save the model again"
+        )
+
+    def _read_safetensors(self, file: Path) -> dict[str, Entry]:
+        header, start = _safetensors_header(file)
+        self.metadata[file] = header.pop("__metadata__", {})
+        entries = {
+            name: Entry(tuple(t["shape"]), t["dtype"], start + t["data_offsets"][0], start + t["data_offsets"][1])
+            for name, t in header.items()
+        }
+        end = max((entry.end for entry in entries.values()), default=start)
+        if file.stat().st_size != end:
+            raise CheckpointError(
+                f"{file}: truncated or damaged: its header speaks of {end} bytes, it has {file.stat().st_size}; "
+                "fetch the model again"
+            )
+        return entries
+
+    def _read_torch(self, file: Path) -> dict[str, Entry]:
+        return {name: Entry(tuple(tensor.shape)) for name, tensor in self._torch_tensors(file).items()}
+
+    def _torch_tensors(self, file: Path) -> dict[str, Any]:
+        import pickle
+        import zipfile
+
+        import torch
+
+        try:
+            # Files older than torch 1.6 are no zip archives and cannot be mapped.
+            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(f"{file}: cannot be read as a torch checkpoint ({reason[:200]})") from None
+        if not isinstance(loaded, Mapping) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
+            raise CheckpointError(f"{file}: holds no plain mapping of names to tensors")
+        return dict(loaded)
+
+    def _size(self, file: Path, name: str) -> int:
+        entry = self.tensors[file][name]
+        if file.suffix == ".safetensors":
+            return entry.end - entry.begin
+        return int(self._torch_tensors(file)[name].nbytes)
+
+    # -- writing ----------------------------------------------------------------------------------------------
+
+    def _write_safetensors(
+        self, file: Path, target: Path, part: Mapping[str, str], folds: Mapping[str, Fold], one_more: Callable[[], None]
+    ) -> None:
+        entries = self.tensors[file]
+        order = sorted(part, key=lambda new: entries[part[new]].begin)
+        header: dict[str, Any] = {}
+        if self.metadata[file]:
+            header["__metadata__"] = self.metadata[file]
+        at = 0
+        for new in order:
+            entry = entries[part[new]]
+            size = entry.end - entry.begin
+            header[new] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [at, at + size]}
+            at += size
+        head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        head += b" " * (-len(head) % 8)  # the data begin at a multiple of 8, as the format asks
+        with file.open("rb") as reader, target.open("wb") as writer:
+            writer.write(struct.pack("<Q", len(head)) + head)
+            for new in order:
+                entry = entries[part[new]]
+                if new in folds:
+                    writer.write(self._folded(file, part[new], folds[new]))
+                else:
+                    _copy_range(reader, writer, entry.begin, entry.end)
+                one_more()
+
+    def _folded(self, file: Path, name: str, fold: Fold) -> bytes:
+        import torch
+        from safetensors import safe_open
+
+        with safe_open(file, framework="pt") as tensors:
+            tensor = tensors.get_tensor(name)
+        folded = fold(tensor).to(tensor.dtype).contiguous()
+        return folded.flatten().view(torch.uint8).numpy().tobytes()
+
+    def _write_torch(
+        self, file: Path, target: Path, part: Mapping[str, str], folds: Mapping[str, Fold], one_more: Callable[[], None]
+    ) -> None:
+        import torch
+
+        tensors = self._torch_tensors(file)
+        kept: dict[str, Any] = {}
+        for new, old in part.items():
+            kept[new] = folds[new](tensors[old]) if new in folds else tensors[old]
+            one_more()
+        torch.save(kept, target)
+
+
+def _safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
+    """The parsed header of a safetensors file, and where its data begin."""
+    with file.open("rb") as reader:
+        size = reader.read(8)
+        length = struct.unpack("<Q", size)[0] if len(size) == 8 else 0
+        text = reader.read(length) if 0 < length <= file.stat().st_size else b""
+    try:
+        header = json.loads(text)
+        for name, tensor in header.items():
+            if name != "__metadata__" and not {"dtype", "shape", "data_offsets"} <= tensor.keys():
+                raise ValueError(name)
+    except (ValueError, AttributeError):
+        raise CheckpointError(f"{file}: truncated or damaged: it has no safetensors header; fetch the model again") from None
+    return header, 8 + length
+
+
+def _copy_range(reader: Any, writer: Any, begin: int, end: int) -> None:
+    reader.seek(begin)
+    left = end - begin
+    while left:
+        piece = reader.read(min(PIECE, left))
+        if not piece:
+            raise CheckpointError(f"{reader.name}: ended in the middle of a tensor")
+        writer.write(piece)
+        left -= len(piece)
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    count = 1
+    for extent in shape:
+        count *= extent
+    return count
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as reader:
+        return hashlib.file_digest(reader, "sha256").hexdigest()

@@ -1,0 +1,77 @@
+"""Every error of shortgpt. One message each: what was found, what is supported, what to do.
+
+::
+
+    ShortGPTError
+    ├── PluginError                a plugin, or an answer it gave, that cannot be used
+    ├── UnknownNameError           no model, criterion, source, ... of that name is installed
+    ├── ModelError                 what was named is not a model that can be opened
+    │   ├── UnknownArchitectureError   no installed adapter knows it
+    │   ├── AmbiguousArchitectureError several adapters claim it with equal priority
+    │   └── CheckpointError            files are missing, truncated, or say something else than the config
+    ├── CalibrationError           no tokens can be made of that text
+    ├── HiddenStateError           NaN, infinity or zero vectors in the residual stream
+    ├── SelectionError             those blocks cannot be removed
+    │   └── ConfigRewriteError         a per-block config field that no rule explains
+    ├── OutputError                the target folder cannot be written
+    ├── AdapterError               an adapter broke its contract (see `shortgpt.testing`)
+    └── VerificationError          the shorter model is not what skipping says it should be
+
+The command line answers `VerificationError` with exit status 1 and every other one with 2.
+"""
+
+
+class ShortGPTError(Exception):
+    """The root: catch this to catch every error that shortgpt raises on purpose."""
+
+
+class PluginError(ShortGPTError):
+    """A plugin, or an answer it gave, cannot be used."""
+
+
+class UnknownNameError(ShortGPTError):
+    """Nothing of that name is installed; the message lists what is, closest first."""
+
+
+class ModelError(ShortGPTError):
+    """What was named is not a model that can be opened."""
+
+
+class UnknownArchitectureError(ModelError):
+    """No installed adapter recognises the model."""
+
+
+class AmbiguousArchitectureError(ModelError):
+    """Several adapters of equal priority recognise the model."""
+
+
+class CheckpointError(ModelError):
+    """A checkpoint's files are missing, damaged, or contradict its config."""
+
+
+class CalibrationError(ShortGPTError):
+    """The calibration source is empty, too short, or cannot be tokenised."""
+
+
+class HiddenStateError(ShortGPTError):
+    """The residual stream holds NaN, infinity or a zero vector; the message names block and batch."""
+
+
+class SelectionError(ShortGPTError):
+    """The blocks asked for cannot be removed."""
+
+
+class ConfigRewriteError(SelectionError):
+    """A config field looks as if it depended on the blocks, and no rule explains it."""
+
+
+class OutputError(ShortGPTError):
+    """The target cannot be written. Nothing was left behind."""
+
+
+class AdapterError(ShortGPTError):
+    """An adapter did not keep the contract of `BlockSequence`."""
+
+
+class VerificationError(ShortGPTError):
+    """A shorter model's logits or generation differ from the original's with those blocks skipped."""

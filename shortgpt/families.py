@@ -1,0 +1,281 @@
+"""What is known about a model family without loading a model: recognising one, and rewriting its checkpoints.
+
+::
+
+    "zoo:llama" | folder | file | hub id ──resolve()──▶ Source ──recognise()──▶ Family ──open()──▶ BlockSequence
+                                                                         └── rewrite_config(), rename(), folds()
+
+A `Family` is the torch-free side of an adapter; the disk road needs no other. Its `open` and `wrap` give the loaded
+side, a `BlockSequence`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from shortgpt import plugins, removal
+from shortgpt.blocks import BlockSequence, NormPlacement, kept_blocks
+from shortgpt.errors import (
+    AmbiguousArchitectureError,
+    CheckpointError,
+    ModelError,
+    SelectionError,
+    UnknownArchitectureError,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Config = dict[str, Any]
+Fold = Callable[["Tensor"], "Tensor"]
+
+HUB_FILES = ("*.json", "*.model", "*.txt", "*.py", "*.jinja")
+"""What is taken from a hub repository beside its weights."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's files lie: a folder, or one file. `name` is what the user called it."""
+
+    name: str
+    path: Path
+
+    @cached_property
+    def config(self) -> Config:
+        """The folder's config.json as it stands; empty for a single file.
+
+        Raises:
+            ModelError: there is no config.json, or it is not a JSON object.
+        """
+        if self.path.is_file():
+            return {}
+        file = self.path / "config.json"
+        if not file.is_file():
+            raise ModelError(
+                f"{self.name}: the folder holds no config.json, so it is not a model; "
+                "name the folder that the model was saved to"
+            )
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{self.name}: config.json is damaged ({error}); fetch or save the model again") from None
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{self.name}: config.json holds a {type(config).__name__}, not an object")
+        return config
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """How to open a model. `dtype` is a torch dtype's name, or "auto": the one it was saved in."""
+
+    device: str = "cpu"
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+
+
+class Family(ABC):
+    """One architecture family: how its checkpoints are read, rewritten and opened.
+
+    A subclass sets the class attributes and implements the abstract methods; the others have defaults that fit a
+    family without oddities. `config` is always the *resolved* config: with every per-block field that the family's
+    library derives written out.
+
+    Attributes:
+        architecture: the adapter's name.
+        norm_placement: where the blocks normalise the stream.
+        block_lists: dotted paths of the block list as tensors' names may begin with it; the first is the model's own.
+        loader: `"module:function"`, a function `(directory, device, dtype) -> Reloaded` that opens a checkpoint
+            with the family's own loader and nothing of an adapter. Verification calls it in a fresh process.
+        load_example: the lines of Python that load a checkpoint from "DIR", for the model card.
+        tolerance: the largest difference of logits between removing and skipping, relative to the largest logit:
+            0.0, no difference at all, unless the family's own arithmetic depends on a block's place. (Folded weights
+            are allowed rounding as well.)
+    """
+
+    architecture: ClassVar[str]
+    norm_placement: ClassVar[NormPlacement] = "unknown"
+    block_lists: ClassVar[tuple[str, ...]]
+    loader: ClassVar[str]
+    load_example: ClassVar[str] = ""
+    tolerance: ClassVar[float] = 0.0
+
+    # -- config: torch-free wherever the family's own library is ------------------------------------------------
+
+    @abstractmethod
+    def read_config(self, source: Source, *, trust_remote_code: bool = False) -> Config:
+        """The resolved config."""
+
+    @abstractmethod
+    def write_config(self, config: Config, source: Source, directory: Path) -> None:
+        """Write a rewritten config, and copy everything from `source` but the weights (tokenizer, generation ...)."""
+
+    def depth(self, config: Config) -> int:
+        """The number of blocks."""
+        return removal.depth_of(config)
+
+    def pinned(self, config: Config) -> Mapping[int, str]:
+        """Blocks that cannot be removed, each with its reason."""
+        return {}
+
+    def refuse(self, config: Config, keep: Sequence[int]) -> str | None:
+        """Why this set of blocks cannot be all that stays, or None."""
+        return None
+
+    def rewrite_config(self, config: Config, keep: Sequence[int]) -> Config:
+        """The config of the model that has the blocks `keep` only. See `removal.rewrite_config`."""
+        return removal.rewrite_config(config, keep, self.depth(config))
+
+    # -- tensors ------------------------------------------------------------------------------------------------
+
+    def check_tensors(self, config: Config, names: Iterable[str]) -> None:
+        """Raise a `CheckpointError` that names a tensor which this config asks for and the checkpoint lacks."""
+
+    def rename(self, names: Iterable[str], depth: int, keep: Sequence[int]) -> dict[str, str]:
+        """New tensor name → old one, for what stays, in the order of `names`. See `removal.rename_blocks`."""
+        return removal.rename_blocks(names, self.block_lists, depth, keep)
+
+    def folds(self, config: Config, keep: Sequence[int], names: Iterable[str]) -> dict[str, Fold]:
+        """New tensor name → the change of that tensor which makes up for a block's new place. Usually none."""
+        return {}
+
+    # -- models -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def open(self, source: Source, options: OpenOptions) -> BlockSequence:
+        """Load the model."""
+
+    @abstractmethod
+    def wrap(self, model: Any, *, name: str, tokenizer: Any = None, source: Source | None = None) -> BlockSequence:
+        """The block sequence of a model already in memory."""
+
+    def keep(self, config: Config, remove: Iterable[int]) -> tuple[int, ...]:
+        """The blocks that stay, after every check.
+
+        Raises:
+            SelectionError: they may not go.
+        """
+        keep = kept_blocks(self.depth(config), remove, self.pinned(config))
+        reason = self.refuse(config, keep)
+        if reason:
+            raise SelectionError(f"{self.architecture}: {reason}")
+        return keep
+
+
+def resolve(name: str | Path) -> Source:
+    """Find a model: a name that a plugin ships (`zoo:llama`), a folder, a file, or a repository of the hub.
+
+    Raises:
+        ModelError: there is nothing of that name.
+        UnknownNameError: no installed plugin ships it.
+    """
+    text = str(name)
+    path = Path(text).expanduser()
+    if path.exists():
+        return Source(text, path)
+    shipped = plugins.registry().models
+    if any(model.name == text for model in shipped) or re.match(r"zoo:", text):
+        return Source(text, Path(plugins.lookup("model", shipped, text).target))
+    if isinstance(name, Path) or text.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text):
+        raise ModelError(f"{text}: no such file or folder; name a model folder, a checkpoint file, or a hub id")
+    return Source(text, _fetch(text))
+
+
+def recognise(source: Source, architecture: str | None = None) -> Family:
+    """The family of a model on disk. No adapter is imported but the one that is chosen.
+
+    Args:
+        architecture: take this adapter instead of looking for one.
+
+    Raises:
+        UnknownArchitectureError: no adapter recognises it.
+        AmbiguousArchitectureError: several of equal priority do.
+    """
+    if architecture is not None:
+        return _family(plugins.lookup("architecture", plugins.registry().architectures, architecture))
+    suffix = source.path.suffix if source.path.is_file() else ""
+    config = source.config
+    model_type = config.get("model_type")
+    classes = config.get("architectures") or []
+
+    def fits(entry: plugins.Architecture) -> bool:
+        if suffix:
+            return suffix in entry.suffixes
+        if model_type is not None:
+            return model_type in entry.model_types or any(name in entry.architectures for name in classes)
+        named = any(name in entry.architectures for name in classes)
+        return named or (bool(entry.config_keys) and all(key in config for key in entry.config_keys))
+
+    if suffix:
+        found = f"a {suffix} file"
+    elif model_type or classes:
+        found = f"model_type {model_type!r}, architectures {list(classes)}"
+    else:
+        found = f"a config.json without model_type, with the keys {sorted(config)[:12]}"
+    return _family(_best(source.name, found, fits))
+
+
+def recognise_model(model: Any, name: str, architecture: str | None = None) -> Family:
+    """The family of a model in memory. Raises as `recognise` does."""
+    if architecture is not None:
+        return _family(plugins.lookup("architecture", plugins.registry().architectures, architecture))
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    modules = tuple(cls.__module__ for cls in type(model).__mro__)
+
+    def fits(entry: plugins.Architecture) -> bool:
+        by_module = any(m == prefix or m.startswith(prefix + ".") for m in modules for prefix in entry.modules)
+        return by_module or (bool(model_type) and model_type in entry.model_types)
+
+    found = f"a {type(model).__module__}.{type(model).__qualname__}" + (f" of type {model_type!r}" if model_type else "")
+    return _family(_best(name, found, fits))
+
+
+def _best(name: str, found: str, fits: Callable[[plugins.Architecture], bool]) -> plugins.Architecture:
+    registry = plugins.registry()
+    fitting = [entry for entry in registry.architectures if fits(entry)]
+    if not fitting:
+        installed = ", ".join(sorted(entry.name for entry in registry.architectures)) or "none"
+        raise UnknownArchitectureError(
+            f"{name}: no installed adapter knows this architecture ({found}). Installed: {installed}."
+            f"{registry.failures_note()} An adapter for it can be added by a plugin (see docs/writing-an-adapter.md)."
+        )
+    top = max(entry.priority for entry in fitting)
+    best = [entry for entry in fitting if entry.priority == top]
+    if len(best) > 1:
+        claims = " and ".join(f"{entry.name!r} (plugin {entry.plugin})" for entry in best)
+        raise AmbiguousArchitectureError(
+            f"{name}: {found} is claimed by {claims} with priority {top}; uninstall one, or give one a higher priority"
+        )
+    return best[0]
+
+
+def _family(entry: plugins.Architecture) -> Family:
+    cls = plugins.load_target(entry.target)
+    if not (isinstance(cls, type) and issubclass(cls, Family)):
+        raise plugins.PluginError(f"architecture {entry.name!r} (plugin {entry.plugin}): {entry.target} is no Family")
+    return cls()
+
+
+def _fetch(repository: str) -> Path:
+    """The local folder of a hub repository, in one weight format: safetensors where it has them."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    elsewhere = ["*/*", "consolidated*"]  # subfolders and second copies of the weights
+    try:
+        folder = Path(snapshot_download(repository, allow_patterns=[*HUB_FILES, "*.safetensors"], ignore_patterns=elsewhere))
+        if not any(folder.glob("*.safetensors")):
+            snapshot_download(repository, allow_patterns=[*HUB_FILES, "*.bin", "*.pth"], ignore_patterns=elsewhere)
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"{repository}: neither a file or folder here nor a model that the hub gives us ({reason}); "
+            "check the name, the network and, for a gated model, that you are logged in"
+        ) from None
+    return folder

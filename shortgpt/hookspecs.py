@@ -1,0 +1,48 @@
+"""What a plugin may provide. Each hook answers with plain data; a target `"module:object"` is imported on first use.
+
+A plugin is a module of `@hookimpl` functions, named by an entry point of group `shortgpt`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from shortgpt.plugins import Architecture, Extension
+
+hookspec = pluggy.HookspecMarker("shortgpt")
+hookimpl = pluggy.HookimplMarker("shortgpt")
+
+
+@hookspec
+def shortgpt_architectures() -> Iterable[Architecture]:
+    """Model families: how each is recognised, and its `shortgpt.Family`."""
+    raise AssertionError("a specification, never called")
+
+
+@hookspec
+def shortgpt_criteria() -> Iterable[Extension]:
+    """Criteria for `--criterion`: each target a `shortgpt.Criterion` class. The lowest score goes first."""
+    raise AssertionError("a specification, never called")
+
+
+@hookspec
+def shortgpt_calibrations() -> Iterable[Extension]:
+    """Calibration sources: each target a function `(argument: str, seed: int) -> Iterable[str]` of texts."""
+    raise AssertionError("a specification, never called")
+
+
+@hookspec
+def shortgpt_reporters() -> Iterable[Extension]:
+    """Formats for `--report`: each target a function `(Scores | Comparison) -> str`."""
+    raise AssertionError("a specification, never called")
+
+
+@hookspec
+def shortgpt_models() -> Iterable[Extension]:
+    """Models that ship with the plugin: a name such as `zoo:llama`, the target the path of its folder or file."""
+    raise AssertionError("a specification, never called")

@@ -1,0 +1,57 @@
+"""Block Influence on tensors: `BI_i = 1 − E cos(x_i, x_{i+1})`, Eq. 1 of ShortGPT (arXiv:2403.03853).
+
+A criterion looks at one block and one batch: the stream before it and after it, real tokens only. It gives a value a
+token; `shortgpt.scores` sums them. For a redundant block 1 − cos is a difference of nearly equal numbers, so the
+products are summed in float64: at BI 1e-4, fp16 arithmetic has no correct digit left, float64 has eleven.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+CHUNK = 1024
+"""Tokens converted to float64 at a time: the copies stay in the processor's cache, and small beside the model's."""
+
+
+class Criterion(ABC):
+    """How much a block matters, token by token. A new instance serves each scoring pass."""
+
+    @abstractmethod
+    def values(self, before: Tensor, after: Tensor) -> Tensor:
+        """The value of each token.
+
+        Args:
+            before, after: the residual stream around one block, [tokens, width], float64 (float32 on a device that
+                has no float64); finite, and no row of `before` or `after` is zero.
+
+        Returns:
+            [tokens], of the same dtype. Lower means: remove first.
+        """
+
+
+class BlockInfluence(Criterion):
+    """`1 − cos(x_i, x_{i+1})`, Eq. 1 of ShortGPT (arXiv:2403.03853)."""
+
+    def values(self, before: Tensor, after: Tensor) -> Tensor:
+        return cosine_distance(before, after)
+
+
+def cosine_distance(x: Tensor, y: Tensor) -> Tensor:
+    """`1 − x·y / (‖x‖ ‖y‖)` along the last axis, in the dtype of its arguments: float64 or float32.
+
+    In float64 the direct form has a relative error of 1e-11 at a distance of 1e-5. In float32 it would have none of
+    its digits right there, so the equal form `½ ‖x/‖x‖ − y/‖y‖‖²` is taken, good to 2e-6 for a single token.
+    """
+    if x.dtype == torch.float64:
+        norms = torch.linalg.vector_norm(x, dim=-1) * torch.linalg.vector_norm(y, dim=-1)
+        return (1 - torch.linalg.vecdot(x, y) / norms).clamp_min(0)
+    difference = torch.nn.functional.normalize(x, dim=-1) - torch.nn.functional.normalize(y, dim=-1)
+    return 0.5 * torch.linalg.vecdot(difference, difference)
+
+
+def precise(hidden: Tensor) -> Tensor:
+    """A chunk of the stream in the widest float its device has."""
+    return hidden.to(torch.float32 if hidden.device.type == "mps" else torch.float64)

@@ -1,0 +1,87 @@
+"""`load` and `wrap`: a name, or a model in memory, to a `BlockSequence`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from shortgpt.blocks import BlockSequence
+from shortgpt.errors import ModelError
+from shortgpt.families import OpenOptions, recognise, recognise_model, resolve
+from shortgpt.plan import PLAN_FILE, Plan
+
+
+def load(
+    name: str | Path,
+    *,
+    device: str | None = None,
+    dtype: str = "auto",
+    tokenizer: Any = None,
+    trust_remote_code: bool = False,
+    architecture: str | None = None,
+) -> BlockSequence:
+    """Open a model.
+
+    Args:
+        name: a model folder, a checkpoint file, a hub id, or the name of a model that a plugin ships (`zoo:llama`).
+        device: such as "cpu" or "cuda:1"; default: the accelerator where there is one.
+        dtype: "float32", "bfloat16", "float16", or "auto": what it was saved in.
+        tokenizer: in place of the model's own.
+        architecture: take this adapter instead of looking for one.
+
+    Raises:
+        ModelError: it cannot be found, read or recognised.
+    """
+    source = resolve(name)
+    family = recognise(source, architecture)
+    options = OpenOptions(device=default_device(device), dtype=checked_dtype(dtype), trust_remote_code=trust_remote_code)
+    model = family.open(source, options)
+    if tokenizer is not None:
+        model.tokenizer = tokenizer
+    if source.path.is_dir() and (source.path / PLAN_FILE).is_file():
+        model.plan = Plan.read(source.path)
+    return model
+
+
+def wrap(
+    model: Any, *, tokenizer: Any = None, name: str | None = None, architecture: str | None = None
+) -> BlockSequence:
+    """The blocks of a model already in memory. It is put into eval mode and otherwise left as it is.
+
+    Raises:
+        UnknownArchitectureError: no adapter knows its class or config.
+    """
+    if isinstance(model, BlockSequence):
+        return model
+    label = name or getattr(getattr(model, "config", None), "name_or_path", None) or type(model).__name__
+    return recognise_model(model, label, architecture).wrap(model, name=label, tokenizer=tokenizer)
+
+
+def default_device(device: str | None) -> str:
+    """The device asked for, or the accelerator where there is one.
+
+    Raises:
+        ModelError: there is no such device.
+    """
+    import torch
+
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"device {device!r} cannot be used ({reason}); cpu always can") from None
+    return device
+
+
+def checked_dtype(dtype: str) -> str:
+    """`dtype` where it is one that models are run in.
+
+    Raises:
+        ModelError: it is not.
+    """
+    supported = ("auto", "float32", "bfloat16", "float16")
+    if dtype not in supported:
+        raise ModelError(f"dtype {dtype!r} is not supported; take one of {', '.join(supported)}")
+    return dtype

@@ -1,0 +1,256 @@
+"""Models made of torch modules: one base for both sides of an adapter.
+
+A `TorchFamily` needs three facts: where the block list is, how a model is built from a config and tensors
+(`build`), and, where it is odd, how a block's call carries the stream (`TorchBlockSequence.stream`, `observed`).
+
+::
+
+    model(...) ─▶ embed ─▶ block 0 ─▶ block 1 ─▶ ... ─▶ block L-1 ─╳  the pass of `trace` ends here
+                         ▲          ▲                 ▲           ▲
+    hooks               pre 0      pre 1    ...     pre L-1     post L-1     = boundaries 0, 1, ..., L-1, L
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from shortgpt.blocks import BlockSequence, Tap, TokenBatch
+from shortgpt.errors import AdapterError, ModelError
+from shortgpt.families import Config, Family, Source
+
+
+class _Enough(Exception):
+    """Ends a forward pass after the last block. Never leaves `trace`."""
+
+
+class TorchBlockSequence(BlockSequence):
+    """The blocks of a torch module, seen through hooks that are there only while a call runs.
+
+    Args:
+        family: the adapter's other side.
+        model: the whole model; put into eval mode. Its parameters are never written to.
+        name: what a report calls it.
+    """
+
+    def __init__(
+        self,
+        family: TorchFamily,
+        model: nn.Module,
+        *,
+        name: str,
+        tokenizer: Any = None,
+        source: Source | None = None,
+    ) -> None:
+        self.family = family
+        self.model = model.eval()
+        self.name = name
+        self.tokenizer = tokenizer
+        self.source = source
+        self.architecture = family.architecture
+        self.norm_placement = family.norm_placement
+        path = family.block_lists[0]
+        try:
+            blocks = model.get_submodule(path)
+        except AttributeError:
+            raise ModelError(f"{name}: a {type(model).__name__} has no block list {path!r}") from None
+        self.blocks: list[nn.Module] = list(blocks.children())
+        self.block_names = tuple(f"{path}.{i}" for i in range(len(self.blocks)))
+        self.config = family.config_of(model)
+        if family.depth(self.config) != len(self.blocks):
+            raise ModelError(
+                f"{name}: the config counts {family.depth(self.config)} blocks, the model has {len(self.blocks)}; "
+                "it was changed by hand, and its checkpoint would not load"
+            )
+        self.pinned = family.pinned(self.config)
+
+    # -- what an odd family overrides -------------------------------------------------------------------------
+
+    def stream(self, block: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        """The residual stream that a block's call brings in; here, the first argument."""
+        value = args[0] if args else kwargs.get("hidden_states")
+        if not isinstance(value, Tensor):
+            raise AdapterError(f"{self.block_names[block]}: its call brings no tensor first; override `stream`")
+        return value
+
+    def stream_out(self, block: int, output: Any) -> Tensor:
+        """The residual stream that a block's output holds; here, the output or its first item."""
+        value = output[0] if isinstance(output, (tuple, list)) else output
+        if not isinstance(value, Tensor):
+            raise AdapterError(f"{self.block_names[block]}: its output is no tensor; override `stream_out`")
+        return value
+
+    def with_stream(self, block: int, output: Any, hidden: Tensor) -> Any:
+        """A block's output with `hidden` in the stream's place and everything else as it is."""
+        if isinstance(output, Tensor):
+            return hidden
+        if hasattr(output, "_replace"):
+            return output._replace(**{output._fields[0]: hidden})
+        return type(output)([hidden, *output[1:]])
+
+    def observed(self, boundary: int, hidden: Tensor) -> Tensor:
+        """The true stream at a boundary, where the model carries it in another form (scaled, say)."""
+        return hidden
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """The model's logits, without a cache."""
+        output = self.model(**batch)
+        return output if isinstance(output, Tensor) else output.logits
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The model's persistent tensors by name, as a checkpoint should hold them."""
+        return self.model.state_dict()
+
+    # -- BlockSequence ----------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def trace(self, batch: TokenBatch, tap: Tap) -> None:
+        last = len(self) - 1
+        seen: list[int] = []
+
+        def see(boundary: int, hidden: Tensor) -> None:
+            seen.append(boundary)
+            tap(boundary, self.observed(boundary, hidden))
+
+        def before(index: int) -> Any:
+            return lambda module, args, kwargs: see(index, self.stream(index, args, kwargs))
+
+        def after(module: nn.Module, args: Any, output: Any) -> None:
+            see(last + 1, self.stream_out(last, output))
+            raise _Enough
+
+        with torch.no_grad(), ExitStack() as hooks:
+            for index, block in enumerate(self.blocks):
+                hooks.callback(block.register_forward_pre_hook(before(index), with_kwargs=True).remove)
+            hooks.callback(self.blocks[last].register_forward_hook(after).remove)
+            try:
+                self.forward(self._placed(batch))
+            except _Enough:
+                pass
+        if seen != list(range(last + 2)):
+            raise AdapterError(
+                f"{self.name}: a pass must cross the boundaries 0 to {last + 1} once each and in order, but crossed "
+                f"{seen}; the blocks of {self.family.block_lists[0]!r} do not run one after another"
+            )
+
+    def logits(self, batch: TokenBatch) -> Tensor:
+        with torch.no_grad():
+            return self.forward(self._placed(batch))
+
+    @contextmanager
+    def skipping(self, blocks: Iterable[int]) -> Iterator[None]:
+        # The block still runs, and its side outputs stay what they are; only the stream passes it by.
+        def bypass(index: int) -> Any:
+            return lambda module, args, kwargs, output: self.with_stream(
+                index, output, self.stream(index, args, kwargs)
+            )
+
+        with ExitStack() as hooks:
+            for index in sorted(set(blocks)):
+                hook = self.blocks[index].register_forward_hook(bypass(index), with_kwargs=True)
+                hooks.callback(hook.remove)
+            yield
+
+    def without(self, blocks: Iterable[int]) -> BlockSequence:
+        family = self.family
+        self._refuse_unusual()
+        keep = family.keep(self.config, blocks)
+        tensors = self.tensors()
+        names = family.rename(tensors, len(self), keep)
+        folds = family.folds(self.config, keep, names)
+        kept = {new: folds[new](tensors[old]) if new in folds else tensors[old] for new, old in names.items()}
+        shorter = family.build(family.rewrite_config(self.config, keep), kept, like=self.model)
+        self._share_buffers(shorter, keep)
+        wrapped = family.wrap(shorter, name=f"{self.name} - {len(self) - len(keep)}", tokenizer=self.tokenizer)
+        wrapped.source = self.source
+        return wrapped
+
+    def write(self, directory: Path) -> None:
+        self.family.write_model(self, directory)
+
+    def parameter_counts(self) -> tuple[int, ...]:
+        return tuple(sum(p.numel() for p in block.parameters()) for block in self.blocks)
+
+    def total_parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    # -- helpers ----------------------------------------------------------------------------------------------
+
+    def _placed(self, batch: TokenBatch) -> dict[str, Any]:
+        return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+    def _refuse_unusual(self) -> None:
+        """Models whose tensors are not where they seem to be cannot be rebuilt in memory."""
+        found = None
+        if hasattr(self.model, "_orig_mod"):
+            found = "compiled by torch.compile"
+        elif hasattr(self.model, "peft_config"):
+            found = "wrapped by PEFT"
+        elif len({p.device for p in self.model.parameters()}) > 1 or any(p.is_meta for p in self.model.parameters()):
+            found = "offloaded or spread over several devices"
+        if found:
+            raise ModelError(
+                f"{self.name}: the model is {found}, so no shorter one can share its tensors; "
+                "remove blocks from its checkpoint instead: `shortgpt prune`, or shortgpt.prune_checkpoint(...)"
+            )
+
+    def _share_buffers(self, shorter: nn.Module, keep: Sequence[int]) -> None:
+        """Give the shorter model the buffers that are in no checkpoint (rotary frequencies, masks) as they are here.
+
+        They were cast with the model when it was, and a freshly built one would have them in full precision.
+        """
+        mine = {name: (module, leaf) for name, module, leaf in _unsaved_buffers(self.model)}
+        theirs = [name for name, _, _ in _unsaved_buffers(shorter)]
+        path = self.family.block_lists[0]
+        for new in theirs:
+            old = new
+            if new.startswith(path + "."):
+                index, _, rest = new[len(path) + 1 :].partition(".")
+                old = f"{path}.{keep[int(index)]}.{rest}"
+            if old not in mine:
+                continue
+            module, leaf = mine[old]
+            owner, _, target = new.rpartition(".")
+            if getattr(module, leaf).shape == shorter.get_buffer(new).shape:
+                setattr(shorter.get_submodule(owner), target, getattr(module, leaf))
+
+
+def _unsaved_buffers(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    for prefix, module in model.named_modules():
+        for leaf in module._non_persistent_buffers_set:
+            if module._buffers.get(leaf) is not None:
+                yield (f"{prefix}.{leaf}" if prefix else leaf), module, leaf
+
+
+class TorchFamily(Family):
+    """A family whose models are torch modules. See the module's docstring for what a subclass must say."""
+
+    sequence: ClassVar[type[TorchBlockSequence]] = TorchBlockSequence
+
+    @abstractmethod
+    def config_of(self, model: nn.Module) -> Config:
+        """The resolved config of a model in memory."""
+
+    @abstractmethod
+    def build(self, config: Config, tensors: Mapping[str, Tensor], *, like: nn.Module) -> nn.Module:
+        """A model of that config that uses those very tensors, of the class, dtype and settings of `like`.
+
+        Raises:
+            CheckpointError: a tensor is missing or left over.
+        """
+
+    @abstractmethod
+    def write_model(self, blocks: Any, directory: Path) -> None:
+        """Write config, tensors (`blocks.tensors()`), tokenizer and the rest for the family's own loader."""
+
+    def wrap(self, model: Any, *, name: str, tokenizer: Any = None, source: Source | None = None) -> BlockSequence:
+        return self.sequence(self, model, name=name, tokenizer=tokenizer, source=source)

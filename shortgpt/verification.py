@@ -1,0 +1,227 @@
+"""Is the shorter model what skipping says it should be?
+
+::
+
+    original, these blocks skipped ──▶ logits on a probe batch ─┐
+                                                                 ├─ equal?   ─▶ Verification
+    what was written, opened in a fresh process ──▶ logits ─────┘
+      by the family's own loader               └──▶ 8 greedy tokens, cached and uncached: the same?
+
+Skipping and removal are independent code, so they check each other; a fresh process shares nothing with this one. The
+two models are held one after the other, never together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from shortgpt import plugins
+from shortgpt.errors import VerificationError
+from shortgpt.families import Family, OpenOptions, Source
+from shortgpt.plan import Verification
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from shortgpt.blocks import BlockSequence
+
+PROBE = (2, 32)
+NEW_TOKENS = 8
+
+
+class Reloaded(Protocol):
+    """A checkpoint opened by its family's own loader; what a `Family.loader` returns."""
+
+    def logits(self, input_ids: Tensor) -> Tensor:
+        """[batch, tokens] → [batch, tokens, vocabulary], uncached."""
+
+    def generate(self, input_ids: Tensor, new_tokens: int, *, cached: bool) -> Tensor:
+        """The logits of each greedily generated token after a [1, tokens] prompt: [new_tokens, vocabulary]."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the shorter model's logits have to be."""
+
+    input_ids: Tensor
+    logits: Tensor
+
+
+def probe(vocab_size: int) -> Tensor:
+    """The probe batch: the same random token ids every time, [2, 32]."""
+    import torch
+
+    return torch.randint(0, vocab_size, PROBE, generator=torch.Generator().manual_seed(0))
+
+
+def expected_logits(model: BlockSequence, blocks: Iterable[int]) -> Expectation:
+    """The original's logits under `skipping(blocks)`."""
+    ids = probe(model.vocab_size)
+    with model.skipping(blocks):
+        return Expectation(ids, model.logits({"input_ids": ids}).float().cpu())
+
+
+def expectation(
+    source: Source, family: Family, blocks: Sequence[int], options: OpenOptions, size: int
+) -> Expectation | Verification:
+    """Load the original, skip, and let it go again; or say why it cannot be held."""
+    lack = lacking_memory(size, options.device)
+    if lack:
+        return Verification(verified=False, reason=lack)
+    model = family.open(source, options)
+    result = expected_logits(model, blocks)
+    del model
+    return result
+
+
+def verify(original: BlockSequence, directory: str | Path, blocks: Iterable[int], *, family: Family | None = None) -> Verification:
+    """Check a saved shorter model against its original in memory.
+
+    Args:
+        original: the model before the removal.
+        directory: where the shorter one was saved.
+        blocks: what was removed.
+        family: the adapter's torch-free side; found from the folder where it is not given.
+
+    Raises:
+        VerificationError: they differ, or what was saved cannot be loaded.
+    """
+    from shortgpt.families import recognise, resolve
+
+    options = OpenOptions(device=str(original.device), dtype="auto")
+    chosen = family or recognise(resolve(Path(directory)))
+    return check(Path(directory), chosen, expected_logits(original, blocks), options)
+
+
+def lacking_memory(size: int, device: str) -> str | None:
+    """Why a model of `size` bytes cannot be loaded, or None where it can."""
+    import torch
+
+    if device.startswith("cuda"):
+        free = torch.cuda.mem_get_info(torch.device(device))[0]
+    else:
+        import psutil
+
+        free = psutil.virtual_memory().available
+    need = int(size * 1.2) + (256 << 20)  # weights, activations of the probe, the libraries
+    if free >= need:
+        return None
+    return f"it needs about {need / 2**30:.1f} GiB on {device}, {free / 2**30:.1f} GiB are free"
+
+
+def check(
+    directory: Path, family: Family, expected: Expectation, options: OpenOptions, *, folded: bool = False
+) -> Verification:
+    """Open a checkpoint in a fresh process and compare it with what is expected of it.
+
+    Args:
+        folded: weights were changed to make up for a block's new place, which rounds them.
+
+    Raises:
+        VerificationError: it cannot be opened, or differs.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    with tempfile.TemporaryDirectory() as exchange:
+        probe_file, answer_file = Path(exchange) / "probe.safetensors", Path(exchange) / "answer.safetensors"
+        save_file({"input_ids": expected.input_ids}, probe_file)
+        request = {
+            "loader": family.loader,
+            "directory": str(directory),
+            "device": options.device,
+            "dtype": options.dtype,
+            "trust_remote_code": options.trust_remote_code,
+            "probe": str(probe_file),
+            "answer": str(answer_file),
+        }
+        run = subprocess.run(
+            [sys.executable, "-c", "import sys; from shortgpt.verification import _child; _child(sys.argv[1])", json.dumps(request)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            check=False,
+        )
+        if run.returncode != 0 or not answer_file.is_file():
+            reason = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
+            raise VerificationError(f"what was written cannot be loaded by its family's own loader: {reason}")
+        answer = load_file(answer_file)
+    logits, cached, uncached = answer["logits"], answer["cached"], answer["uncached"]
+    if logits.shape != expected.logits.shape:
+        raise VerificationError(f"the logits have the shape {tuple(logits.shape)}, expected {tuple(expected.logits.shape)}")
+    difference = (logits - expected.logits).abs().max().item()
+    largest = expected.logits.abs().max().item()
+    dtype = getattr(torch, bytes(answer["dtype"].tolist()).decode())
+    eps = torch.finfo(dtype).eps
+    # On an accelerator two processes may be given different kernels, so that the last bits differ.
+    inexact = folded or family.tolerance > 0 or options.device != "cpu"
+    tolerance = max(family.tolerance, 16 * eps) if inexact else 0.0
+    if not difference <= tolerance * largest:
+        raise VerificationError(
+            f"the shorter model's logits differ by {difference:.3g} from the original's with these blocks skipped "
+            f"(largest logit {largest:.4g}, allowed {tolerance * largest:.3g}); nothing was kept"
+        )
+    compare_generation(cached, uncached, eps)
+    return Verification(
+        verified=True,
+        max_difference=difference,
+        max_logit=largest,
+        tolerance=tolerance,
+        probe=tuple(expected.input_ids.shape),
+        generated=len(cached),
+        device=options.device,
+        dtype=str(dtype).removeprefix("torch."),
+    )
+
+
+def compare_generation(cached: Tensor, uncached: Tensor, eps: float) -> None:
+    """Compare the logits of greedy tokens, [tokens, vocabulary], up to the first one that legitimately flips.
+
+    Two tokens whose logits are closer than rounding may come out either way; from there on the texts differ.
+
+    Raises:
+        VerificationError: a token differs although its lead is larger than rounding.
+    """
+    for step, (with_cache, without) in enumerate(zip(cached, uncached, strict=True)):
+        best = without.topk(2)
+        if int(with_cache.argmax()) == int(best.indices[0]):
+            continue
+        lead = (best.values[0] - without[int(with_cache.argmax())]).item()
+        rounding = 64 * eps * without.abs().max().item()
+        if lead > rounding:
+            raise VerificationError(
+                f"cached generation differs from uncached at token {step}: {int(with_cache.argmax())} instead of "
+                f"{int(best.indices[0])}, which leads by {lead:.3g} (rounding explains {rounding:.3g}); nothing was kept"
+            )
+        return
+
+
+def _child(text: str) -> None:
+    """The fresh process: open, run, write the answer."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    request = json.loads(text)
+    loader = plugins.load_target(request["loader"])
+    model: Reloaded = loader(
+        Path(request["directory"]),
+        device=request["device"],
+        dtype=request["dtype"],
+        trust_remote_code=request["trust_remote_code"],
+    )
+    ids = load_file(request["probe"])["input_ids"]
+    with torch.no_grad():
+        logits = model.logits(ids)
+        answer = {"logits": logits.float().cpu().contiguous()}
+        for name, cached in (("cached", True), ("uncached", False)):
+            answer[name] = model.generate(ids[:1], NEW_TOKENS, cached=cached).float().cpu().contiguous()
+    answer["dtype"] = torch.tensor(list(str(logits.dtype).removeprefix("torch.").encode()), dtype=torch.uint8)
+    save_file(answer, request["answer"])
