@@ -100,13 +100,15 @@ def calibrate(
             return _of_batches(items, model)
         if not all(isinstance(item, str) for item in items):
             kinds = sorted({type(item).__name__ for item in items})
-            raise CalibrationError(f"a calibration iterable holds texts (str) or token batches (mappings), found {kinds}")
+            raise CalibrationError(
+                f"a calibration iterable holds texts (str) or token batches (mappings), found {kinds}"
+            )
     for name, number in (("sequences", sequences), ("tokens", tokens), ("batch size", batch_size)):
         if number is not None and number < 1:
             raise CalibrationError(f"{name} must be at least 1, found {number}")
     if model.tokenizer is None:
         raise CalibrationError(
-            f"{model.name} has no tokenizer, so text cannot be turned into its tokens; put the tokenizer's files beside "
+            f"{model.name} has no tokenizer, so text cannot be tokenised for it; put the tokenizer's files beside "
             "the model, pass tokenizer= when loading it, or give token batches"
         )
     length = min(tokens or TOKENS, model.max_tokens or TOKENS if tokens is None else tokens)
@@ -188,7 +190,9 @@ def _texts_of_file(file: Path, field: str | None) -> Iterator[str]:
             raise CalibrationError(f"{file}, line {number}: not JSON ({error})") from None
         if not isinstance(record, dict) or not isinstance(record.get(key), str):
             keys = sorted(record) if isinstance(record, dict) else type(record).__name__
-            raise CalibrationError(f"{file}, line {number}: no text in field {key!r} (found {keys}); name it with --field")
+            raise CalibrationError(
+                f"{file}, line {number}: no text in field {key!r} (found {keys}); name it with --field"
+            )
         yield record[key]
 
 
@@ -249,7 +253,7 @@ def _check_ids(windows: Sequence[Sequence[int]], model: BlockSequence, label: st
     largest = max(max(ids) for ids in windows)
     if largest >= model.vocab_size:
         raise CalibrationError(
-            f"{label}: the tokenizer gives token id {largest}, but {model.name} has a vocabulary of {model.vocab_size}; "
+            f"{label}: token id {largest} is beyond the vocabulary of {model.name} ({model.vocab_size}); "
             "this is not the model's own tokenizer"
         )
 
@@ -294,15 +298,22 @@ def repacked(batch: Mapping[str, Any], number: int = 0) -> TokenBatch:
     import torch
 
     ids = batch.get("input_ids")
-    if not isinstance(ids, torch.Tensor) or ids.dim() != 2 or ids.dtype not in (torch.long, torch.int) or not ids.numel():
+    if (
+        not isinstance(ids, torch.Tensor)
+        or ids.dim() != 2
+        or ids.dtype not in (torch.long, torch.int)
+        or not ids.numel()
+    ):
         found = f"{tuple(ids.shape)} {ids.dtype}" if isinstance(ids, torch.Tensor) else type(ids).__name__
         raise CalibrationError(f"token batch {number}: input_ids must be a LongTensor [batch, tokens], found {found}")
     mask = batch.get("attention_mask")
     if mask is None:
         return batch
     if not isinstance(mask, torch.Tensor) or mask.shape != ids.shape:
-        found = tuple(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
-        raise CalibrationError(f"token batch {number}: attention_mask has the shape {found}, input_ids {tuple(ids.shape)}")
+        found = str(tuple(mask.shape)) if isinstance(mask, torch.Tensor) else type(mask).__name__
+        raise CalibrationError(
+            f"token batch {number}: attention_mask has the shape {found}, input_ids {tuple(ids.shape)}"
+        )
     real = mask.bool()
     if not real.any(1).all():
         row = int((~real.any(1)).nonzero()[0])

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from shortgpt.errors import CheckpointError, ModelError, OutputError
-from shortgpt.families import Family, Fold, OpenOptions, Source, recognise, resolve
+from shortgpt.families import Fold, OpenOptions, Source, recognise, resolve
 from shortgpt.plan import CARD_FILE, PLAN_FILE, Plan, Verification, write_records
 from shortgpt.scores import Progress
 
@@ -38,7 +38,7 @@ PIECE = 1 << 24  # bytes copied at a time
 
 
 def prune_checkpoint(
-    source: str | Path,
+    source: str | Path | Source,
     output: str | Path,
     blocks: Plan | Iterable[int],
     *,
@@ -73,7 +73,7 @@ def prune_checkpoint(
     family = recognise(origin, architecture)
     config = family.read_config(origin, trust_remote_code=trust_remote_code)
     plan = blocks if isinstance(blocks, Plan) else None
-    keep = family.keep(config, plan.blocks if plan else blocks)  # type: ignore[union-attr]
+    keep = family.keep(config, blocks.blocks if isinstance(blocks, Plan) else blocks)
     depth = family.depth(config)
     if plan is None:
         gone = tuple(i for i in range(depth) if i not in set(keep))
@@ -89,7 +89,9 @@ def prune_checkpoint(
     with new_folder(output) as folder, ThreadPoolExecutor(1) as pool:
         hashes = pool.submit(weights.hashes)
         outcome = Verification(verified=False, reason="it was not asked for")
-        expected = verification.expectation(origin, family, plan.blocks, options, weights.total_bytes) if verify else None
+        expected = (
+            verification.expectation(origin, family, plan.blocks, options, weights.total_bytes) if verify else None
+        )
         weights.write(folder, renamed, folds, progress)
         family.write_config(family.rewrite_config(config, keep), origin, folder)
         if isinstance(expected, Verification):
@@ -117,9 +119,7 @@ def new_folder(output: str | Path) -> Iterator[Path]:
     Raises:
         OutputError: `output` exists and is not an empty folder, or the disk is full or not writable.
     """
-    target = Path(output).expanduser()
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise OutputError(f"{target}: exists and is not an empty folder; name a new one, nothing is overwritten")
+    target = check_output(output)
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -130,10 +130,24 @@ def new_folder(output: str | Path) -> Iterator[Path]:
     except OSError as error:
         if error.filename is not None and not _inside(error.filename, target.parent):
             raise
-        raise OutputError(f"{target}: cannot be written ({error.strerror or error}); nothing was left behind") from error
+        raise OutputError(
+            f"{target}: cannot be written ({error.strerror or error}); nothing was left behind"
+        ) from error
     finally:
         if temporary is not None and temporary.exists():
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_output(output: str | Path) -> Path:
+    """The folder to write, which must not exist, or be empty.
+
+    Raises:
+        OutputError: it exists and is not an empty folder.
+    """
+    target = Path(output).expanduser().absolute()
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise OutputError(f"{target}: exists and is not an empty folder; name a new one, nothing is overwritten")
+    return target
 
 
 def _umask() -> int:
@@ -207,7 +221,7 @@ class Weights:
     def write(
         self, folder: Path, renamed: Mapping[str, str], folds: Mapping[str, Fold], progress: Progress | None
     ) -> None:
-        """Write the renamed tensors (new name → old) into the same kind and number of files; empty ones are left out."""
+        """Write the renamed tensors (new name → old) into files like the source's; empty ones are left out."""
         parts = []
         for file, entries in self.tensors.items():
             part = {new: old for new, old in renamed.items() if old in entries}
@@ -252,7 +266,7 @@ class Weights:
                 missing = [name for name in names if not (path / name).is_file()]
                 if missing:
                     raise CheckpointError(
-                        f"{self.source.name}: {index} names {len(missing)} files that are not there ({missing[0]}, ...); "
+                        f"{self.source.name}: {index} names {len(missing)} files that are missing ({missing[0]}, ...); "
                         "fetch the model again"
                     )
                 return [path / name for name in names]
@@ -363,7 +377,9 @@ def _safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
             if name != "__metadata__" and not {"dtype", "shape", "data_offsets"} <= tensor.keys():
                 raise ValueError(name)
     except (ValueError, AttributeError):
-        raise CheckpointError(f"{file}: truncated or damaged: it has no safetensors header; fetch the model again") from None
+        raise CheckpointError(
+            f"{file}: truncated or damaged: it has no safetensors header; fetch the model again"
+        ) from None
     return header, 8 + length
 
 

@@ -26,6 +26,7 @@ from shortgpt.errors import (
     AmbiguousArchitectureError,
     CheckpointError,
     ModelError,
+    PluginError,
     SelectionError,
     UnknownArchitectureError,
 )
@@ -65,7 +66,9 @@ class Source:
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"{self.name}: config.json is damaged ({error}); fetch or save the model again") from None
+            raise CheckpointError(
+                f"{self.name}: config.json is damaged ({error}); fetch or save the model again"
+            ) from None
         if not isinstance(config, dict):
             raise CheckpointError(f"{self.name}: config.json holds a {type(config).__name__}, not an object")
         return config
@@ -135,7 +138,11 @@ class Family(ABC):
     # -- tensors ------------------------------------------------------------------------------------------------
 
     def check_tensors(self, config: Config, names: Iterable[str]) -> None:
-        """Raise a `CheckpointError` that names a tensor which this config asks for and the checkpoint lacks."""
+        """Raise a `CheckpointError` that names a tensor which this config asks for and the checkpoint lacks.
+
+        The default looks at nothing: `rename` and verification come after it.
+        """
+        return
 
     def rename(self, names: Iterable[str], depth: int, keep: Sequence[int]) -> dict[str, str]:
         """New tensor name → old one, for what stays, in the order of `names`. See `removal.rename_blocks`."""
@@ -232,7 +239,9 @@ def recognise_model(model: Any, name: str, architecture: str | None = None) -> F
         by_module = any(m == prefix or m.startswith(prefix + ".") for m in modules for prefix in entry.modules)
         return by_module or (bool(model_type) and model_type in entry.model_types)
 
-    found = f"a {type(model).__module__}.{type(model).__qualname__}" + (f" of type {model_type!r}" if model_type else "")
+    found = f"a {type(model).__module__}.{type(model).__qualname__}" + (
+        f" of type {model_type!r}" if model_type else ""
+    )
     return _family(_best(name, found, fits))
 
 
@@ -258,7 +267,7 @@ def _best(name: str, found: str, fits: Callable[[plugins.Architecture], bool]) -
 def _family(entry: plugins.Architecture) -> Family:
     cls = plugins.load_target(entry.target)
     if not (isinstance(cls, type) and issubclass(cls, Family)):
-        raise plugins.PluginError(f"architecture {entry.name!r} (plugin {entry.plugin}): {entry.target} is no Family")
+        raise PluginError(f"architecture {entry.name!r} (plugin {entry.plugin}): {entry.target} is no Family")
     return cls()
 
 
@@ -269,7 +278,9 @@ def _fetch(repository: str) -> Path:
 
     elsewhere = ["*/*", "consolidated*"]  # subfolders and second copies of the weights
     try:
-        folder = Path(snapshot_download(repository, allow_patterns=[*HUB_FILES, "*.safetensors"], ignore_patterns=elsewhere))
+        folder = Path(
+            snapshot_download(repository, allow_patterns=[*HUB_FILES, "*.safetensors"], ignore_patterns=elsewhere)
+        )
         if not any(folder.glob("*.safetensors")):
             snapshot_download(repository, allow_patterns=[*HUB_FILES, "*.bin", "*.pth"], ignore_patterns=elsewhere)
     except (HfHubHTTPError, HFValidationError, OSError) as error:

@@ -34,7 +34,9 @@ def load(
     """
     source = resolve(name)
     family = recognise(source, architecture)
-    options = OpenOptions(device=default_device(device), dtype=checked_dtype(dtype), trust_remote_code=trust_remote_code)
+    options = OpenOptions(
+        device=default_device(device), dtype=checked_dtype(dtype), trust_remote_code=trust_remote_code
+    )
     model = family.open(source, options)
     if tokenizer is not None:
         model.tokenizer = tokenizer

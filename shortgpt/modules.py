@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -132,10 +132,8 @@ class TorchBlockSequence(BlockSequence):
             for index, block in enumerate(self.blocks):
                 hooks.callback(block.register_forward_pre_hook(before(index), with_kwargs=True).remove)
             hooks.callback(self.blocks[last].register_forward_hook(after).remove)
-            try:
+            with suppress(_Enough):
                 self.forward(self._placed(batch))
-            except _Enough:
-                pass
         if seen != list(range(last + 2)):
             raise AdapterError(
                 f"{self.name}: a pass must cross the boundaries 0 to {last + 1} once each and in order, but crossed "
@@ -237,11 +235,11 @@ class TorchFamily(Family):
     sequence: ClassVar[type[TorchBlockSequence]] = TorchBlockSequence
 
     @abstractmethod
-    def config_of(self, model: nn.Module) -> Config:
+    def config_of(self, model: Any) -> Config:
         """The resolved config of a model in memory."""
 
     @abstractmethod
-    def build(self, config: Config, tensors: Mapping[str, Tensor], *, like: nn.Module) -> nn.Module:
+    def build(self, config: Config, tensors: Mapping[str, Tensor], *, like: Any) -> nn.Module:
         """A model of that config that uses those very tensors, of the class, dtype and settings of `like`.
 
         Raises:

@@ -50,8 +50,8 @@ class Verification(Value):
             return f"not verified: {self.reason}"
         return (
             f"verified: logits differ by {self.max_difference:.3g} (largest logit {self.max_logit:.4g}) from the "
-            f"original's with these blocks skipped, on {self.probe[0]} × {self.probe[1]} tokens; {self.generated} tokens of "
-            f"cached generation equal uncached ({self.dtype} on {self.device})"
+            f"original's with these blocks skipped, on {' × '.join(map(str, self.probe))} tokens; {self.generated} "
+            f"tokens of cached generation equal uncached ({self.dtype} on {self.device})"
         )
 
 
@@ -166,8 +166,15 @@ def model_card(plan: Plan) -> str:
         lines += ["", "## Loading", "", "```python", plan.load, "```"]
     if plan.base is not None:
         base = plan.base
-        lines += ["", f"The base model had itself lost the blocks {format_blocks(base.blocks)} of {base.depth} of `{base.model}`."]
-    lines += ["", "`shortgpt.json` holds all that is needed to do it again: `shortgpt prune MODEL --plan shortgpt.json`.", ""]
+        lines += [
+            "",
+            f"The base model is `{base.model}`, of {base.depth} blocks, without the blocks {format_blocks(base.blocks)}.",
+        ]
+    lines += [
+        "",
+        "`shortgpt.json` holds all that is needed to do it again: `shortgpt prune MODEL --plan shortgpt.json`.",
+        "",
+    ]
     return "\n".join(lines)
 
 

@@ -18,19 +18,20 @@ import importlib.metadata
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pluggy
 
 from shortgpt import hookspecs
 from shortgpt.errors import PluginError, UnknownNameError
+from shortgpt.values import Value
 
 GROUP = "shortgpt"
 STRICT_VARIABLE = "SHORTGPT_STRICT_PLUGINS"
 
 
 @dataclass(frozen=True)
-class Extension:
+class Extension(Value):
     """A named thing that a plugin provides.
 
     `target` is `"module:object"`; `plugin` is filled in by the loader.
@@ -61,7 +62,7 @@ class Architecture(Extension):
 
 
 @dataclass(frozen=True)
-class PluginRecord:
+class PluginRecord(Value):
     """One entry point: what it is, where it came from, and what became of it. `error` is None when it loaded."""
 
     name: str
@@ -73,7 +74,7 @@ class PluginRecord:
 
 
 @dataclass(frozen=True)
-class Registry:
+class Registry(Value):
     """Everything the installed plugins provide, by kind. Two plugins may claim one name: using it is then an error."""
 
     records: tuple[PluginRecord, ...]
@@ -124,7 +125,8 @@ def load(entry_points: Iterable[importlib.metadata.EntryPoint]) -> Registry:
             provided[kind].extend(entries)
         provides = tuple(f"{kind}: {', '.join(e.name for e in entries)}" for kind, entries in answers.items())
         records.append(replace(record, provides=provides))
-    return Registry(records=tuple(records), **{kind: tuple(entries) for kind, entries in provided.items()})
+    tables: dict[str, Any] = {kind: tuple(entries) for kind, entries in provided.items()}
+    return Registry(records=tuple(records), **tables)
 
 
 def load_target(target: str) -> Any:
@@ -142,7 +144,10 @@ def load_target(target: str) -> Any:
         raise PluginError(f"target {target!r} cannot be imported: {_reason(error)}") from error
 
 
-def lookup(kind: str, entries: Iterable[Extension], name: str) -> Extension:
+E = TypeVar("E", bound=Extension)
+
+
+def lookup(kind: str, entries: Iterable[E], name: str) -> E:
     """The entry called `name`.
 
     Raises:

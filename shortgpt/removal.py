@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 
 Config = dict[str, Any]
 
-COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "num_decoder_layers", "num_blocks")
+COUNTS = (
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "decoder_layers",
+    "num_decoder_layers",
+    "num_blocks",
+)
 """Fields that hold the number of blocks; the first one present is the depth."""
 
 
@@ -122,7 +130,16 @@ RULES: dict[str, Callable[[Any, Sequence[int], int], Any]] = {
 
 _ABOUT_BLOCKS = re.compile(r"(^|_)(layer|layers|block|blocks|depth)(_|$)")
 _NOT_BY_BLOCK = frozenset(
-    {"architectures", "id2label", "label2id", "eos_token_id", "bos_token_id", "pad_token_id", "auto_map", "time_step_limit"}
+    {
+        "architectures",
+        "id2label",
+        "label2id",
+        "eos_token_id",
+        "bos_token_id",
+        "pad_token_id",
+        "auto_map",
+        "time_step_limit",
+    }
 )
 
 
@@ -190,7 +207,9 @@ def rename_blocks(names: Iterable[str], lists: Sequence[str], depth: int, keep: 
     present = {int(match[1]) for match in matches.values()}
     missing = sorted(set(range(depth)) - present)
     if missing:
-        raise CheckpointError(f"the config counts {depth} blocks, but {path}.{missing[0]} has no tensors; files are missing")
+        raise CheckpointError(
+            f"the config counts {depth} blocks, but {path}.{missing[0]} has no tensors; files are missing"
+        )
     if max(present) >= depth:
         raise CheckpointError(f"the config counts {depth} blocks, but there are tensors of {path}.{max(present)}")
     place = {old: new for new, old in enumerate(keep)}

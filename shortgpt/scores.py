@@ -10,8 +10,7 @@ as the unit. Only one boundary is held at a time.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from torch import Tensor
 
-    from shortgpt.blocks import BlockSequence
+    from shortgpt.blocks import BlockSequence, TokenBatch
+    from shortgpt.influence import Criterion
     from shortgpt.plan import Plan
 
 Progress = Callable[[str, int, int], None]
@@ -79,9 +79,7 @@ class Scores(Value):
         if criterion not in self.criteria:
             raise ShortGPTError(f"criterion {criterion!r} was not measured here, only {', '.join(self.criteria)}")
         order = sorted(range(len(self.criteria)), key=lambda k: self.criteria[k] != criterion)
-        return replace(
-            self, criteria=tuple(self.criteria[k] for k in order), sums=tuple(self.sums[k] for k in order)
-        )
+        return replace(self, criteria=tuple(self.criteria[k] for k in order), sums=tuple(self.sums[k] for k in order))
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -156,7 +154,9 @@ def _lowest(values: Sequence[float], pinned: dict[int, str], n: int) -> tuple[in
     free = [i for i in range(len(values)) if i not in pinned]
     most = min(len(free), len(values) - 1)
     if not 1 <= n <= most:
-        raise SelectionError(f"{n} blocks cannot be chosen: from 1 to {most} of the {len(values)} blocks may be removed")
+        raise SelectionError(
+            f"{n} blocks cannot be chosen: from 1 to {most} of the {len(values)} blocks may be removed"
+        )
     return tuple(sorted(sorted(free, key=lambda i: (values[i], -i))[:n]))
 
 
@@ -201,8 +201,6 @@ def score(
     """
     import torch
 
-    from shortgpt.influence import CHUNK, Criterion, precise
-
     measures: list[Criterion] = []
     for name in criteria:
         entry = plugins.lookup("criterion", plugins.registry().criteria, name)
@@ -214,60 +212,16 @@ def score(
         data = calibrate(
             calibration, model, sequences=sequences, tokens=tokens, seed=seed, field=field, batch_size=batch_size
         )
-    depth = len(model)
-    extra = 4  # ‖before‖, ‖after − before‖, and flags: values that are not finite, vectors that are zero
+    report = progress or (lambda what, done, total: None)
     sums: list[Tensor] = []
     counts: list[int] = []
     dtype = "unknown"
-    report = progress or (lambda what, done, total: None)
     for number, batch in enumerate(data.batches):
-        mask = batch.get("attention_mask")
-        real = torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
-        lengths = real.sum(1)
-        rows = torch.zeros(len(real), depth, len(measures) + extra, dtype=torch.float64)
-        held: list[tuple[Tensor, int]] = []
-        owner = torch.repeat_interleave(torch.arange(len(real)), lengths)
-        placed: dict[str, Tensor] = {}
-
-        def tap(boundary: int, hidden: Tensor) -> None:
-            nonlocal dtype, rows, real, owner
-            if not placed:
-                dtype = str(hidden.dtype).removeprefix("torch.")
-                real, owner = real.to(hidden.device), owner.to(hidden.device)
-                wide = torch.float32 if hidden.device.type == "mps" else torch.float64
-                rows = rows.to(hidden.device, wide)
-                placed["rows"] = rows
-            if hidden.shape[:2] != real.shape:
-                raise AdapterError(
-                    f"{model.name}: boundary {boundary} has the shape {tuple(hidden.shape)}, "
-                    f"but the batch has {tuple(real.shape)} tokens; a boundary is [batch, tokens, width]"
-                )
-            if held:
-                (previous, version) = held.pop()
-                if previous._version != version:
-                    raise AdapterError(f"{model.block_names[boundary - 1]} wrote into the stream it was given")
-                x, y = previous.reshape(-1, previous.shape[-1]), hidden.reshape(-1, hidden.shape[-1])
-                if mask is not None:
-                    x, y = x[real.reshape(-1)], y[real.reshape(-1)]
-                for at in range(0, len(x), CHUNK):
-                    before, after = precise(x[at : at + CHUNK]), precise(y[at : at + CHUNK])
-                    norm, norm_after = (torch.linalg.vector_norm(v, dim=-1) for v in (before, after))
-                    columns = [
-                        *(measure.values(before, after) for measure in measures),
-                        norm,
-                        torch.linalg.vector_norm(after - before, dim=-1),
-                        (~(norm.isfinite() & norm_after.isfinite())).to(norm.dtype),
-                        ((norm == 0) | (norm_after == 0)).to(norm.dtype),
-                    ]
-                    rows[:, boundary - 1].index_add_(0, owner[at : at + CHUNK], torch.stack(columns, 1))
-                report("blocks", boundary, depth)
-            held.append((hidden, hidden._version))
-
-        model.trace(batch, tap)
-        sums_here = rows.cpu().double()
-        _refuse_broken(model, number, sums_here)
-        sums.append(sums_here[..., :-2])
-        counts.extend(lengths.tolist())
+        pass_ = _Pass(model, batch, measures, report)
+        model.trace(batch, pass_.tap)
+        sums.append(pass_.sums(number))
+        counts.extend(pass_.lengths.tolist())
+        dtype = pass_.dtype
         report("batches", number + 1, len(data.batches))
     table = torch.cat(sums)  # [sequences, blocks, criteria + 2]
     means = table[..., len(measures) :].sum(0) / sum(counts)
@@ -277,9 +231,7 @@ def score(
         norm_placement=model.norm_placement,
         block_names=tuple(model.block_names),
         criteria=tuple(criteria),
-        sums=tuple(
-            tuple(tuple(row) for row in table[..., k].tolist()) for k in range(len(measures))
-        ),
+        sums=tuple(tuple(tuple(row) for row in table[..., k].tolist()) for k in range(len(measures))),
         tokens=tuple(counts),
         stream_norm=tuple(means[:, 0].tolist()),
         update_norm=tuple(means[:, 1].tolist()),
@@ -289,6 +241,81 @@ def score(
         calibration=data.info,
         dtype=dtype,
     )
+
+
+class _Pass:
+    """The sums of one batch: [sequences, blocks, criteria + ‖x_i‖ + ‖x_{i+1} − x_i‖ + two counts of broken tokens].
+
+    They stay on the device until the batch is done, and one boundary is held at a time.
+    """
+
+    def __init__(
+        self, model: BlockSequence, batch: TokenBatch, measures: Sequence[Criterion], report: Progress
+    ) -> None:
+        import torch
+
+        self.model, self.measures, self.report = model, measures, report
+        mask = batch.get("attention_mask")
+        self.real = torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
+        self.padded = not bool(self.real.all())
+        self.lengths = self.real.sum(1)
+        self.held: Tensor | None = None
+        self.version = 0
+
+    def tap(self, boundary: int, hidden: Tensor) -> None:
+        if self.held is None:
+            self._begin(hidden)
+        if hidden.shape[:2] != self.real.shape:
+            raise AdapterError(
+                f"{self.model.name}: boundary {boundary} has the shape {tuple(hidden.shape)}, but the batch has "
+                f"{tuple(self.real.shape)} tokens; a boundary is [batch, tokens, width]"
+            )
+        if boundary > 0 and self.held is not None:
+            if self.held._version != self.version:
+                raise AdapterError(f"{self.model.block_names[boundary - 1]} wrote into the stream that it was given")
+            self._add(boundary - 1, self.held, hidden)
+            self.report("blocks", boundary, len(self.model))
+        self.held, self.version = hidden, hidden._version
+
+    def sums(self, batch: int) -> Tensor:
+        """The sums, on the CPU, without the counts of broken tokens.
+
+        Raises:
+            HiddenStateError: a count is not zero.
+        """
+        rows = self.rows.cpu().double()
+        _refuse_broken(self.model, batch, rows)
+        return rows[..., :-2]
+
+    def _begin(self, hidden: Tensor) -> None:
+        import torch
+
+        from shortgpt.influence import precise
+
+        self.dtype = str(hidden.dtype).removeprefix("torch.")
+        self.real, self.lengths = self.real.to(hidden.device), self.lengths.to(hidden.device)
+        self.owner = torch.arange(len(self.real), device=hidden.device).repeat_interleave(self.lengths)
+        columns = len(self.measures) + 4
+        self.rows = precise(torch.zeros(len(self.real), len(self.model), columns, device=hidden.device))
+
+    def _add(self, block: int, before: Tensor, after: Tensor) -> None:
+        import torch
+
+        from shortgpt.influence import CHUNK, precise
+
+        # The mask selects and never multiplies: whatever the padding holds, NaN too, is not looked at.
+        x, y = (v[self.real] if self.padded else v.flatten(0, 1) for v in (before, after))
+        for at in range(0, len(x), CHUNK):
+            u, v = precise(x[at : at + CHUNK]), precise(y[at : at + CHUNK])
+            norm, norm_after = torch.linalg.vector_norm(u, dim=-1), torch.linalg.vector_norm(v, dim=-1)
+            columns = [
+                *(measure.values(u, v) for measure in self.measures),
+                norm,
+                torch.linalg.vector_norm(v - u, dim=-1),
+                (~(norm.isfinite() & norm_after.isfinite())).to(norm.dtype),
+                ((norm == 0) | (norm_after == 0)).to(norm.dtype),
+            ]
+            self.rows[:, block].index_add_(0, self.owner[at : at + CHUNK], torch.stack(columns, 1))
 
 
 def _refuse_broken(model: BlockSequence, batch: int, sums: Tensor) -> None:
@@ -302,7 +329,10 @@ def _refuse_broken(model: BlockSequence, batch: int, sums: Tensor) -> None:
             found = f"NaN or infinity in the residual stream of {infinite} tokens"
             advice = "load the model in a wider dtype (--dtype bfloat16 or float32), or check its weights"
         elif zeros:
-            found, advice = f"zero vectors in the residual stream of {zeros} tokens", "their cosine is not defined; check the weights"
+            found, advice = (
+                f"zero vectors in the residual stream of {zeros} tokens",
+                "their cosine is not defined; check the weights",
+            )
         elif not torch.isfinite(here).all():
             found, advice = "a criterion gave NaN or infinity", "check the criterion"
         else:
@@ -310,5 +340,3 @@ def _refuse_broken(model: BlockSequence, batch: int, sums: Tensor) -> None:
         raise HiddenStateError(
             f"{model.name}: {found} around block {block} ({model.block_names[block]}), batch {batch}; {advice}"
         )
-
-

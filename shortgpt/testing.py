@@ -119,7 +119,7 @@ def _every_boundary_is_seen_once_and_in_order(subject: Subject) -> None:
     rows, tokens = batch["input_ids"].shape
     assert len(shapes) == 1, f"the boundaries have different shapes: {sorted(shapes)}"
     shape = shapes.pop()
-    assert shape[:2] == (rows, tokens) and len(shape) == 3, f"a boundary is [batch, tokens, width], found {shape}"
+    assert len(shape) == 3 and shape[:2] == (rows, tokens), f"a boundary is [batch, tokens, width], found {shape}"  # noqa: PT018
     assert len(model.parameter_counts()) == len(model), "parameter_counts() must have an entry a block"
 
 
@@ -195,7 +195,9 @@ def _reload_equals_memory(subject: Subject) -> None:
         reloaded = load(_what_was_saved(folder), device="cpu")
         assert reloaded.architecture == model.architecture, f"it is opened as {reloaded.architecture}"
         expected = model.logits(batch)
-        _assert_equal(reloaded.logits(batch), expected, f"logits saved and reloaded without {blocks}", subject.tolerance)
+        _assert_equal(
+            reloaded.logits(batch), expected, f"logits saved and reloaded without {blocks}", subject.tolerance
+        )
 
 
 def _the_disk_road_equals_memory(subject: Subject) -> None:

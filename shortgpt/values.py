@@ -87,7 +87,10 @@ def _read(where: str, hint: Any, value: Any) -> Any:
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise ShortGPTError(f"{where}: expected an object, found {type(value).__name__}")
-        return {_read(where, int, int(k)) if arguments[0] is int else k: _read(where, arguments[1], v) for k, v in value.items()}
+        return {
+            _read(where, int, int(k)) if arguments[0] is int else k: _read(where, arguments[1], v)
+            for k, v in value.items()
+        }
     if hint is float:
         if value is None:
             return float("nan")

@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from shortgpt import plugins
 from shortgpt.errors import VerificationError
@@ -82,7 +82,9 @@ def expectation(
     return result
 
 
-def verify(original: BlockSequence, directory: str | Path, blocks: Iterable[int], *, family: Family | None = None) -> Verification:
+def verify(
+    original: BlockSequence, directory: str | Path, blocks: Iterable[int], *, family: Family | None = None
+) -> Verification:
     """Check a saved shorter model against its original in memory.
 
     Args:
@@ -144,7 +146,12 @@ def check(
             "answer": str(answer_file),
         }
         run = subprocess.run(
-            [sys.executable, "-c", "import sys; from shortgpt.verification import _child; _child(sys.argv[1])", json.dumps(request)],
+            [
+                sys.executable,
+                "-c",
+                "import sys; from shortgpt.verification import _child; _child(sys.argv[1])",
+                json.dumps(request),
+            ],
             capture_output=True,
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
@@ -156,7 +163,9 @@ def check(
         answer = load_file(answer_file)
     logits, cached, uncached = answer["logits"], answer["cached"], answer["uncached"]
     if logits.shape != expected.logits.shape:
-        raise VerificationError(f"the logits have the shape {tuple(logits.shape)}, expected {tuple(expected.logits.shape)}")
+        raise VerificationError(
+            f"the logits have the shape {tuple(logits.shape)}, expected {tuple(expected.logits.shape)}"
+        )
     difference = (logits - expected.logits).abs().max().item()
     largest = expected.logits.abs().max().item()
     dtype = getattr(torch, bytes(answer["dtype"].tolist()).decode())
@@ -199,7 +208,7 @@ def compare_generation(cached: Tensor, uncached: Tensor, eps: float) -> None:
         if lead > rounding:
             raise VerificationError(
                 f"cached generation differs from uncached at token {step}: {int(with_cache.argmax())} instead of "
-                f"{int(best.indices[0])}, which leads by {lead:.3g} (rounding explains {rounding:.3g}); nothing was kept"
+                f"{int(best.indices[0])}, which leads by {lead:.3g} (rounding: {rounding:.3g}); nothing was kept"
             )
         return
 

@@ -11,11 +11,20 @@ ARCHITECTURES = (
     Architecture("llama", f"{HERE}.llama:Llama", "Llama of transformers", model_types=("llama",)),
     Architecture("mistral", f"{HERE}.mistral:Mistral", "Mistral of transformers", model_types=("mistral",)),
     Architecture("gpt2", f"{HERE}.gpt2:GPT2", "GPT-2 of transformers", model_types=("gpt2",)),
-    Architecture("gpt2_postnorm", f"{HERE}.gpt2_postnorm:PostNormGPT2", "GPT-2 with post-norm blocks", model_types=("gpt2_postnorm",)),
-    Architecture("openai-gpt", f"{HERE}.openai_gpt:OpenAIGPT", "GPT-1 of transformers (post-norm)", model_types=("openai-gpt",)),
+    Architecture(
+        "gpt2_postnorm",
+        f"{HERE}.gpt2_postnorm:PostNormGPT2",
+        "GPT-2 with post-norm blocks",
+        model_types=("gpt2_postnorm",),
+    ),
+    Architecture(
+        "openai-gpt", f"{HERE}.openai_gpt:OpenAIGPT", "GPT-1 of transformers (post-norm)", model_types=("openai-gpt",)
+    ),
     Architecture("mamba", f"{HERE}.mamba:Mamba", "Mamba of transformers", model_types=("mamba",)),
     Architecture("mamba2", f"{HERE}.mamba2:Mamba2", "Mamba 2 of transformers", model_types=("mamba2",)),
-    Architecture("falcon_mamba", f"{HERE}.falcon_mamba:FalconMamba", "FalconMamba of transformers", model_types=("falcon_mamba",)),
+    Architecture(
+        "falcon_mamba", f"{HERE}.falcon_mamba:FalconMamba", "FalconMamba of transformers", model_types=("falcon_mamba",)
+    ),
     Architecture("rwkv", f"{HERE}.rwkv:Rwkv", "RWKV-4 of transformers", model_types=("rwkv",)),
 )
 

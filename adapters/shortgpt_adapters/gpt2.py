@@ -11,16 +11,18 @@ its queries are multiplied by (j + 1)/(i + 1), which keeps the scores what they 
 """
 
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
+from shortgpt.blocks import NormPlacement
 from shortgpt.families import Config, Fold
 from shortgpt_adapters.transformers_family import TransformersFamily
 
 
 class GPT2(TransformersFamily):
     architecture = "gpt2"
-    norm_placement = "pre"
+    norm_placement: ClassVar[NormPlacement] = "pre"
     block_lists = ("transformer.h", "h")
 
     def folds(self, config: Config, keep: Sequence[int], names: Iterable[str]) -> dict[str, Fold]:

@@ -11,14 +11,14 @@ comes first after a removal gets it.
 And for inference the library halves the stream after every `rescale_every` blocks, dividing the two output projections
 to match, *in place*, at the first forward pass. That keeps fp16 from overflowing, and elsewhere only moves the norms'
 epsilon about, differently in a model of another depth. So a model that is opened here runs without it unless it is in
-fp16; the config keeps its value. Where a model does rescale, the tap and the saved weights undo it, and a shorter model,
-which divides by other powers of two, gets copies of those projections.
+fp16; the config keeps its value. Where a model does rescale, the tap and the saved weights undo it, and a shorter
+model, which divides by other powers of two, gets copies of those projections.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class RwkvBlocks(TransformersBlocks):
 
     def stream(self, block: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         hidden = super().stream(block, args, kwargs)
-        return self.blocks[0].pre_ln(hidden) if block == 0 else hidden
+        return cast(Tensor, self.blocks[0].get_submodule("pre_ln")(hidden)) if block == 0 else hidden
 
     def observed(self, boundary: int, hidden: Tensor) -> Tensor:
         # Boundary L is read from the last block, before the halving that may follow it.

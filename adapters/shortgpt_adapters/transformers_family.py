@@ -48,9 +48,9 @@ class TransformersFamily(TorchFamily):
 
     sequence = TransformersBlocks
     loader = "shortgpt_adapters.transformers_loader:reload"
-    load_example = (
-        'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")'
-    )
+    load_example = """from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
     # -- config -----------------------------------------------------------------------------------------------
 
     def read_config(self, source: Source, *, trust_remote_code: bool = False) -> Config:
@@ -61,8 +61,8 @@ class TransformersFamily(TorchFamily):
         resolved = _config(source, trust_remote_code=False)
         type(resolved).from_dict(config).save_pretrained(directory)
 
-    def config_of(self, model: nn.Module) -> Config:
-        return model.config.to_dict()
+    def config_of(self, model: Any) -> Config:
+        return dict(model.config.to_dict())
 
     def check_tensors(self, config: Config, names: Iterable[str]) -> None:
         found = set(names)
@@ -77,7 +77,8 @@ class TransformersFamily(TorchFamily):
         ]
         if lacking:
             raise CheckpointError(
-                f"the checkpoint lacks {len(lacking)} tensors that its config asks for ({lacking[0]}, ...); fetch or save it again"
+                f"the checkpoint lacks {len(lacking)} tensors that its config asks for ({lacking[0]}, ...); "
+                "fetch or save it again"
             )
 
     # -- models -----------------------------------------------------------------------------------------------
@@ -103,12 +104,12 @@ class TransformersFamily(TorchFamily):
         if faults:
             kind, names = next(iter(faults.items()))
             raise CheckpointError(
-                f"{source.name}: the weights do not fit the config: {kind.replace('_', ' ')}: {len(names)} ({names[0]}, ...); "
-                "the checkpoint is incomplete, or its config.json was changed"
+                f"{source.name}: the weights do not fit the config: {len(names)} {kind.replace('_', ' ')} ({names[0]}, "
+                "...); the checkpoint is incomplete, or its config.json was changed"
             )
         return self.wrap(model, name=source.name, tokenizer=_tokenizer(source, options), source=source)
 
-    def build(self, config: Config, tensors: Mapping[str, Tensor], *, like: nn.Module) -> nn.Module:
+    def build(self, config: Config, tensors: Mapping[str, Tensor], *, like: Any) -> nn.Module:
         # The library builds the model from the config with tensors of the right shapes that hold no memory, and
         # computes its ties and buffers; then it is given the real ones. Handed over directly they would be copied
         # to the CPU first.
@@ -166,8 +167,8 @@ def _config(source: Source, trust_remote_code: bool) -> Any:
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise ModelError(
-                f"{source.name}: its config names code of its own ({json.dumps(known.get('auto_map'))}), which runs only "
-                "when you trust it: read it, then pass --trust-remote-code (trust_remote_code=True)"
+                f"{source.name}: its config names code of its own ({json.dumps(known.get('auto_map'))}), which runs "
+                "only when you trust it: read it, then pass --trust-remote-code (trust_remote_code=True)"
             ) from None
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{source.name}: transformers cannot read its config.json ({reason[:300]})") from error
@@ -175,7 +176,9 @@ def _config(source: Source, trust_remote_code: bool) -> Any:
 
 def _tokenizer(source: Source, options: OpenOptions) -> Any:
     """The folder's tokenizer; None where it has none."""
-    if not any((source.path / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json", "tokenizer.model")):
+    if not any(
+        (source.path / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json", "tokenizer.model")
+    ):
         return None
     try:
         with quiet():

@@ -1,0 +1,80 @@
+"""The command line: `shortgpt score | prune | compare | plugins | demo`.
+
+Exit status: 0 done, 1 a verification that failed, 2 a mistake of the user's or of the input, 130 interrupted. A mistake
+is told in one message on the standard error, without a traceback. Nothing here imports torch before a command runs.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from shortgpt._version import __version__
+from shortgpt.cli.compare import compare
+from shortgpt.cli.demo import demo
+from shortgpt.cli.plugins import plugins
+from shortgpt.cli.prune import prune
+from shortgpt.cli.score import score
+from shortgpt.errors import ShortGPTError, VerificationError
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example:  shortgpt compare zoo:llama zoo:mamba zoo:gpt2-postnorm",
+)
+@click.version_option(__version__, prog_name="shortgpt")
+def cli() -> None:
+    """Measure how redundant the blocks of a language model are, and remove them, proven.
+
+    MODEL is a model folder, a checkpoint file, a hub id, or a small model that ships with shortgpt, such as zoo:llama.
+    """
+
+
+for command in (score, prune, compare, plugins, demo):
+    cli.add_command(command)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit."""
+    signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a sign shows "?" for it
+    try:
+        cli.main(arguments, prog_name="shortgpt", standalone_mode=False)
+        sys.stdout.flush()
+        status = 0
+    except click.exceptions.Exit as stop:
+        status = stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        status = 2
+    except (click.Abort, KeyboardInterrupt):
+        status = _say("interrupted; nothing was left behind", 130)
+    except VerificationError as error:
+        status = _say(f"verification failed: {error}", 1)
+    except ShortGPTError as error:
+        status = _say(f"error: {error}", 2)
+    except BrokenPipeError:  # the reader of our output has gone, `shortgpt ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except Exception as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        status = _say("error: out of memory; take a smaller --batch-size or --dtype, or another --device", 2)
+    sys.exit(status)
+
+
+def _say(message: str, status: int) -> int:
+    click.echo(f"shortgpt: {message}", err=True)
+    return status
+
+
+def _terminated(signum: int, frame: Any) -> NoReturn:
+    """Unwind, so that what was half written is removed."""
+    sys.exit(128 + signum)

@@ -1,0 +1,171 @@
+"""What the commands share: options, progress bars, and where results go."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shortgpt.errors import OutputError, SelectionError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from shortgpt.comparison import Comparison
+    from shortgpt.plan import Plan
+    from shortgpt.scores import Progress, Scores
+
+Command = Callable[..., Any]
+
+
+def model_options(command: Command) -> Command:
+    """How models are opened."""
+    options = (
+        click.option("--device", help="Such as cpu, cuda or cuda:1. Default: the accelerator where there is one."),
+        click.option(
+            "--dtype",
+            type=click.Choice(("auto", "float32", "bfloat16", "float16")),
+            default="auto",
+            help="What the model computes in. Default: what it was saved in.",
+        ),
+        click.option("--trust-remote-code", is_flag=True, help="Run the code that a model's folder brings along."),
+    )
+    return _with(options, command)
+
+
+def calibration_options(command: Command) -> Command:
+    """What models are scored on."""
+    options = (
+        click.option(
+            "--calibration",
+            default="stdlib",
+            show_default=True,
+            help="stdlib, pg19, wikitext2, c4, hub:NAME, a text file, a folder of them, or JSON Lines.",
+        ),
+        click.option("--field", help="The field of JSON Lines that holds the text. Default: text."),
+        click.option("--sequences", type=int, help="How many windows of text. Default: 32."),
+        click.option("--tokens", type=int, help="Tokens in a window. Default: 512, or the model's own window."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Which windows are taken."),
+        click.option("--batch-size", type=int, help="Sequences in a batch. Moves no result."),
+    )
+    return _with(options, command)
+
+
+def output_options(command: Command) -> Command:
+    """Where results go."""
+    options = (
+        click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON; - is the standard output."),
+        click.option("--quiet", "-q", is_flag=True, help="No progress and no notes."),
+    )
+    return _with(options, command)
+
+
+report_option = click.option("--report", metavar="NAME", help="Print in this format instead: json, csv, markdown, ...")
+
+
+def _with(options: tuple[Callable[[Command], Command], ...], command: Command) -> Command:
+    return functools.reduce(lambda inner, option: option(inner), reversed(options), command)
+
+
+def number_of_blocks(blocks: int | None, ratio: float | None, depth: int, default: float) -> int:
+    """How many blocks `--blocks N` or `--ratio R` ask for.
+
+    Raises:
+        SelectionError: both were given, or one makes no sense.
+    """
+    from shortgpt.scores import blocks_for_ratio
+
+    if blocks is not None and ratio is not None:
+        raise SelectionError("two choices at once (--blocks and --ratio); give one")
+    if blocks is None:
+        return blocks_for_ratio(default if ratio is None else ratio, depth)
+    return blocks
+
+
+def console() -> Console:
+    """The standard output."""
+    from rich.console import Console
+
+    return Console(soft_wrap=False, highlight=False)
+
+
+def note(text: str, quiet: bool) -> None:
+    """A remark beside the result."""
+    if not quiet:
+        click.echo(text, err=True)
+
+
+@contextmanager
+def progress_bars(quiet: bool) -> Iterator[Progress | None]:
+    """Bars on the standard error, one for each thing that is counted, with the time left; on a terminal only."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    screen = Console(stderr=True)
+    if quiet or not screen.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=screen, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def advance(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            elif done < bars.tasks[bars.task_ids.index(tasks[what])].completed:
+                bars.reset(tasks[what], total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield advance
+
+
+def emit(result: Scores | Comparison, rendered: Any, json_file: str | None, report: str | None) -> None:
+    """Print a result, as a table or by a reporter; and write it as JSON where asked."""
+    from shortgpt import plugins
+
+    if report is not None:
+        entry = plugins.lookup("report format", plugins.registry().reporters, report)
+        text = str(plugins.load_target(entry.target)(result))
+        click.echo(text.rstrip("\n"))
+    elif json_file != "-":
+        console().print(rendered)
+    write_json(result, json_file)
+
+
+def check_report(report: str | None) -> None:
+    """Raise for a report format that is not installed, before anything takes time."""
+    from shortgpt import plugins
+
+    if report is not None:
+        plugins.lookup("report format", plugins.registry().reporters, report)
+
+
+def write_json(result: Scores | Comparison | Plan, json_file: str | None) -> None:
+    """Write a result as JSON where asked."""
+    if json_file is not None:
+        write_text(result.to_json() + "\n", json_file)
+
+
+def write_text(text: str, file: str) -> None:
+    """Write a file, all of it or nothing; - is the standard output.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if file == "-":
+        sys.stdout.write(text)
+        return
+    target = Path(file).expanduser()
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"{target}: cannot be written ({error.strerror})") from None

@@ -1,0 +1,43 @@
+"""`shortgpt compare`: models as rows over relative depth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from shortgpt.cli import common
+
+
+@click.command(epilog="Example:  shortgpt compare zoo:llama zoo:mamba zoo:gpt2-postnorm --sequences 8")
+@click.argument("models", nargs=-1, required=True)
+@click.option("--criterion", help="What to measure. Default: block-influence.")
+@common.calibration_options
+@common.model_options
+@common.report_option
+@common.output_options
+def compare(
+    models: tuple[str, ...],
+    criterion: str | None,
+    report: str | None,
+    json_file: str | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Compare how redundant the blocks of MODELS are, over relative depth.
+
+    A MODEL may also be a file that `shortgpt score --json` wrote. A model that fails is a row that says why; the
+    others still run. The exit status is 2 where none could be measured.
+    """
+    from shortgpt.comparison import compare as run
+    from shortgpt.loading import default_device
+    from shortgpt.scores import DEFAULT_CRITERION
+
+    common.check_report(report)
+    options["device"] = default_device(options["device"])
+    source = options.pop("calibration")
+    with common.progress_bars(quiet) as progress:
+        comparison = run(models, source, criterion=criterion or DEFAULT_CRITERION, progress=progress, **options)
+    common.emit(comparison, comparison, json_file, report)
+    if all(row.error is not None for row in comparison.rows):
+        raise click.exceptions.Exit(2)

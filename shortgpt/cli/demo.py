@@ -1,0 +1,50 @@
+"""`shortgpt demo`: the whole road on models that need no download."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+
+from shortgpt.cli import common
+
+
+@click.command(epilog="Example:  shortgpt demo --output shorter-llama")
+@click.option("--output", "-o", metavar="DIR", help="Keep the pruned model here. Default: it is thrown away again.")
+@click.option("--device", help="Such as cpu or cuda. Default: the accelerator where there is one.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress and no notes.")
+def demo(output: str | None, device: str | None, quiet: bool) -> None:
+    """Compare the small models that ship with shortgpt, then remove a quarter of one and prove the result."""
+    from shortgpt.checkpoint import check_output, prune_checkpoint
+    from shortgpt.cli.prune import report
+    from shortgpt.comparison import compare
+    from shortgpt.families import resolve
+    from shortgpt.loading import default_device
+    from shortgpt.plugins import registry
+    from shortgpt.scores import blocks_for_ratio
+
+    if output is not None:
+        check_output(output)
+    device = default_device(device)
+    names = [model.name for model in registry().models]
+    screen = common.console()
+    common.note(f"$ shortgpt compare {' '.join(names)} --sequences 8", quiet)
+    with common.progress_bars(quiet) as progress:
+        comparison = compare(names, sequences=8, device=device, progress=progress)
+    screen.print(comparison)
+    row = next((row for row in comparison.rows if row.scores is not None), None)
+    if row is None or row.scores is None:
+        raise click.exceptions.Exit(2)
+    screen.print()
+    common.note(
+        f"$ shortgpt prune {row.model} --ratio 0.25 --sequences 8 --output {output or 'a temporary folder'}", quiet
+    )
+    plan = row.scores.plan(blocks_for_ratio(0.25, len(row.scores)))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = output or str(Path(temporary) / "shorter")
+        with common.progress_bars(quiet) as progress:
+            done = prune_checkpoint(resolve(row.model), folder, plan, device=device, progress=progress)
+        report(done, folder, quiet)
+    if output is None:
+        common.note("(and thrown away again; keep it with --output DIR)", quiet)

@@ -1,0 +1,112 @@
+"""`shortgpt prune`: from a model to a proven shorter checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shortgpt.cli import common
+from shortgpt.errors import SelectionError
+
+if TYPE_CHECKING:
+    from shortgpt.plan import Plan
+
+
+@click.command(epilog="Example:  shortgpt prune zoo:llama --output shorter --ratio 0.25")
+@click.argument("model")
+@click.option("--output", "-o", required=True, metavar="DIR", help="A folder that does not exist yet, or is empty.")
+@click.option("--blocks", type=int, help="Remove the N blocks of least score.")
+@click.option("--ratio", type=float, help="Remove this share of the blocks, by least score.")
+@click.option("--remove", metavar="LIST", help="Remove these blocks, counted from 0, such as 21-29,31.")
+@click.option("--plan", "plan_file", metavar="FILE", help="Remove what a shortgpt.json says.")
+@click.option("--criterion", help="The score to choose by. Default: block-influence.")
+@click.option("--verify/--no-verify", default=True, help="Prove the result against the original. Default: yes.")
+@click.option("--architecture", help="Take this adapter instead of looking for one.")
+@common.calibration_options
+@common.model_options
+@common.output_options
+def prune(
+    model: str,
+    output: str,
+    blocks: int | None,
+    ratio: float | None,
+    remove: str | None,
+    plan_file: str | None,
+    criterion: str | None,
+    verify: bool,
+    architecture: str | None,
+    json_file: str | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Remove blocks from MODEL and write a checkpoint that its own library loads.
+
+    Give one of --blocks, --ratio, --remove, --plan. The result is loaded again in a fresh process and compared with the
+    original with these blocks skipped; where they differ, nothing is kept and the exit status is 1.
+    """
+    from shortgpt.blocks import parse_blocks
+    from shortgpt.checkpoint import check_output, prune_checkpoint
+    from shortgpt.families import resolve
+    from shortgpt.loading import default_device
+    from shortgpt.plan import Plan
+
+    given = {"--blocks": blocks, "--ratio": ratio, "--remove": remove, "--plan": plan_file}
+    chosen = [name for name, value in given.items() if value is not None]
+    if len(chosen) != 1:
+        found = "two choices at once" if chosen else "nothing was chosen"
+        raise SelectionError(f"{found} ({', '.join(chosen) or 'no blocks'}); give one of {', '.join(given)}")
+    check_output(output)
+    opening = {name: options.pop(name) for name in ("device", "dtype", "trust_remote_code")}
+    opening |= {"device": default_device(opening["device"]), "architecture": architecture}
+    with common.progress_bars(quiet) as progress:
+        if remove is not None:
+            plan: Plan | tuple[int, ...] = parse_blocks(remove)
+        elif plan_file is not None:
+            plan = Plan.read(plan_file)
+        else:
+            plan = _scored(model, blocks, ratio, criterion, opening, progress, options)
+        done = prune_checkpoint(resolve(model), output, plan, verify=verify, progress=progress, **opening)
+    if isinstance(plan, Plan) and plan_file and plan.source_hashes not in ({}, done.source_hashes):
+        common.note(f"note: {plan_file} was made from other weights than those of {model}", quiet)
+    if json_file != "-":
+        report(done, output, quiet)
+    common.write_json(done, json_file)
+
+
+def _scored(
+    model: str,
+    blocks: int | None,
+    ratio: float | None,
+    criterion: str | None,
+    opening: dict[str, Any],
+    progress: Any,
+    calibration: dict[str, Any],
+) -> Plan:
+    from shortgpt.loading import load
+    from shortgpt.scores import DEFAULT_CRITERION, score
+
+    common.number_of_blocks(blocks, ratio, 100, 0.25)  # a mistake here is told before the model is loaded
+    opened = load(model, **opening)
+    source = calibration.pop("calibration")
+    scores = score(opened, source, criteria=(criterion or DEFAULT_CRITERION,), progress=progress, **calibration)
+    return scores.plan(common.number_of_blocks(blocks, ratio, len(scores), 0.25))
+
+
+def report(plan: Plan, output: str, quiet: bool) -> None:
+    """Print what was done to a model."""
+    from shortgpt.blocks import format_blocks
+    from shortgpt.reports import scores_table
+
+    screen = common.console()
+    if plan.scores is not None and not quiet:
+        screen.print(scores_table(plan.scores, plan.blocks))
+    before, after = plan.parameters_before or 1, plan.parameters_after or 0
+    screen.print(
+        f"removed {format_blocks(plan.blocks)}: {plan.depth} → {plan.depth - len(plan.blocks)} blocks, "
+        f"{before:,} → {after:,} parameters ({1 - after / before:.1%} fewer)",
+        soft_wrap=True,
+    )
+    screen.print(str(plan.verification), soft_wrap=True)
+    screen.print(f"written to {Path(output)}", soft_wrap=True)

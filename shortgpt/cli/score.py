@@ -1,0 +1,57 @@
+"""`shortgpt score`: a row a block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from shortgpt.cli import common
+
+DEFAULT_RATIO = 0.25
+
+
+@click.command(epilog="Example:  shortgpt score zoo:llama --sequences 8 --ratio 0.25")
+@click.argument("model")
+@click.option(
+    "--criterion", "criteria", multiple=True, help="What to measure; may be repeated. Default: block-influence."
+)
+@click.option("--blocks", type=int, help="Mark the N blocks that would be removed.")
+@click.option("--ratio", type=float, help=f"Mark this share of the blocks. Default: {DEFAULT_RATIO}.")
+@click.option("--architecture", help="Take this adapter instead of looking for one.")
+@common.calibration_options
+@common.model_options
+@common.report_option
+@common.output_options
+def score(
+    model: str,
+    criteria: tuple[str, ...],
+    blocks: int | None,
+    ratio: float | None,
+    architecture: str | None,
+    device: str | None,
+    dtype: str,
+    trust_remote_code: bool,
+    report: str | None,
+    json_file: str | None,
+    quiet: bool,
+    **calibration: Any,
+) -> None:
+    """Score every block of MODEL.
+
+    For each block: Block Influence ± standard error (the lower, the more redundant), parameters, and rank. Marked is
+    what `shortgpt prune` would remove.
+    """
+    from shortgpt.loading import load
+    from shortgpt.reports import scores_table
+    from shortgpt.scores import DEFAULT_CRITERION
+    from shortgpt.scores import score as run
+
+    common.check_report(report)
+    common.number_of_blocks(blocks, ratio, 100, DEFAULT_RATIO)  # a mistake here is told before the model is loaded
+    opened = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, architecture=architecture)
+    source = calibration.pop("calibration")
+    with common.progress_bars(quiet) as progress:
+        scores = run(opened, source, criteria=criteria or (DEFAULT_CRITERION,), progress=progress, **calibration)
+    count = common.number_of_blocks(blocks, ratio, len(scores), DEFAULT_RATIO)
+    common.emit(scores, scores_table(scores, scores.least_influential(count)), json_file, report)
