@@ -164,7 +164,7 @@ def parse_blocks(text: str) -> tuple[int, ...]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if first > last:
+        if first > last or last > 100_000:
             raise SelectionError(f"{text!r} is not a list of blocks; write block numbers and ranges, such as 21-29,31")
         blocks.update(range(first, last + 1))
     return tuple(sorted(blocks))

@@ -47,6 +47,7 @@ def prune_checkpoint(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     architecture: str | None = None,
+    export_as: str | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Remove blocks from a checkpoint on disk, without loading the model, and prove the result.
@@ -57,6 +58,7 @@ def prune_checkpoint(
         blocks: what goes: block numbers, or a `Plan`.
         verify: load both models, one after the other, and compare; see `shortgpt.verification`.
         device, dtype: of the verification; dtype "auto" is the checkpoint's own.
+        export_as: write the result as another architecture that the family can be written as, exactly.
         progress: called after every tensor written.
 
     Returns:
@@ -71,6 +73,9 @@ def prune_checkpoint(
 
     origin = source if isinstance(source, Source) else resolve(source)
     family = recognise(origin, architecture)
+    if export_as is not None and export_as not in family.exports:
+        can = ", ".join(family.exports) or "none"
+        raise ModelError(f"{origin.name}: {family.architecture} cannot be written as {export_as!r} (supported: {can})")
     config = family.read_config(origin, trust_remote_code=trust_remote_code)
     plan = blocks if isinstance(blocks, Plan) else None
     keep = family.keep(config, blocks.blocks if isinstance(blocks, Plan) else blocks)
@@ -92,12 +97,19 @@ def prune_checkpoint(
         expected = (
             verification.expectation(origin, family, plan.blocks, options, weights.total_bytes) if verify else None
         )
-        weights.write(folder, renamed, folds, progress)
-        family.write_config(family.rewrite_config(config, keep), origin, folder)
+        written = family
+        with tempfile.TemporaryDirectory(dir=folder) as inner:
+            stage = folder if export_as is None else Path(inner)
+            weights.write(stage, renamed, folds, progress)
+            family.write_config(family.rewrite_config(config, keep), origin, stage)
+            if export_as is not None:
+                family.export(Source(origin.name, stage), export_as, folder)
+                written = recognise(Source(str(folder), folder))
         if isinstance(expected, Verification):
             outcome = expected
         elif expected is not None:
-            outcome = verification.check(folder, family, expected, options, folded=bool(folds))
+            exact = not folds and export_as is None
+            outcome = verification.check(folder, written, expected, options, folded=not exact)
         before, after = weights.parameters(weights.names), weights.parameters(renamed.values())
         plan = replace(
             plan,
@@ -105,7 +117,7 @@ def prune_checkpoint(
             parameters_before=before,
             parameters_after=after,
             source_hashes=hashes.result(),
-            load=family.load_example,
+            load=written.load_example,
             base=base,
         )
         write_records(folder, plan)
@@ -292,6 +304,15 @@ class Weights:
 
     def _read_torch(self, file: Path) -> dict[str, Entry]:
         return {name: Entry(tuple(tensor.shape)) for name, tensor in self._torch_tensors(file).items()}
+
+    def tensors_of(self, file: Path) -> dict[str, Any]:
+        """The tensors of one file, mapped from it rather than read."""
+        if file.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(file, framework="pt") as tensors:
+                return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        return self._torch_tensors(file)
 
     def _torch_tensors(self, file: Path) -> dict[str, Any]:
         import pickle

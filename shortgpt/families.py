@@ -96,6 +96,7 @@ class Family(ABC):
         block_lists: dotted paths of the block list as tensors' names may begin with it; the first is the model's own.
         loader: `"module:function"`, a function `(directory, device, dtype) -> Reloaded` that opens a checkpoint
             with the family's own loader and nothing of an adapter. Verification calls it in a fresh process.
+        exports: other architectures that a checkpoint can be written as, exactly; see `export`.
         load_example: the lines of Python that load a checkpoint from "DIR", for the model card.
         tolerance: the largest difference of logits between removing and skipping, relative to the largest logit:
             0.0, no difference at all, unless the family's own arithmetic depends on a block's place. (Folded weights
@@ -106,6 +107,7 @@ class Family(ABC):
     norm_placement: ClassVar[NormPlacement] = "unknown"
     block_lists: ClassVar[tuple[str, ...]]
     loader: ClassVar[str]
+    exports: ClassVar[tuple[str, ...]] = ()
     load_example: ClassVar[str] = ""
     tolerance: ClassVar[float] = 0.0
 
@@ -134,6 +136,14 @@ class Family(ABC):
     def rewrite_config(self, config: Config, keep: Sequence[int]) -> Config:
         """The config of the model that has the blocks `keep` only. See `removal.rewrite_config`."""
         return removal.rewrite_config(config, keep, self.depth(config))
+
+    def export(self, source: Source, target: str, directory: Path) -> None:
+        """Write a checkpoint of this family, `source`, as one of the architecture `target`, one of `exports`.
+
+        Raises:
+            ModelError: this one cannot be written so.
+        """
+        raise ModelError(f"{self.architecture} cannot be written as {target}")
 
     # -- tensors ------------------------------------------------------------------------------------------------
 

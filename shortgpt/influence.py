@@ -43,7 +43,8 @@ def cosine_distance(x: Tensor, y: Tensor) -> Tensor:
     """`1 − x·y / (‖x‖ ‖y‖)` along the last axis, in the dtype of its arguments: float64 or float32.
 
     In float64 the direct form has a relative error of 1e-11 at a distance of 1e-5. In float32 it would have none of
-    its digits right there, so the equal form `½ ‖x/‖x‖ − y/‖y‖‖²` is taken, good to 2e-6 for a single token.
+    its digits right there, so the equal form `½ ‖x/‖x‖ − y/‖y‖‖²` is taken: for a single token good to 2e-6 at a
+    distance of 1e-3 or more and to 1e-5 at 1e-5; over many tokens to 1e-7.
     """
     if x.dtype == torch.float64:
         norms = torch.linalg.vector_norm(x, dim=-1) * torch.linalg.vector_norm(y, dim=-1)

@@ -168,7 +168,7 @@ def model_card(plan: Plan) -> str:
         base = plan.base
         lines += [
             "",
-            f"The base model is `{base.model}`, of {base.depth} blocks, without the blocks {format_blocks(base.blocks)}.",
+            f"The base model is `{base.model}` ({base.depth} blocks) without {format_blocks(base.blocks)}.",
         ]
     lines += [
         "",

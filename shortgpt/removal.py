@@ -240,6 +240,7 @@ def remove(model: BlockSequence, blocks: Plan | Iterable[int]) -> BlockSequence:
     shorter = model.without(plan.blocks)
     shorter.plan = replace(
         plan,
+        base=model.plan,
         parameters_before=model.total_parameters(),
         parameters_after=shorter.total_parameters(),
         load=shorter.load_example,

@@ -271,11 +271,11 @@ class _Pass:
                 f"{tuple(self.real.shape)} tokens; a boundary is [batch, tokens, width]"
             )
         if boundary > 0 and self.held is not None:
-            if self.held._version != self.version:
+            if _version(self.held) != self.version:
                 raise AdapterError(f"{self.model.block_names[boundary - 1]} wrote into the stream that it was given")
             self._add(boundary - 1, self.held, hidden)
             self.report("blocks", boundary, len(self.model))
-        self.held, self.version = hidden, hidden._version
+        self.held, self.version = hidden, _version(hidden)
 
     def sums(self, batch: int) -> Tensor:
         """The sums, on the CPU, without the counts of broken tokens.
@@ -283,7 +283,7 @@ class _Pass:
         Raises:
             HiddenStateError: a count is not zero.
         """
-        rows = self.rows.cpu().double()
+        rows = self.rows.cpu()
         _refuse_broken(self.model, batch, rows)
         return rows[..., :-2]
 
@@ -293,10 +293,12 @@ class _Pass:
         from shortgpt.influence import precise
 
         self.dtype = str(hidden.dtype).removeprefix("torch.")
-        self.real, self.lengths = self.real.to(hidden.device), self.lengths.to(hidden.device)
-        self.owner = torch.arange(len(self.real), device=hidden.device).repeat_interleave(self.lengths)
-        columns = len(self.measures) + 4
-        self.rows = precise(torch.zeros(len(self.real), len(self.model), columns, device=hidden.device))
+        self.real = self.real.to(hidden.device)
+        # A device without float64 computes a token's value in float32; the sums are float64 all the same, on the CPU.
+        home = hidden.device if precise(hidden[:0]).dtype == torch.float64 else torch.device("cpu")
+        self.owner = torch.arange(len(self.real), device=home).repeat_interleave(self.lengths.to(home))
+        shape = (len(self.real), len(self.model), len(self.measures) + 4)
+        self.rows = torch.zeros(shape, dtype=torch.float64, device=home)
 
     def _add(self, block: int, before: Tensor, after: Tensor) -> None:
         import torch
@@ -315,7 +317,13 @@ class _Pass:
                 (~(norm.isfinite() & norm_after.isfinite())).to(norm.dtype),
                 ((norm == 0) | (norm_after == 0)).to(norm.dtype),
             ]
-            self.rows[:, block].index_add_(0, self.owner[at : at + CHUNK], torch.stack(columns, 1))
+            values = torch.stack(columns, 1).to(self.rows)
+            self.rows[:, block].index_add_(0, self.owner[at : at + CHUNK], values)
+
+
+def _version(hidden: Tensor) -> int:
+    """How often a tensor was written to; tensors made in inference mode don't count it."""
+    return 0 if hidden.is_inference() else hidden._version
 
 
 def _refuse_broken(model: BlockSequence, batch: int, sums: Tensor) -> None:

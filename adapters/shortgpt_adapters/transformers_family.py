@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from shortgpt.checkpoint import copy_companions
 from shortgpt.errors import CheckpointError, ModelError
 from shortgpt.families import Config, OpenOptions, Source
 from shortgpt.modules import TorchBlockSequence, TorchFamily
+from shortgpt_adapters.transformers_loader import unfit
 
 
 class TransformersBlocks(TorchBlockSequence):
@@ -96,11 +98,11 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
         except Exception as error:  # safetensors, torch, pickle and transformers each have their own
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise CheckpointError(f"{source.name}: transformers cannot load it ({reason[:300]})") from error
-        faults = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "mismatched_keys") if info[kind]}
-        block_list = self.block_lists[0].rpartition(".")[2]
-        stale = [name for name in info["unexpected_keys"] if f"{block_list}." in name and "inv_freq" not in name]
-        if stale:
-            faults["unexpected_keys"] = sorted(stale)
+        faults = unfit(info)
+        if "unexpected_keys" in faults:  # a head that this class lacks is none of our business; a lost block is
+            in_blocks = re.compile(rf"(.*\.)?{self.block_lists[0].rpartition('.')[2]}\.\d+\..*")
+            faults["unexpected_keys"] = [name for name in faults["unexpected_keys"] if in_blocks.fullmatch(name)]
+        faults = {kind: names for kind, names in faults.items() if names}
         if faults:
             kind, names = next(iter(faults.items()))
             raise CheckpointError(
@@ -123,8 +125,7 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
                 attn_implementation=like.config._attn_implementation,
                 output_loading_info=True,
             )
-        faults = {kind: sorted(map(str, names)) for kind, names in info.items() if names}
-        if faults:
+        if faults := unfit(info):
             raise CheckpointError(f"{type(like).__name__}: the shorter model does not take these tensors: {faults}")
         model.load_state_dict(dict(tensors), assign=True)
         model.tie_weights()

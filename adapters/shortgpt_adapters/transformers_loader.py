@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils import logging
+
+CONSTANTS = re.compile(r".*\.(attn|self_attn|attention)\.(bias|masked_bias|rotary_emb\.inv_freq)")
+"""Masks and frequencies that old checkpoints hold and that the library computes itself."""
+
+
+def unfit(info: dict[str, Any]) -> dict[str, list[str]]:
+    """What `from_pretrained` had to invent, drop or could not fit, by kind; constants of old checkpoints left out."""
+    found = {kind: sorted(n for n in map(str, names) if not CONSTANTS.fullmatch(n)) for kind, names in info.items()}
+    return {kind: names for kind, names in found.items() if names}
 
 
 class ReloadedCausalLM:
@@ -33,8 +45,6 @@ class ReloadedCausalLM:
         )
         ids = input_ids.to(self.model.device)
         output = self.model.generate(ids, attention_mask=ids.new_ones(ids.shape), generation_config=greedy)
-        import torch
-
         return torch.cat(output.logits)
 
 
@@ -49,7 +59,6 @@ def reload(directory: Path, *, device: str, dtype: str, trust_remote_code: bool 
     model, info = AutoModelForCausalLM.from_pretrained(
         directory, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
     )
-    faults = {kind: sorted(map(str, names))[:3] for kind, names in info.items() if names}
-    if faults:
+    if faults := unfit(info):
         raise ValueError(f"the reloaded model does not hold exactly what was saved: {faults}")
     return ReloadedCausalLM(model.to(device))

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from shortgpt.plan import Plan
 
 
-@click.command(epilog="Example:  shortgpt prune zoo:llama --output shorter --ratio 0.25")
+class _AsOption(click.Command):
+    """Reads `--as-NAME` as `--as NAME`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        split = ((["--as", arg[5:]] if arg.startswith("--as-") else [arg]) for arg in args)
+        return super().parse_args(ctx, [part for parts in split for part in parts])
+
+
+@click.command(cls=_AsOption, epilog="Example:  shortgpt prune zoo:llama --output shorter --ratio 0.25")
 @click.argument("model")
 @click.option("--output", "-o", required=True, metavar="DIR", help="A folder that does not exist yet, or is empty.")
 @click.option("--blocks", type=int, help="Remove the N blocks of least score.")
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--plan", "plan_file", metavar="FILE", help="Remove what a shortgpt.json says.")
 @click.option("--criterion", help="The score to choose by. Default: block-influence.")
 @click.option("--verify/--no-verify", default=True, help="Prove the result against the original. Default: yes.")
+@click.option("--as", "export_as", metavar="NAME", help="Write the result as this architecture; --as-NAME is the same.")
 @click.option("--architecture", help="Take this adapter instead of looking for one.")
 @common.calibration_options
 @common.model_options
@@ -36,6 +45,7 @@ def prune(
     plan_file: str | None,
     criterion: str | None,
     verify: bool,
+    export_as: str | None,
     architecture: str | None,
     json_file: str | None,
     quiet: bool,
@@ -67,7 +77,9 @@ def prune(
             plan = Plan.read(plan_file)
         else:
             plan = _scored(model, blocks, ratio, criterion, opening, progress, options)
-        done = prune_checkpoint(resolve(model), output, plan, verify=verify, progress=progress, **opening)
+        done = prune_checkpoint(
+            resolve(model), output, plan, verify=verify, export_as=export_as, progress=progress, **opening
+        )
     if isinstance(plan, Plan) and plan_file and plan.source_hashes not in ({}, done.source_hashes):
         common.note(f"note: {plan_file} was made from other weights than those of {model}", quiet)
     if json_file != "-":

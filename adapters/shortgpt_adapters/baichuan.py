@@ -1,0 +1,45 @@
+"""Baichuan and Baichuan2, 7B and 13B. See `baichuan_model` for the model, which transformers does not have.
+
+::
+
+    x ─●─ input_layernorm ─ W_pack ─ attention ─ o_proj ─(+)─●─ post_attention_layernorm ─ mlp ─(+)─▶ x'
+       └───────────────────────────────────────────────────┘ └──────────────────────────────────────┘
+
+The first checkpoints carry rotary frequencies in every block, which the library computes itself. The 7B models can be
+written as Llama, exactly, so that any server takes them.
+"""
+
+from pathlib import Path
+
+from transformers import GenerationConfig, LlamaForCausalLM
+
+from shortgpt.checkpoint import Weights, copy_companions
+from shortgpt.errors import ModelError
+from shortgpt.families import Source
+from shortgpt_adapters import baichuan_model  # registers the classes with transformers
+from shortgpt_adapters.transformers_family import TransformersFamily, quiet
+from shortgpt_adapters.transformers_loader import reload as reload
+
+
+class Baichuan(TransformersFamily):
+    architecture = "baichuan"
+    norm_placement = "pre"
+    block_lists = ("model.layers", "layers")
+    loader = "shortgpt_adapters.baichuan:reload"
+    load_example = f"import {baichuan_model.__name__}  # registers the model type\n{TransformersFamily.load_example}"
+    exports = ("llama",)
+
+    def export(self, source: Source, target: str, directory: Path) -> None:
+        config = baichuan_model.BaichuanConfig.from_pretrained(source.path)
+        weights = Weights(source)
+        tensors = {name: tensor for file in weights.files for name, tensor in weights.tensors_of(file).items()}
+        try:
+            llama_config, renamed = baichuan_model.as_llama(config, tensors)
+        except ValueError as error:
+            raise ModelError(f"{source.name}: {error}") from None
+        copy_companions(source, directory)
+        with quiet():
+            model = LlamaForCausalLM.from_pretrained(None, config=llama_config, state_dict=renamed, dtype="auto")
+            if (source.path / "generation_config.json").is_file():
+                model.generation_config = GenerationConfig.from_pretrained(source.path)
+            model.save_pretrained(directory)
