@@ -181,7 +181,8 @@ def _texts_of_file(file: Path, field: str | None) -> Iterator[str]:
         yield text
         return
     key = field or "text"
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines(): JSON may hold other signs that it takes for the end of a line.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -250,10 +251,10 @@ def _tokenised(tokenizer: Any, text: str, length: int) -> list[int]:
 
 
 def _check_ids(windows: Sequence[Sequence[int]], model: BlockSequence, label: str) -> None:
-    largest = max(max(ids) for ids in windows)
-    if largest >= model.vocab_size:
+    outside = [i for ids in windows for i in (min(ids), max(ids)) if not 0 <= i < model.vocab_size]
+    if outside:
         raise CalibrationError(
-            f"{label}: token id {largest} is beyond the vocabulary of {model.name} ({model.vocab_size}); "
+            f"{label}: token id {outside[0]} is outside the vocabulary of {model.name} ({model.vocab_size}); "
             "this is not the model's own tokenizer"
         )
 

@@ -21,12 +21,12 @@ import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shortgpt.errors import CheckpointError, ModelError, OutputError
+from shortgpt.errors import CheckpointError, ModelError, OutputError, SelectionError
 from shortgpt.families import Fold, OpenOptions, Source, recognise, resolve
 from shortgpt.plan import CARD_FILE, PLAN_FILE, Plan, Verification, write_records
 from shortgpt.scores import Progress
@@ -80,6 +80,8 @@ def prune_checkpoint(
     plan = blocks if isinstance(blocks, Plan) else None
     keep = family.keep(config, blocks.blocks if isinstance(blocks, Plan) else blocks)
     depth = family.depth(config)
+    if len(keep) == depth:
+        raise SelectionError("no blocks were asked for, so there is nothing to remove; name at least one")
     if plan is None:
         gone = tuple(i for i in range(depth) if i not in set(keep))
         plan = Plan(model=origin.name, architecture=family.architecture, depth=depth, blocks=gone)
@@ -132,6 +134,7 @@ def new_folder(output: str | Path) -> Iterator[Path]:
         OutputError: `output` exists and is not an empty folder, or the disk is full or not writable.
     """
     target = check_output(output)
+    made = [folder for folder in target.parents if not folder.exists()]
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -145,9 +148,17 @@ def new_folder(output: str | Path) -> Iterator[Path]:
         raise OutputError(
             f"{target}: cannot be written ({error.strerror or error}); nothing was left behind"
         ) from error
+    except Exception as error:
+        # safetensors has an error of its own for what the operating system refuses, worded as Rust words it.
+        if type(error).__name__ == "SafetensorError" and (found := re.search(r"[^:]*\(os error \d+\)", str(error))):
+            raise OutputError(f"{target}: cannot be written ({found[0].strip()}); nothing was left behind") from error
+        raise
     finally:
         if temporary is not None and temporary.exists():
             shutil.rmtree(temporary, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
 
 
 def check_output(output: str | Path) -> Path:
@@ -156,7 +167,7 @@ def check_output(output: str | Path) -> Path:
     Raises:
         OutputError: it exists and is not an empty folder.
     """
-    target = Path(output).expanduser().absolute()
+    target = Path(output).expanduser().resolve()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise OutputError(f"{target}: exists and is not an empty folder; name a new one, nothing is overwritten")
     return target
@@ -273,9 +284,9 @@ class Weights:
                 self.index = index
                 try:
                     names = sorted(set(json.loads((path / index).read_text(encoding="utf-8"))["weight_map"].values()))
+                    missing = [name for name in names if not (path / name).is_file()]
                 except (ValueError, KeyError, AttributeError, TypeError) as error:
                     raise CheckpointError(f"{self.source.name}: {index} is damaged ({error!r})") from None
-                missing = [name for name in names if not (path / name).is_file()]
                 if missing:
                     raise CheckpointError(
                         f"{self.source.name}: {index} names {len(missing)} files that are missing ({missing[0]}, ...); "
@@ -291,7 +302,7 @@ class Weights:
         header, start = _safetensors_header(file)
         self.metadata[file] = header.pop("__metadata__", {})
         entries = {
-            name: Entry(tuple(t["shape"]), t["dtype"], start + t["data_offsets"][0], start + t["data_offsets"][1])
+            name: Entry(tuple(t["shape"]), t["dtype"], *(start + offset for offset in t["data_offsets"]))
             for name, t in header.items()
         }
         end = max((entry.end for entry in entries.values()), default=start)
@@ -315,7 +326,6 @@ class Weights:
         return self._torch_tensors(file)
 
     def _torch_tensors(self, file: Path) -> dict[str, Any]:
-        import pickle
         import zipfile
 
         import torch
@@ -323,7 +333,7 @@ class Weights:
         try:
             # Files older than torch 1.6 are no zip archives and cannot be mapped.
             loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        except Exception as error:  # bytes that are no pickle can raise anything
             reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(f"{file}: cannot be read as a torch checkpoint ({reason[:200]})") from None
         if not isinstance(loaded, Mapping) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
@@ -383,7 +393,11 @@ class Weights:
         for new, old in part.items():
             kept[new] = folds[new](tensors[old]) if new in folds else tensors[old]
             one_more()
-        torch.save(kept, target)
+        with target.open("wb") as writer:
+            try:
+                torch.save(kept, writer)
+            except RuntimeError as error:  # what the file refused stands behind it
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def _safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
@@ -395,9 +409,12 @@ def _safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
     try:
         header = json.loads(text)
         for name, tensor in header.items():
-            if name != "__metadata__" and not {"dtype", "shape", "data_offsets"} <= tensor.keys():
-                raise ValueError(name)
-    except (ValueError, AttributeError):
+            if name != "__metadata__":
+                begin, end = tensor["data_offsets"]
+                numbers = (*tensor["shape"], begin, end - begin)
+                if not isinstance(tensor["dtype"], str) or not all(isinstance(n, int) and n >= 0 for n in numbers):
+                    raise ValueError(name)
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(
             f"{file}: truncated or damaged: it has no safetensors header; fetch the model again"
         ) from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shortgpt.blocks import BlockSequence
+from shortgpt.calibration import Calibration
 from shortgpt.errors import ShortGPTError
 from shortgpt.scores import DEFAULT_CRITERION, Progress, Scores, score
 from shortgpt.values import Value
@@ -127,11 +128,13 @@ def compare(
 
     plugins.lookup("criterion", plugins.registry().criteria, criterion)
     asked: Sequence[Any] = list(models)
+    if not isinstance(calibration, (str, Path, Calibration)):
+        calibration = list(calibration)  # each model reads it
     rows = []
     for number, model in enumerate(asked):
         if progress is not None:
             progress("models", number, len(asked))
-        name = model.name if isinstance(model, BlockSequence) else str(model)
+        name = _name(model)
         try:
             measured = _measured(model)
             if measured is not None:
@@ -154,9 +157,17 @@ def compare(
             rows.append(Row(name, scores))
         except ShortGPTError as error:
             rows.append(Row(name, error=str(error)))
+        except Exception as error:  # a model's own code, or a device's memory: the others still run
+            rows.append(Row(name, error=f"{type(error).__name__}: {error}"))
         opened = None
         gc.collect()  # before the next model is loaded
     return Comparison(tuple(rows))
+
+
+def _name(model: Any) -> str:
+    if isinstance(model, BlockSequence):
+        return model.name
+    return model.model if isinstance(model, Scores) else str(model)
 
 
 def _measured(model: Any) -> Scores | None:
@@ -164,5 +175,8 @@ def _measured(model: Any) -> Scores | None:
     if isinstance(model, Scores):
         return model
     if isinstance(model, (str, Path)) and Path(model).suffix == ".json" and Path(model).is_file():
-        return Scores.from_json(Path(model).read_text(encoding="utf-8"))
+        try:
+            return Scores.from_json(Path(model).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ShortGPTError(f"{model}: no scores can be read from it ({error})") from None
     return None

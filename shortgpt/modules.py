@@ -55,6 +55,7 @@ class TorchBlockSequence(BlockSequence):
         self.source = source
         self.architecture = family.architecture
         self.norm_placement = family.norm_placement
+        self.load_example = family.load_example
         path = family.block_lists[0]
         try:
             blocks = model.get_submodule(path)

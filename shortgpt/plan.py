@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,7 +129,7 @@ def model_card(plan: Plan) -> str:
     kept = plan.depth - len(plan.blocks)
     lines = [
         "---",
-        f"base_model: {plan.model}",
+        f"base_model: {json.dumps(plan.model, ensure_ascii=False)}",
         "tags:",
         "- shortgpt",
         "- depth-pruning",

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import pluggy
 
 from shortgpt import hookspecs
-from shortgpt.errors import PluginError, UnknownNameError
+from shortgpt.errors import PluginError, ShortGPTError, UnknownNameError
 from shortgpt.values import Value
 
 GROUP = "shortgpt"
@@ -140,7 +140,9 @@ def load_target(target: str) -> Any:
         raise PluginError(f"target {target!r} is malformed; it must read 'module:object'")
     try:
         return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except ShortGPTError:
+        raise
+    except Exception as error:  # whatever a stranger's module does at import
         raise PluginError(f"target {target!r} cannot be imported: {_reason(error)}") from error
 
 

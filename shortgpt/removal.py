@@ -54,10 +54,11 @@ def _per_block(value: Any, keep: Sequence[int], depth: int) -> Any:
 
 
 def _keyed_by_block(value: Any, keep: Sequence[int], depth: int) -> Any:
-    """A mapping from block number, as JSON writes it (a string), to anything."""
+    """A mapping from block number, as a string where it was read from JSON, to anything."""
     if not value:
         return value
-    return {str(new): value[str(old)] for new, old in enumerate(keep) if str(old) in value}
+    by_number = {int(number): item for number, item in value.items()}
+    return {str(new): by_number[old] for new, old in enumerate(keep) if old in by_number}
 
 
 def _indices(first: int) -> Callable[[Any, Sequence[int], int], Any]:

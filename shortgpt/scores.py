@@ -303,22 +303,22 @@ class _Pass:
     def _add(self, block: int, before: Tensor, after: Tensor) -> None:
         import torch
 
-        from shortgpt.influence import CHUNK, precise
+        from shortgpt.influence import chunks, norm, precise
 
         # The mask selects and never multiplies: whatever the padding holds, NaN too, is not looked at.
         x, y = (v[self.real] if self.padded else v.flatten(0, 1) for v in (before, after))
-        for at in range(0, len(x), CHUNK):
-            u, v = precise(x[at : at + CHUNK]), precise(y[at : at + CHUNK])
-            norm, norm_after = torch.linalg.vector_norm(u, dim=-1), torch.linalg.vector_norm(v, dim=-1)
+        for here in chunks(x):
+            u, v = precise(x[here]), precise(y[here])
+            norm_before, norm_after = norm(u), norm(v)
             columns = [
                 *(measure.values(u, v) for measure in self.measures),
-                norm,
-                torch.linalg.vector_norm(v - u, dim=-1),
-                (~(norm.isfinite() & norm_after.isfinite())).to(norm.dtype),
-                ((norm == 0) | (norm_after == 0)).to(norm.dtype),
+                norm_before,
+                norm(v - u),
+                (~(norm_before.isfinite() & norm_after.isfinite())).to(u.dtype),
+                ((norm_before == 0) | (norm_after == 0)).to(u.dtype),
             ]
             values = torch.stack(columns, 1).to(self.rows)
-            self.rows[:, block].index_add_(0, self.owner[at : at + CHUNK], values)
+            self.rows[:, block].index_add_(0, self.owner[here], values)
 
 
 def _version(hidden: Tensor) -> int:

@@ -83,8 +83,9 @@ def check_adapter(
             check(subject)
         except AssertionError as error:
             raise AdapterError(f"{model.architecture}: the contract is broken: {name}: {error}") from None
-        except ShortGPTError as error:
-            raise AdapterError(f"{model.architecture}: the contract is broken: {name}: {error}") from error
+        except Exception as error:  # an adapter's code can raise anything
+            what = str(error) if isinstance(error, ShortGPTError) else f"{type(error).__name__}: {error}"
+            raise AdapterError(f"{model.architecture}: the contract is broken: {name}: {what}") from error
         held.append(name)
     return tuple(held)
 
@@ -176,6 +177,14 @@ def _removal_equals_skipping(subject: Subject) -> None:
         _assert_equal(shorter.logits(batch), expected, f"logits without the blocks {blocks}", subject.tolerance)
         plain = model.logits(batch)
         assert not torch.equal(plain, expected), f"skipping the blocks {blocks} changes nothing; use other weights"
+
+
+def _a_shorter_model_shares_its_tensors(subject: Subject) -> None:
+    model = subject.make()
+    own = {parameter.untyped_storage().data_ptr() for parameter in _parameters(model).values()}
+    shorter = _parameters(model.without(()))
+    copied = [name for name, tensor in shorter.items() if tensor.untyped_storage().data_ptr() not in own]
+    assert not copied, f"{len(copied)} tensors of the shorter model are copies ({copied[0]}, ...)"
 
 
 def _the_original_is_untouched(subject: Subject) -> None:
@@ -283,6 +292,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     _skipping_nothing_changes_no_bit,
     _removing_nothing_changes_no_bit,
     _removal_equals_skipping,
+    _a_shorter_model_shares_its_tensors,
     _the_original_is_untouched,
     _reload_equals_memory,
     _the_disk_road_equals_memory,
@@ -328,6 +338,12 @@ def _assert_scores(found: Scores, expected: Scores, what: str) -> None:
     )
     for i, (a, b) in enumerate(zip(found.values, expected.values, strict=True)):
         assert abs(a - b) <= SCORE_TOLERANCE * abs(b) + 1e-9, f"{what}: block {i} scores {a:.8f} instead of {b:.8f}"
+
+
+def _parameters(model: BlockSequence) -> dict[str, Tensor]:
+    """The parameters of a torch model; none for other models."""
+    module: Any = getattr(model, "model", None)
+    return dict(module.named_parameters()) if isinstance(module, torch.nn.Module) else {}
 
 
 def _hooks(model: BlockSequence) -> list[str]:

@@ -87,10 +87,11 @@ def _read(where: str, hint: Any, value: Any) -> Any:
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise ShortGPTError(f"{where}: expected an object, found {type(value).__name__}")
-        return {
-            _read(where, int, int(k)) if arguments[0] is int else k: _read(where, arguments[1], v)
-            for k, v in value.items()
-        }
+        numbered = arguments[0] is int
+        wrong = [key for key in value if numbered and not key.isdecimal()]
+        if wrong:
+            raise ShortGPTError(f"{where}: expected int, found {wrong[0]!r}")
+        return {int(k) if numbered else k: _read(where, arguments[1], v) for k, v in value.items()}
     if hint is float:
         if value is None:
             return float("nan")

@@ -178,23 +178,26 @@ def check(
             f"the shorter model's logits differ by {difference:.3g} from the original's with these blocks skipped "
             f"(largest logit {largest:.4g}, allowed {tolerance * largest:.3g}); nothing was kept"
         )
-    compare_generation(cached, uncached, eps)
+    generated = compare_generation(cached, uncached, eps)
     return Verification(
         verified=True,
         max_difference=difference,
         max_logit=largest,
         tolerance=tolerance,
         probe=tuple(expected.input_ids.shape),
-        generated=len(cached),
+        generated=generated,
         device=options.device,
         dtype=str(dtype).removeprefix("torch."),
     )
 
 
-def compare_generation(cached: Tensor, uncached: Tensor, eps: float) -> None:
+def compare_generation(cached: Tensor, uncached: Tensor, eps: float) -> int:
     """Compare the logits of greedy tokens, [tokens, vocabulary], up to the first one that legitimately flips.
 
     Two tokens whose logits are closer than rounding may come out either way; from there on the texts differ.
+
+    Returns:
+        How many tokens were the same.
 
     Raises:
         VerificationError: a token differs although its lead is larger than rounding.
@@ -210,7 +213,8 @@ def compare_generation(cached: Tensor, uncached: Tensor, eps: float) -> None:
                 f"cached generation differs from uncached at token {step}: {int(with_cache.argmax())} instead of "
                 f"{int(best.indices[0])}, which leads by {lead:.3g} (rounding: {rounding:.3g}); nothing was kept"
             )
-        return
+        return step
+    return len(cached)
 
 
 def _child(text: str) -> None:

@@ -49,6 +49,8 @@ class RwkvBlocks(TransformersBlocks):
         return hidden * 2.0 ** self._halvings(min(boundary, len(self) - 1))
 
     def tensors(self) -> dict[str, Tensor]:
+        if self.model.config.rescale_every == 0:
+            return super().tensors()
         return {
             name: tensor * 2 ** self._halvings(int(match[1])) if (match := RESCALED.fullmatch(name)) else tensor
             for name, tensor in super().tensors().items()

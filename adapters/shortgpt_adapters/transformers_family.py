@@ -32,7 +32,6 @@ class TransformersBlocks(TorchBlockSequence):
         super().__init__(family, model, **details)
         self.vocab_size = self.model.get_input_embeddings().num_embeddings
         self.max_tokens = self._window()
-        self.load_example = family.load_example
 
     def _window(self) -> int | None:
         bounds = [getattr(self.model.config, "max_position_embeddings", None)]

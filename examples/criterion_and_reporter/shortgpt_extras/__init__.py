@@ -1,0 +1,1 @@
+"""A criterion and a report format for shortgpt."""

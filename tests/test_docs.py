@@ -1,0 +1,165 @@
+"""The documentation: its Python runs, the files it shows are the files, and what it says of hooks and methods is so.
+
+In docs/*.md every block of Python is run, those of one file in order and in one namespace, with the packages of
+examples/ installed. In README.md a block is run where the line before it is `<!-- run -->`. A block behind
+`<!-- file: PATH -->` is not run but must be that file, to the letter. `<!-- not run: REASON -->` leaves one out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import shortgpt
+from shortgpt import hookspecs
+from tests import example_environment
+from tests.example_environment import ROOT, Environment
+
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *DOCS]
+GUIDE = ROOT / "docs" / "writing-an-adapter.md"
+BLOCK = re.compile(
+    r"^(?:<!-- (?P<mark>[^\n]*?) -->\n)?```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+RUNNER = """
+import json, sys
+namespace = {"__name__": "__main__"}
+for page, line, code in json.loads(sys.stdin.read()):
+    exec(compile("\\n" * line + code, page, "exec"), namespace)
+"""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: the number of lines above its first one, and what the comment before it says."""
+
+    page: Path
+    line: int
+    language: str
+    code: str
+    mark: str
+
+    @property
+    def file(self) -> str | None:
+        kind, _, path = self.mark.partition(": ")
+        return path if kind == "file" else None
+
+    @property
+    def runs(self) -> bool:
+        if self.language != "python" or self.file or self.mark.startswith("not run: "):
+            return False
+        return self.page.parent.name == "docs" or self.mark == "run"
+
+
+def blocks_of(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(page, text[: m.start("code")].count("\n"), m["language"], m["code"], m["mark"] or "")
+        for m in BLOCK.finditer(text)
+    ]
+
+
+def named(page: Path) -> str:
+    return page.name
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    made = example_environment.create(tmp_path_factory.mktemp("docs") / "environment")
+    example_environment.install_examples(made)
+    return made
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(b.runs for b in blocks_of(page))], ids=named)
+def test_the_python_of_a_page_runs(page: Path, environment: Environment, tmp_path: Path) -> None:
+    blocks = [(page.name, block.line, block.code) for block in blocks_of(page) if block.runs]
+    environment.ok("-c", RUNNER, cwd=tmp_path, stdin=json.dumps(blocks))
+
+
+def test_a_line_that_fails_is_told_by_page_and_line(environment: Environment) -> None:
+    done = environment.run("-c", RUNNER, stdin=json.dumps([("page.md", 41, "x = 1\n"), ("page.md", 50, "x\ny\n")]))
+    assert done.returncode == 1
+    assert 'File "page.md", line 52' in done.stderr
+    assert "name 'y' is not defined" in done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_file_that_is_shown_is_the_file(page: Path) -> None:
+    for block in blocks_of(page):
+        if block.file is not None:
+            assert block.code == (ROOT / block.file).read_text(encoding="utf-8"), f"{page.name} shows {block.file}"
+
+
+def test_the_guide_shows_every_file_that_an_adapter_consists_of() -> None:
+    shown = {block.file for block in blocks_of(GUIDE)}
+    package = ROOT / "examples" / "third_party_architecture"
+    written = [*package.glob("*.toml"), *package.glob("tests/*.py"), *package.glob("shortgpt_pebble/*.py")]
+    library = {"__init__.py", "model.py", "make_model.py"}
+    assert {f.relative_to(ROOT).as_posix() for f in written if f.name not in library} <= shown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    targets = [t for t in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) if "://" not in t and not t.startswith("mailto:")]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+# -- hooks and methods ----------------------------------------------------------------------------------------
+
+
+def hooks() -> dict[str, str]:
+    """Hook → `name(parameters) -> answer`, of shortgpt/hookspecs.py."""
+    found = inspect.getmembers(hookspecs, lambda f: hasattr(f, "shortgpt_spec"))
+    return {name: f"{name}{inspect.signature(hook)}".replace("'", "") for name, hook in found}
+
+
+def test_the_guide_lists_the_hooks_with_their_signatures_and_descriptions() -> None:
+    table = re.findall(r"^\| `(shortgpt_\w+\(.*?\) -> .*?)` \| (.*) \|$", GUIDE.read_text("utf-8"), re.MULTILINE)
+    rows = {hook: text.replace("\\|", "|") for hook, text in table}  # a table's cells escape the sign that parts them
+    assert rows == {line: inspect.getdoc(getattr(hookspecs, name)) for name, line in hooks().items()}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_hook_that_is_named_exists(page: Path) -> None:
+    packages = {"shortgpt_adapters", "shortgpt_plugins", "shortgpt_pebble", "shortgpt_extras"}
+    assert set(re.findall(r"\bshortgpt_[a-z_]+", page.read_text(encoding="utf-8"))) - packages <= set(hooks())
+
+
+CLASSES = ("Family", "TorchFamily", "BlockSequence", "TorchBlockSequence")
+METHOD = re.compile(rf"`({'|'.join(CLASSES)})\.(\w+)\((.*?)\)`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_method_that_is_named_takes_these_arguments(page: Path) -> None:
+    for owner, name, arguments in METHOD.findall(page.read_text(encoding="utf-8")):
+        method = getattr(getattr(shortgpt, owner), name)
+        shown: list[str] = []
+        for parameter in list(inspect.signature(method).parameters.values())[1:]:
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and "*" not in shown:
+                shown.append("*")
+            shown.append(parameter.name)
+        assert arguments == ", ".join(shown), f"{owner}.{name}"
+
+
+def test_the_guide_names_every_method_that_an_author_must_write() -> None:
+    text = GUIDE.read_text(encoding="utf-8")
+    told = {(owner, name) for owner, name, _ in METHOD.findall(text)} | set(
+        re.findall(r"property `(\w+)\.(\w+)`", text)
+    )
+    for owner in CLASSES:
+        cls = getattr(shortgpt, owner)
+        own = {name for name in cls.__abstractmethods__ if name in vars(cls)}
+        assert own <= {name for told_owner, name in told if told_owner == owner}, owner
+
+
+def test_the_guide_names_every_way_to_recognise_a_model() -> None:
+    inherited = {field.name for field in dataclasses.fields(shortgpt.Extension)}
+    ways = {field.name for field in dataclasses.fields(shortgpt.Architecture)} - inherited - {"priority"}
+    assert set(re.findall(r"^\| `(\w+)` \| a ", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)) == ways

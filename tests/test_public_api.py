@@ -1,0 +1,263 @@
+"""What others rely on: the public names and signatures, what an import costs, and which way the arrows run.
+
+A table that fails here is a change that users and authors of adapters can see: note it in CHANGELOG.md.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from shortgpt_adapters.catalog import ARCHITECTURES
+
+import shortgpt
+
+ROOT = Path(__file__).parents[1]
+ENGINE, PLUGINS, ADAPTERS = (ROOT / p for p in ("shortgpt", "plugins/shortgpt_plugins", "adapters/shortgpt_adapters"))
+
+NAMES = {
+    *("ShortGPTError", "__version__"),
+    *("load", "wrap", "calibrate", "score", "remove", "prune_checkpoint", "verify", "compare"),
+    *("Calibration", "Comparison", "Plan", "Scores", "Source", "Verification"),
+    *("BlockSequence", "Tap", "TokenBatch", "TorchBlockSequence"),
+    *("Family", "TorchFamily", "Criterion", "BlockInfluence"),
+    *("Architecture", "Extension", "hookimpl"),
+}
+
+FUNCTIONS = {
+    "load": "(name: str | Path, *, device: str | None = None, dtype: str = auto, tokenizer: Any = None, "
+    "trust_remote_code: bool = False, architecture: str | None = None) -> BlockSequence",
+    "wrap": "(model: Any, *, tokenizer: Any = None, name: str | None = None, architecture: str | None = None) "
+    "-> BlockSequence",
+    "calibrate": "(source: Any, model: BlockSequence, *, sequences: int | None = None, tokens: int | None = None, "
+    "seed: int = 0, field: str | None = None, batch_size: int | None = None) -> Calibration",
+    "score": "(model: BlockSequence, calibration: Any = stdlib, *, criteria: Sequence[str] = (block-influence,), "
+    "sequences: int | None = None, tokens: int | None = None, seed: int = 0, field: str | None = None, "
+    "batch_size: int | None = None, progress: Progress | None = None) -> Scores",
+    "remove": "(model: BlockSequence, blocks: Plan | Iterable[int]) -> BlockSequence",
+    "prune_checkpoint": "(source: str | Path | Source, output: str | Path, blocks: Plan | Iterable[int], *, "
+    "verify: bool = True, device: str = cpu, dtype: str = auto, trust_remote_code: bool = False, "
+    "architecture: str | None = None, export_as: str | None = None, progress: Progress | None = None) -> Plan",
+    "verify": "(original: BlockSequence, directory: str | Path, blocks: Iterable[int], *, "
+    "family: Family | None = None) -> Verification",
+    "compare": "(models: Iterable[BlockSequence | Scores | str | Path], calibration: Any = stdlib, *, "
+    "criterion: str = block-influence, sequences: int | None = None, tokens: int | None = None, seed: int = 0, "
+    "field: str | None = None, batch_size: int | None = None, device: str | None = None, dtype: str = auto, "
+    "trust_remote_code: bool = False, progress: Progress | None = None) -> Comparison",
+}
+
+TO_IMPLEMENT = {
+    "BlockSequence": {
+        "device": "property",
+        "trace": "(self, batch: TokenBatch, tap: Tap) -> None",
+        "logits": "(self, batch: TokenBatch) -> Tensor",
+        "skipping": "(self, blocks: Iterable[int]) -> AbstractContextManager[None]",
+        "without": "(self, blocks: Iterable[int]) -> BlockSequence",
+        "write": "(self, directory: Path) -> None",
+        "parameter_counts": "(self) -> tuple[int, ...]",
+        "total_parameters": "(self) -> int",
+    },
+    "TorchBlockSequence": {},
+    "Family": {
+        "read_config": "(self, source: Source, *, trust_remote_code: bool = False) -> Config",
+        "write_config": "(self, config: Config, source: Source, directory: Path) -> None",
+        "open": "(self, source: Source, options: OpenOptions) -> BlockSequence",
+        "wrap": "(self, model: Any, *, name: str, tokenizer: Any = None, source: Source | None = None) "
+        "-> BlockSequence",
+    },
+    "TorchFamily": {
+        "read_config": "(self, source: Source, *, trust_remote_code: bool = False) -> Config",
+        "write_config": "(self, config: Config, source: Source, directory: Path) -> None",
+        "open": "(self, source: Source, options: OpenOptions) -> BlockSequence",
+        "config_of": "(self, model: Any) -> Config",
+        "build": "(self, config: Config, tensors: Mapping[str, Tensor], *, like: Any) -> nn.Module",
+        "write_model": "(self, blocks: Any, directory: Path) -> None",
+    },
+    "Criterion": {"values": "(self, before: Tensor, after: Tensor) -> Tensor"},
+}
+
+
+def shape(thing: object) -> str:
+    """A signature as text, without quotation marks: annotations are strings here, and string defaults read the same."""
+    return "property" if isinstance(thing, property) else str(inspect.signature(thing)).replace("'", "")
+
+
+def test_the_public_names() -> None:
+    assert set(shortgpt.__all__) == NAMES
+    assert set(dir(shortgpt)) == NAMES
+    assert [name for name in NAMES if getattr(shortgpt, name, None) is None] == []
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'prune'"):
+        shortgpt.prune  # noqa: B018
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_signature_of_a_function(name: str) -> None:
+    assert shape(getattr(shortgpt, name)) == FUNCTIONS[name]
+
+
+@pytest.mark.parametrize("name", TO_IMPLEMENT)
+def test_what_a_subclass_must_implement(name: str) -> None:
+    cls = getattr(shortgpt, name)
+    assert {m: shape(inspect.getattr_static(cls, m)) for m in cls.__abstractmethods__} == TO_IMPLEMENT[name]
+
+
+@pytest.mark.parametrize(
+    "lines", ["import shortgpt", "from shortgpt import Architecture, Extension, hookimpl"], ids=["package", "catalog"]
+)
+def test_importing_it_costs_nothing(lines: str) -> None:
+    heavy = ("torch", "transformers", "numpy", "click", "rich", "safetensors", "huggingface_hub")
+    script = f"{lines}\nimport sys; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+# -- which way the arrows run ---------------------------------------------------------------------------------
+
+
+def files(*folders: Path) -> list[Path]:
+    found = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
+    assert found
+    return found
+
+
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"), str(file))
+
+
+def imported(file: Path) -> set[str]:
+    """The modules that a file imports, by their absolute names; of `from a import b` both `a` and `a.b`."""
+    names: set[str] = set()
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute"
+            names.update({node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)})
+    return names
+
+
+def code_texts(file: Path) -> Iterator[str]:
+    """Every identifier and string of a file's code. Docstrings, comments and a command's example are not code."""
+    nodes = list(ast.walk(tree(file)))
+    examples = [node for node in nodes if isinstance(node, ast.keyword) and node.arg == "epilog"]
+    documentation = {id(node.value) for node in (*examples, *(n for n in nodes if isinstance(n, ast.Expr)))}
+    for node in nodes:
+        match node:
+            case ast.Constant(value=str(text)) if id(node) not in documentation:
+                yield text
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name) | ast.keyword(arg=str(name)):
+                yield name
+            case ast.alias(name=name, asname=other):
+                yield from (part for part in (*name.split("."), other) if part)
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.AsyncFunctionDef(name=name):
+                yield name
+
+
+@pytest.mark.parametrize(
+    ("folder", "others"),
+    [
+        (ENGINE, ("shortgpt_adapters", "shortgpt_plugins")),
+        (PLUGINS, ("shortgpt_adapters",)),
+        (ADAPTERS, ("shortgpt_plugins",)),
+    ],
+    ids=lambda value: value.name if isinstance(value, Path) else "",
+)
+def test_a_package_knows_nothing_of_those_that_plug_into_it(folder: Path, others: tuple[str, ...]) -> None:
+    for file in files(folder):
+        for other in others:
+            assert not any(name.split(".")[0] == other for name in imported(file)), f"{file} imports {other}"
+            assert not any(other in text for text in code_texts(file)), f"{file} names {other}"
+
+
+def plain(text: str) -> str:
+    """`LlamaModel` → `llama_model`, `zoo:llama or openai-gpt` → ` or openai_gpt`: a shipped model may be named."""
+    text = re.sub(r"\bzoo:[\w-]+", "", text)
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text).lower().replace("-", "_")
+
+
+def architecture_names() -> dict[str, re.Pattern[str]]:
+    """Name → how it is found in `plain` text: short ones as a word of their own, long ones anywhere."""
+    rows = [row for row in ARCHITECTURES if row.model_types or row.config_keys or row.suffixes]
+    names = {plain(name) for row in rows for name in (row.name, *row.model_types, *row.architectures)}
+    return {name: re.compile(name if len(name) > 4 else rf"(?<![a-z0-9]){name}(?![a-z0-9])") for name in names if name}
+
+
+def architectures_in(file: Path) -> set[tuple[str, str]]:
+    texts = {text: plain(text) for text in code_texts(file)}
+    return {
+        (name, text) for text, words in texts.items() for name, p in architecture_names().items() if p.search(words)
+    }
+
+
+def test_no_architecture_is_named_outside_the_adapters() -> None:
+    assert {"llama", "mistral", "gpt2", "mamba", "rwkv", "baichuan", "openai_gpt"} <= set(architecture_names())
+    assert {file.name: found for file in files(ENGINE, PLUGINS) if (found := architectures_in(file))} == {}
+
+
+def test_an_architecture_named_in_code_would_be_seen(tmp_path: Path) -> None:
+    file = tmp_path / "room.py"
+    file.write_text(
+        '"""llama, in a docstring"""\n'
+        "def f(model, zoo='zoo:llama'):  # gpt2, in a comment\n"
+        '    """mamba, too"""\n'
+        "    if type(model).__name__ == 'BaichuanForCausalLM':\n"
+        "        return model.rwkv.blocks\n"
+        "    return {'openai-gpt': isLlama}\n"
+    )
+    assert {name for name, _ in architectures_in(file)} >= {"baichuan", "rwkv", "openai_gpt", "llama"}
+    assert {name for name, _ in architectures_in(file)} & {"mamba", "gpt2", "mistral"} == set()
+    assert ("llama", "zoo:llama") not in architectures_in(file)
+
+
+# -- adding an architecture is one file and one row -----------------------------------------------------------
+
+COMMON = {"__init__", "catalog", "transformers_family", "transformers_loader"}
+
+
+def family_files() -> dict[str, Path]:
+    """The module that a catalog row names → its file."""
+    modules = [row.target.partition(":")[0].rpartition(".")[2] for row in ARCHITECTURES]
+    return {name: ADAPTERS / f"{name}.py" for name in modules if name not in COMMON}
+
+
+def test_every_family_is_one_file_and_one_row() -> None:
+    assert all(file.is_file() for file in family_files().values())
+    targets = [row.target for row in ARCHITECTURES]
+    assert len(set(targets)) == len(targets) == len({row.name for row in ARCHITECTURES})
+    for file in sorted(ADAPTERS.glob("*.py")):
+        parents = {base.id for n in tree(file).body if isinstance(n, ast.ClassDef) for base in bases(n)}
+        if parents & {"Family", "TorchFamily", "TransformersFamily"} and file.stem not in COMMON:
+            assert file.stem in family_files(), f"{file.name} holds a family that no row of the catalog names"
+
+
+def bases(node: ast.ClassDef) -> list[ast.Name]:
+    return [base for base in node.bases if isinstance(base, ast.Name)]
+
+
+def test_a_family_file_is_named_by_its_row_and_by_families_built_on_it() -> None:
+    families = family_files()
+    named = {name: re.compile(rf"\bshortgpt_adapters\.{name}\b") for name in families}
+    for file in files(ENGINE, PLUGINS, ADAPTERS):
+        if file.is_relative_to(ADAPTERS / "zoo") or file.name == "catalog.py":
+            continue  # the zoo trains models of transformers
+        imports, texts = imported(file), set(code_texts(file))
+        for name, pattern in named.items():
+            helper = file.stem.startswith(f"{name}_") and file.stem not in families
+            if file.stem == name or helper:
+                continue
+            assert not any(pattern.search(text) for text in texts), f"{file.name} names {name} in a string"
+            assert file.stem in families or not any(map(pattern.match, imports)), f"{file.name} imports {name}"
+
+
+@pytest.mark.parametrize("name", sorted(COMMON - {"catalog"}))
+def test_what_the_families_share_names_none_of_them(name: str) -> None:
+    assert architectures_in(ADAPTERS / f"{name}.py") == set()
