@@ -43,7 +43,7 @@ def prune_checkpoint(
     blocks: Plan | Iterable[int],
     *,
     verify: bool = True,
-    device: str = "cpu",
+    device: str | None = None,
     dtype: str = "auto",
     trust_remote_code: bool = False,
     architecture: str | None = None,
@@ -57,7 +57,7 @@ def prune_checkpoint(
         output: a folder that does not exist, or is empty.
         blocks: what goes: block numbers, or a `Plan`.
         verify: load both models, one after the other, and compare; see `shortgpt.verification`.
-        device, dtype: of the verification; dtype "auto" is the checkpoint's own.
+        device, dtype: of the verification, as `shortgpt.load` takes them.
         export_as: write the result as another architecture that the family can be written as, exactly.
         progress: called after every tensor written.
 
@@ -70,6 +70,7 @@ def prune_checkpoint(
             left at `output`.
     """
     from shortgpt import verification
+    from shortgpt.loading import checked_dtype, default_device
 
     origin = source if isinstance(source, Source) else resolve(source)
     family = recognise(origin, architecture)
@@ -91,7 +92,9 @@ def prune_checkpoint(
     family.check_tensors(config, weights.names)
     renamed = family.rename(weights.names, depth, keep)
     folds = family.folds(config, keep, renamed)
-    options = OpenOptions(device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    options = OpenOptions(
+        device=default_device(device), dtype=checked_dtype(dtype), trust_remote_code=trust_remote_code
+    )
     base = Plan.read(origin.path) if origin.path.is_dir() and (origin.path / PLAN_FILE).is_file() else plan.base
     with new_folder(output) as folder, ThreadPoolExecutor(1) as pool:
         hashes = pool.submit(weights.hashes)

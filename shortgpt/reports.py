@@ -25,7 +25,7 @@ LEAST, MOST = 1e-3, 1.0
 def as_text(result: object) -> str:
     """A result as plain text, 80 columns wide."""
     buffer = io.StringIO()
-    Console(file=buffer, width=80, color_system=None, force_terminal=False).print(result)
+    Console(file=buffer, width=80, color_system=None, force_terminal=False, markup=False, emoji=False).print(result)
     return buffer.getvalue().rstrip("\n")
 
 
@@ -35,11 +35,11 @@ def scores_table(scores: Scores, marked: Collection[int] = ()) -> RenderableType
     other = scores.criteria[1:]
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("block", justify="right")
-    table.add_column(_short_name(scores.criteria[0]), justify="right")
+    table.add_column(Text(_short_name(scores.criteria[0])), justify="right")
     table.add_column("± s.e.", justify="right")
     table.add_column("", width=BAR)
     for name in other:
-        table.add_column(_short_name(name), justify="right")
+        table.add_column(Text(_short_name(name)), justify="right")
     table.add_column("params", justify="right")
     table.add_column("rank", justify="right")
     table.add_column("")
@@ -99,7 +99,7 @@ def comparison_tables(comparison: Comparison) -> RenderableType:
             numbers.add_column(name, justify="right")
         for model, scores in measured:
             summary = Summary.of(scores)
-            label = model + (" *" if model in odd else "")
+            label = Text(model + (" *" if model in odd else ""))
             strips.add_row(label, scores.norm_placement, str(len(scores)), _strip(scores.values))
             first, last = summary.span
             numbers.add_row(

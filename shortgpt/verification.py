@@ -13,8 +13,10 @@ two models are held one after the other, never together.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -79,6 +81,7 @@ def expectation(
     model = family.open(source, options)
     result = expected_logits(model, blocks)
     del model
+    release_memory()
     return result
 
 
@@ -119,6 +122,15 @@ def lacking_memory(size: int, device: str) -> str | None:
     return f"it needs about {need / 2**30:.1f} GiB on {device}, {free / 2**30:.1f} GiB are free"
 
 
+def release_memory() -> None:
+    """Give back what a model held that is gone: another process is about to need it."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def check(
     directory: Path, family: Family, expected: Expectation, options: OpenOptions, *, folded: bool = False
 ) -> Verification:
@@ -157,6 +169,8 @@ def check(
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
             check=False,
         )
+        if run.returncode == -signal.SIGKILL:  # what a system does that is out of memory
+            return Verification(verified=False, reason="the process that loaded it was killed, as for lack of memory")
         if run.returncode != 0 or not answer_file.is_file():
             reason = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
             raise VerificationError(f"what was written cannot be loaded by its family's own loader: {reason}")

@@ -42,7 +42,7 @@ FUNCTIONS = {
     "batch_size: int | None = None, progress: Progress | None = None) -> Scores",
     "remove": "(model: BlockSequence, blocks: Plan | Iterable[int]) -> BlockSequence",
     "prune_checkpoint": "(source: str | Path | Source, output: str | Path, blocks: Plan | Iterable[int], *, "
-    "verify: bool = True, device: str = cpu, dtype: str = auto, trust_remote_code: bool = False, "
+    "verify: bool = True, device: str | None = None, dtype: str = auto, trust_remote_code: bool = False, "
     "architecture: str | None = None, export_as: str | None = None, progress: Progress | None = None) -> Plan",
     "verify": "(original: BlockSequence, directory: str | Path, blocks: Iterable[int], *, "
     "family: Family | None = None) -> Verification",

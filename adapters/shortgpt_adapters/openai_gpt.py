@@ -14,12 +14,13 @@ from typing import Any
 
 from torch import Tensor
 
-from shortgpt_adapters.transformers_family import TransformersBlocks, TransformersFamily
+from shortgpt_adapters.transformers_family import TransformersBlocks, TransformersFamily, quiet
 
 
 class OpenAIGPTBlocks(TransformersBlocks):
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
-        return self.model(**batch).logits  # there is no cache to switch off
+        with quiet():
+            return self.model(**batch).logits  # there is no cache to switch off
 
 
 class OpenAIGPT(TransformersFamily):

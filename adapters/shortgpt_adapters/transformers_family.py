@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from shortgpt.blocks import BlockSequence
@@ -41,7 +41,8 @@ class TransformersBlocks(TorchBlockSequence):
         return min((bound for bound in bounds if bound), default=None)
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
-        return self.model(**batch, use_cache=False).logits
+        with quiet():
+            return self.model(**batch, use_cache=False).logits
 
 
 class TransformersFamily(TorchFamily):
@@ -141,8 +142,15 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
             copy_companions(blocks.source, directory)
         elif blocks.tokenizer is not None and hasattr(blocks.tokenizer, "save_pretrained"):
             blocks.tokenizer.save_pretrained(directory)
-        with quiet():
-            blocks.model.save_pretrained(directory, state_dict=blocks.tensors())
+        model = blocks.model
+        generation = model.generation_config
+        model.generation_config = GenerationConfig()  # the library refuses to save one that it finds inconsistent,
+        try:
+            with quiet():
+                model.save_pretrained(directory, state_dict=blocks.tensors())
+        finally:
+            model.generation_config = generation
+        generation.to_json_file(directory / "generation_config.json")  # which is the user's all the same
 
 
 @contextlib.contextmanager

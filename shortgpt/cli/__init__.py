@@ -46,7 +46,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a sign shows "?" for it
     try:
-        cli.main(arguments, prog_name="shortgpt", standalone_mode=False)
+        if "_SHORTGPT_COMPLETE" in os.environ:  # a shell asks what may come next
+            cli.main(prog_name="shortgpt")
+        # Not cli.main(), which has ways of its own with a closed pipe, an interrupt and an exit status.
+        with cli.make_context("shortgpt", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            cli.invoke(context)
         sys.stdout.flush()
         status = 0
     except click.exceptions.Exit as stop:
@@ -63,6 +67,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # the reader of our output has gone, `shortgpt ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
+    except OSError as error:
+        status = _say(f"error: {error}", 2)
     except Exception as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise

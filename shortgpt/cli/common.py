@@ -92,7 +92,11 @@ def console() -> Console:
     """The standard output."""
     from rich.console import Console
 
-    return Console(soft_wrap=False, highlight=False)
+    class Screen(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # `main` ends quietly; rich would exit with status 1
+
+    return Screen(soft_wrap=False, highlight=False, markup=False, emoji=False)
 
 
 def note(text: str, quiet: bool) -> None:
@@ -138,12 +142,16 @@ def emit(result: Scores | Comparison, rendered: Any, json_file: str | None, repo
     write_json(result, json_file)
 
 
-def check_report(report: str | None) -> None:
-    """Raise for a report format that is not installed, before anything takes time."""
+def check_wishes(json_file: str | None, report: str | None = None) -> None:
+    """Raise for a file that cannot be written and a report format that is not installed, before anything takes time."""
     from shortgpt import plugins
 
     if report is not None:
         plugins.lookup("report format", plugins.registry().reporters, report)
+    target = Path(json_file).expanduser() if json_file not in (None, "-") else None
+    if target is not None and (target.is_dir() or not target.parent.is_dir()):
+        reason = "it is a folder" if target.is_dir() else f"there is no folder {target.parent}"
+        raise OutputError(f"{target}: cannot be written ({reason})")
 
 
 def write_json(result: Scores | Comparison | Plan, json_file: str | None) -> None:

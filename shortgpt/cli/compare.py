@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from shortgpt.cli import common
+from shortgpt.errors import ShortGPTError
 
 
 @click.command(epilog="Example:  shortgpt compare zoo:llama zoo:mamba zoo:gpt2-postnorm --sequences 8")
@@ -33,11 +34,13 @@ def compare(
     from shortgpt.loading import default_device
     from shortgpt.scores import DEFAULT_CRITERION
 
-    common.check_report(report)
+    common.check_wishes(json_file, report)
     options["device"] = default_device(options["device"])
     source = options.pop("calibration")
     with common.progress_bars(quiet) as progress:
         comparison = run(models, source, criterion=criterion or DEFAULT_CRITERION, progress=progress, **options)
-    common.emit(comparison, comparison, json_file, report)
     if all(row.error is not None for row in comparison.rows):
-        raise click.exceptions.Exit(2)
+        common.write_json(comparison, json_file)
+        reasons = (f"{row.model}: {(row.error or '').removeprefix(f'{row.model}: ')}" for row in comparison.rows)
+        raise ShortGPTError(f"no model could be measured ({'; '.join(reasons)})")
+    common.emit(comparison, comparison, json_file, report)

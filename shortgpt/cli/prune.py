@@ -68,6 +68,7 @@ def prune(
         found = "two choices at once" if chosen else "nothing was chosen"
         raise SelectionError(f"{found} ({', '.join(chosen) or 'no blocks'}); give one of {', '.join(given)}")
     check_output(output)
+    common.check_wishes(json_file)
     opening = {name: options.pop(name) for name in ("device", "dtype", "trust_remote_code")}
     opening |= {"device": default_device(opening["device"]), "architecture": architecture}
     with common.progress_bars(quiet) as progress:
@@ -98,11 +99,14 @@ def _scored(
 ) -> Plan:
     from shortgpt.loading import load
     from shortgpt.scores import DEFAULT_CRITERION, score
+    from shortgpt.verification import release_memory
 
     common.number_of_blocks(blocks, ratio, 100, 0.25)  # a mistake here is told before the model is loaded
     opened = load(model, **opening)
     source = calibration.pop("calibration")
     scores = score(opened, source, criteria=(criterion or DEFAULT_CRITERION,), progress=progress, **calibration)
+    del opened
+    release_memory()
     return scores.plan(common.number_of_blocks(blocks, ratio, len(scores), 0.25))
 
 

@@ -47,7 +47,7 @@ def score(
     from shortgpt.scores import DEFAULT_CRITERION
     from shortgpt.scores import score as run
 
-    common.check_report(report)
+    common.check_wishes(json_file, report)
     common.number_of_blocks(blocks, ratio, 100, DEFAULT_RATIO)  # a mistake here is told before the model is loaded
     opened = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, architecture=architecture)
     source = calibration.pop("calibration")

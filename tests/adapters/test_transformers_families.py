@@ -1,5 +1,6 @@
 """Each family of transformers: the contract, with the stream computed by hand in float64 as the independent tap."""
 
+import json
 from collections.abc import Callable
 from copy import deepcopy
 from itertools import pairwise
@@ -149,6 +150,15 @@ def test_a_gpt2_base_checkpoint_without_prefix_is_pruned_and_loads(tmp_path: Pat
     whole = shortgpt.wrap(model)
     with whole.skipping([1, 4]), torch.no_grad():
         assert torch.equal(shorter.eval()(ids).logits, whole.logits({"input_ids": ids}))
+
+
+def test_a_generation_config_that_the_library_would_not_save_is_kept(tmp_path: Path) -> None:
+    model = randomised(FAMILIES["llama"][0])
+    model.generation_config.temperature = 0.9  # without do_sample, as early Llama 2 checkpoints have it
+    with pytest.raises(ValueError, match="temperature"):
+        model.save_pretrained(tmp_path / "by the library")
+    shortgpt.remove(shortgpt.wrap(model), [1]).save(tmp_path / "shorter")
+    assert json.loads((tmp_path / "shorter" / "generation_config.json").read_text())["temperature"] == 0.9
 
 
 class TestRwkv:
