@@ -25,12 +25,16 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# torch first: the other packages then find it there and fetch no second one.
+# torch first: the other packages then find it there and fetch no second one. Last, mamba-ssm without its CUDA kernels, for
+# the tests.
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one with make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt torch numpy
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
+	$(PIP) install --quiet --constraint constraints.txt setuptools wheel packaging ninja einops
+	MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE $(PIP) install --quiet --constraint constraints.txt \
+		--no-build-isolation --no-deps mamba-ssm
 	@touch $@
 
 clean:

@@ -95,7 +95,7 @@ def prune_checkpoint(
     options = OpenOptions(
         device=default_device(device), dtype=checked_dtype(dtype), trust_remote_code=trust_remote_code
     )
-    base = Plan.read(origin.path) if origin.path.is_dir() and (origin.path / PLAN_FILE).is_file() else plan.base
+    base = Plan.beside(origin.path) or plan.base
     with new_folder(output) as folder, ThreadPoolExecutor(1) as pool:
         hashes = pool.submit(weights.hashes)
         outcome = Verification(verified=False, reason="it was not asked for")
@@ -201,7 +201,7 @@ def copy_companions(source: Source, directory: Path) -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a file: its shape, and for safetensors where its bytes are."""
+    """One tensor of a file: its shape and where it begins; for safetensors, the bytes of the file that it takes."""
 
     shape: tuple[int, ...]
     dtype: str = ""
@@ -233,9 +233,15 @@ class Weights:
         return sum(file.stat().st_size for file in self.files)
 
     def parameters(self, names: Iterable[str]) -> int:
-        """The number of elements of the named tensors."""
-        entries = {name: entry for table in self.tensors.values() for name, entry in table.items()}
-        return sum(_elements(entries[name].shape) for name in names)
+        """The number of elements of the named tensors; tied ones count once."""
+        wanted = set(names)
+        places = {
+            (file, entry.begin): entry
+            for file, table in self.tensors.items()
+            for name, entry in table.items()
+            if name in wanted
+        }
+        return sum(_elements(entry.shape) for entry in places.values())
 
     def hashes(self) -> dict[str, str]:
         """File name → SHA-256, of the config and every weight file."""
@@ -317,7 +323,8 @@ class Weights:
         return entries
 
     def _read_torch(self, file: Path) -> dict[str, Entry]:
-        return {name: Entry(tuple(tensor.shape)) for name, tensor in self._torch_tensors(file).items()}
+        tensors = self._torch_tensors(file)
+        return {name: Entry(tuple(tensor.shape), begin=tensor.data_ptr()) for name, tensor in tensors.items()}
 
     def tensors_of(self, file: Path) -> dict[str, Any]:
         """The tensors of one file, mapped from it rather than read."""

@@ -194,14 +194,25 @@ def resolve(name: str | Path) -> Source:
     """
     text = str(name)
     path = Path(text).expanduser()
+    if not text:
+        raise ModelError("the model's name is empty; name a model folder, a checkpoint file, or a hub id")
     if path.exists():
-        return Source(text, path)
+        return Source(text, _or_its_file(path))
     shipped = plugins.registry().models
     if any(model.name == text for model in shipped) or re.match(r"zoo:", text):
         return Source(text, Path(plugins.lookup("model", shipped, text).target))
     if isinstance(name, Path) or text.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text):
         raise ModelError(f"{text}: no such file or folder; name a model folder, a checkpoint file, or a hub id")
-    return Source(text, _fetch(text))
+    return Source(text, _or_its_file(_fetch(text)))
+
+
+def _or_its_file(path: Path) -> Path:
+    """A folder without a config that holds one file of a family whose models are files stands for that file."""
+    if not path.is_dir() or (path / "config.json").is_file():
+        return path
+    suffixes = {suffix for entry in plugins.registry().architectures for suffix in entry.suffixes}
+    files = [file for file in path.iterdir() if file.suffix in suffixes]
+    return files[0] if len(files) == 1 else path
 
 
 def recognise(source: Source, architecture: str | None = None) -> Family:
@@ -216,21 +227,22 @@ def recognise(source: Source, architecture: str | None = None) -> Family:
     """
     if architecture is not None:
         return _family(plugins.lookup("architecture", plugins.registry().architectures, architecture))
-    suffix = source.path.suffix if source.path.is_file() else ""
+    is_file, suffix = source.path.is_file(), source.path.suffix
     config = source.config
     model_type = config.get("model_type")
-    classes = config.get("architectures") or []
+    listed = config.get("architectures")
+    classes = listed if isinstance(listed, list) else []
 
     def fits(entry: plugins.Architecture) -> bool:
-        if suffix:
+        if is_file:
             return suffix in entry.suffixes
         if model_type is not None:
             return model_type in entry.model_types or any(name in entry.architectures for name in classes)
         named = any(name in entry.architectures for name in classes)
         return named or (bool(entry.config_keys) and all(key in config for key in entry.config_keys))
 
-    if suffix:
-        found = f"a {suffix} file"
+    if is_file:
+        found = f"a {suffix} file" if suffix else "a file without a suffix"
     elif model_type or classes:
         found = f"model_type {model_type!r}, architectures {list(classes)}"
     else:

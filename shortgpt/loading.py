@@ -8,7 +8,7 @@ from typing import Any
 from shortgpt.blocks import BlockSequence
 from shortgpt.errors import ModelError
 from shortgpt.families import OpenOptions, recognise, recognise_model, resolve
-from shortgpt.plan import PLAN_FILE, Plan
+from shortgpt.plan import Plan
 
 
 def load(
@@ -40,8 +40,7 @@ def load(
     model = family.open(source, options)
     if tokenizer is not None:
         model.tokenizer = tokenizer
-    if source.path.is_dir() and (source.path / PLAN_FILE).is_file():
-        model.plan = Plan.read(source.path)
+    model.plan = Plan.beside(source.path)
     return model
 
 

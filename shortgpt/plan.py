@@ -99,6 +99,12 @@ class Plan(Value):
         )
 
     @classmethod
+    def beside(cls, model: Path) -> Plan | None:
+        """The plan by which a model folder or file was made; None for an original."""
+        folder = model if model.is_dir() else model.parent
+        return cls.read(folder) if (folder / PLAN_FILE).is_file() else None
+
+    @classmethod
     def read(cls, path: str | Path) -> Plan:
         """The plan in a `shortgpt.json`, or in the folder that holds one.
 

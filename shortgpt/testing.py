@@ -10,6 +10,7 @@ weights in float32, of four blocks or more, whose blocks visibly change the stre
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,11 +200,12 @@ def _reload_equals_memory(subject: Subject) -> None:
     batch = subject.batch()
     for number, blocks in enumerate(((), *subject.removals)):
         model = subject.make().without(blocks)
+        expected = model.logits(batch)
         folder = subject.folder / f"memory-{number}"
         model.save(folder)
-        reloaded = load(_what_was_saved(folder), device="cpu")
+        _assert_equal(model.logits(batch), expected, f"logits without {blocks} after it was saved")
+        reloaded = load(folder, device="cpu")
         assert reloaded.architecture == model.architecture, f"it is opened as {reloaded.architecture}"
-        expected = model.logits(batch)
         _assert_equal(
             reloaded.logits(batch), expected, f"logits saved and reloaded without {blocks}", subject.tolerance
         )
@@ -214,9 +216,9 @@ def _the_disk_road_equals_memory(subject: Subject) -> None:
     subject.make().save(original)
     for number, blocks in enumerate(subject.removals):
         folder = subject.folder / f"disk-{number}"
-        prune_checkpoint(_what_was_saved(original), folder, blocks, verify=False)
+        prune_checkpoint(original, folder, blocks, verify=False)
         expected = subject.make().without(blocks).logits(batch)
-        loaded = load(_what_was_saved(folder), device="cpu").logits(batch)
+        loaded = load(folder, device="cpu").logits(batch)
         _assert_equal(loaded, expected, f"logits pruned on disk without {blocks}", subject.tolerance)
 
 
@@ -224,7 +226,7 @@ def _cached_generation_equals_uncached(subject: Subject) -> None:
     for number, blocks in enumerate(((), *subject.removals)):
         folder = subject.folder / f"generate-{number}"
         subject.make().without(blocks).save(folder)
-        family: Family = recognise(resolve(_what_was_saved(folder)))
+        family: Family = recognise(resolve(folder))
         reloaded = plugins.load_target(family.loader)(folder, device="cpu", dtype="float32")
         ids = subject.batch(rows=1)["input_ids"]
         with torch.no_grad():
@@ -258,7 +260,8 @@ def _batch_size_and_order_move_no_score(subject: Subject) -> None:
 
 def _nothing_is_left_behind(subject: Subject) -> None:
     model, batch = subject.make(), subject.batch()
-    plain, before = boundaries(model, batch), _hooks(model)
+    before = _hooks(model)
+    plain = boundaries(model, batch)
     logits = model.logits(batch)
 
     class Stop(Exception):
@@ -279,7 +282,8 @@ def _nothing_is_left_behind(subject: Subject) -> None:
             raise Stop
     except Stop:
         pass
-    assert _hooks(model) == before, f"hooks are left on {sorted(set(_hooks(model)) - set(before))}"
+    left = sorted(set(_hooks(model) - before))
+    assert not left, f"hooks are left on {left}"
     _assert_equal(model.logits(batch), logits, "logits after a pass that failed")
     for i, (now, then) in enumerate(zip(boundaries(model, batch), plain, strict=True)):
         _assert_equal(now, then, f"boundary {i} after a pass that failed")
@@ -317,12 +321,6 @@ def _removals(model: BlockSequence) -> Iterator[tuple[int, ...]]:
     yield tuple(free[middle - 1 : middle + 1])
 
 
-def _what_was_saved(folder: Path) -> Path:
-    """What `load` is to be given: the folder, or, for a family whose checkpoint is one file, that file."""
-    files = [file for file in folder.iterdir() if file.suffix == ".pth"]
-    return files[0] if len(files) == 1 and not (folder / "config.json").exists() else folder
-
-
 def _assert_equal(found: Tensor, expected: Tensor, what: str, tolerance: float = 0.0) -> None:
     assert found.shape == expected.shape, f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
     difference = (found - expected).abs().max().item()
@@ -346,14 +344,14 @@ def _parameters(model: BlockSequence) -> dict[str, Tensor]:
     return dict(module.named_parameters()) if isinstance(module, torch.nn.Module) else {}
 
 
-def _hooks(model: BlockSequence) -> list[str]:
-    """The hooks on the modules of a torch model, by module; nothing for other models."""
+def _hooks(model: BlockSequence) -> Counter[str]:
+    """How many hooks are on each module of a torch model; nothing for other models."""
     module: Any = getattr(model, "model", None)
     if not isinstance(module, torch.nn.Module):
-        return []
-    return [
+        return Counter()
+    return Counter(
         f"{name}.{kind}"
         for name, child in module.named_modules()
         for kind in ("_forward_hooks", "_forward_pre_hooks")
         for _ in getattr(child, kind)
-    ]
+    )

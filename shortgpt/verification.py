@@ -40,7 +40,10 @@ NEW_TOKENS = 8
 
 
 class Reloaded(Protocol):
-    """A checkpoint opened by its family's own loader; what a `Family.loader` returns."""
+    """A checkpoint opened by its family's own loader; what a `Family.loader` returns.
+
+    Its attribute `dtype`, where it has one, says what the model computes in; without it, that is the logits' dtype.
+    """
 
     def logits(self, input_ids: Tensor) -> Tensor:
         """[batch, tokens] → [batch, tokens, vocabulary], uncached."""
@@ -86,7 +89,12 @@ def expectation(
 
 
 def verify(
-    original: BlockSequence, directory: str | Path, blocks: Iterable[int], *, family: Family | None = None
+    original: BlockSequence,
+    directory: str | Path,
+    blocks: Iterable[int],
+    *,
+    dtype: str = "auto",
+    family: Family | None = None,
 ) -> Verification:
     """Check a saved shorter model against its original in memory.
 
@@ -94,6 +102,7 @@ def verify(
         original: the model before the removal.
         directory: where the shorter one was saved.
         blocks: what was removed.
+        dtype: what the saved one is opened in; "auto" is what it was saved in.
         family: the adapter's torch-free side; found from the folder where it is not given.
 
     Raises:
@@ -101,7 +110,7 @@ def verify(
     """
     from shortgpt.families import recognise, resolve
 
-    options = OpenOptions(device=str(original.device), dtype="auto")
+    options = OpenOptions(device=str(original.device), dtype=dtype)
     chosen = family or recognise(resolve(Path(directory)))
     return check(Path(directory), chosen, expected_logits(original, blocks), options)
 
@@ -217,15 +226,15 @@ def compare_generation(cached: Tensor, uncached: Tensor, eps: float) -> int:
         VerificationError: a token differs although its lead is larger than rounding.
     """
     for step, (with_cache, without) in enumerate(zip(cached, uncached, strict=True)):
-        best = without.topk(2)
-        if int(with_cache.argmax()) == int(best.indices[0]):
+        token, other = int(without.argmax()), int(with_cache.argmax())  # argmax as generation takes it, ties too
+        if token == other:
             continue
-        lead = (best.values[0] - without[int(with_cache.argmax())]).item()
+        lead = (without[token] - without[other]).item()
         rounding = 64 * eps * without.abs().max().item()
         if lead > rounding:
             raise VerificationError(
-                f"cached generation differs from uncached at token {step}: {int(with_cache.argmax())} instead of "
-                f"{int(best.indices[0])}, which leads by {lead:.3g} (rounding: {rounding:.3g}); nothing was kept"
+                f"cached generation differs from uncached at token {step}: {other} instead of "
+                f"{token}, which leads by {lead:.3g} (rounding: {rounding:.3g}); nothing was kept"
             )
         return step
     return len(cached)
@@ -250,5 +259,6 @@ def _child(text: str) -> None:
         answer = {"logits": logits.float().cpu().contiguous()}
         for name, cached in (("cached", True), ("uncached", False)):
             answer[name] = model.generate(ids[:1], NEW_TOKENS, cached=cached).float().cpu().contiguous()
-    answer["dtype"] = torch.tensor(list(str(logits.dtype).removeprefix("torch.").encode()), dtype=torch.uint8)
+    dtype = getattr(model, "dtype", logits.dtype)
+    answer["dtype"] = torch.tensor(list(str(dtype).removeprefix("torch.").encode()), dtype=torch.uint8)
     save_file(answer, request["answer"])

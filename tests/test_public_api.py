@@ -45,7 +45,7 @@ FUNCTIONS = {
     "verify: bool = True, device: str | None = None, dtype: str = auto, trust_remote_code: bool = False, "
     "architecture: str | None = None, export_as: str | None = None, progress: Progress | None = None) -> Plan",
     "verify": "(original: BlockSequence, directory: str | Path, blocks: Iterable[int], *, "
-    "family: Family | None = None) -> Verification",
+    "dtype: str = auto, family: Family | None = None) -> Verification",
     "compare": "(models: Iterable[BlockSequence | Scores | str | Path], calibration: Any = stdlib, *, "
     "criterion: str = block-influence, sequences: int | None = None, tokens: int | None = None, seed: int = 0, "
     "field: str | None = None, batch_size: int | None = None, device: str | None = None, dtype: str = auto, "

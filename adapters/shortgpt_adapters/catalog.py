@@ -33,7 +33,13 @@ ARCHITECTURES = (
         "falcon_mamba", f"{HERE}.falcon_mamba:FalconMamba", "FalconMamba of transformers", model_types=("falcon_mamba",)
     ),
     Architecture("rwkv", f"{HERE}.rwkv:Rwkv", "RWKV-4 of transformers", model_types=("rwkv",)),
-    Architecture("rwkv-package", f"{HERE}.rwkv_package:RwkvPackage", "RWKV 4 to 7 .pth files, run by the rwkv package", suffixes=(".pth",), modules=("rwkv.model", f"{HERE}.rwkv_package")),  # noqa: E501
+    Architecture(
+        "rwkv-package",
+        f"{HERE}.rwkv_package:RwkvPackage",
+        "RWKV 4 to 7 .pth files, run by the rwkv package",
+        suffixes=(".pth",),
+        modules=("rwkv.model", f"{HERE}.rwkv_package"),
+    ),
     Architecture(
         "mamba-ssm",
         f"{HERE}.mamba_ssm:MambaSsm",

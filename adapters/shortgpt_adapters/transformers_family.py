@@ -109,7 +109,7 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
                 f"{source.name}: the weights do not fit the config: {len(names)} {kind.replace('_', ' ')} ({names[0]}, "
                 "...); the checkpoint is incomplete, or its config.json was changed"
             )
-        return self.wrap(model, name=source.name, tokenizer=_tokenizer(source, options), source=source)
+        return self.wrap(model, name=source.name, tokenizer=open_tokenizer(source, options), source=source)
 
     def build(self, config: Config, tensors: Mapping[str, Tensor], *, like: Any) -> nn.Module:
         # The library builds the model from the config with tensors of the right shapes that hold no memory, and
@@ -182,7 +182,7 @@ def _config(source: Source, trust_remote_code: bool) -> Any:
         raise CheckpointError(f"{source.name}: transformers cannot read its config.json ({reason[:300]})") from error
 
 
-def _tokenizer(source: Source, options: OpenOptions) -> Any:
+def open_tokenizer(source: Source, options: OpenOptions) -> Any:
     """The folder's tokenizer; None where it has none."""
     if not any(
         (source.path / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json", "tokenizer.model")

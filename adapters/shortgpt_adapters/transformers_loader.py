@@ -26,6 +26,7 @@ class ReloadedCausalLM:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model.eval()
+        self.dtype = model.dtype  # the logits of some types are float32 whatever it is
 
     def logits(self, input_ids: Tensor) -> Tensor:
         return self.model(input_ids=input_ids.to(self.model.device), use_cache=False).logits
