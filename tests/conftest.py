@@ -1,0 +1,92 @@
+"""Fixtures for all tests."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from shortgpt import plugins, verification
+from tests import support
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def real() -> Path:
+    """The folder of trained models and real text that this project did not make; tests that need it skip without."""
+    beside = Path(__file__).parents[2] / "shared" / "real"
+    folder = Path(os.environ.get("SHORTGPT_REAL", beside))
+    if not folder.is_dir():
+        pytest.skip("no trained material: set SHORTGPT_REAL to its folder")
+    return folder
+
+
+@pytest.fixture
+def tiny() -> Callable[..., torch.nn.Module]:
+    """`tiny(name, blocks=6, **config)`: a seeded small model of a family. See `tests.support.tiny`."""
+    return support.tiny
+
+
+@pytest.fixture
+def run_cli() -> Callable[..., support.Ran]:
+    """`run_cli(*arguments)`: the command line in this process. See `tests.support.run_cli`."""
+    return support.run_cli
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved tiny Llama of 6 blocks, with tokenizer and generation config. Never written to."""
+    return support.saved(support.tiny("llama"), tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What verification does in a fresh process is done in this one, for speed."""
+
+    def here(command: list[str], **options: Any) -> Any:
+        try:
+            verification._child(command[-1])
+        except ValueError as error:
+            return SimpleNamespace(returncode=1, stderr=str(error))
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(subprocess, "run", here)
+
+
+@pytest.fixture
+def plug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], str]]:
+    """`plug(name, source)`: as if a package were installed whose plugin `name` is a module of that source.
+
+    Returns the module's name.
+    """
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    added: list[EntryPoint] = []
+    installed = importlib.metadata.entry_points
+
+    def entry_points(**chosen: str) -> Any:
+        found = list(installed(**chosen))
+        return EntryPoints(found + added) if chosen.get("group") == plugins.GROUP else EntryPoints(found)
+
+    def add(name: str, source: str) -> str:
+        module = f"plugged_{name.replace('-', '_')}_{len(added)}"
+        (folder / f"{module}.py").write_text(source, encoding="utf-8")
+        added.append(EntryPoint(name, module, plugins.GROUP))
+        importlib.invalidate_caches()
+        plugins.registry.cache_clear()
+        return module
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+    yield add
+    plugins.registry.cache_clear()
+    for module in [m for m in sys.modules if m.startswith("plugged_")]:
+        del sys.modules[module]

@@ -1,0 +1,192 @@
+"""What many tests need: small models, a model that plays back a given stream, and the command line in this process."""
+
+import contextlib
+import io
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from shortgpt_adapters import gpt2_postnorm_model  # noqa: F401  (registers the model type)
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from shortgpt.blocks import BlockSequence, Tap, TokenBatch
+from shortgpt.cli import main
+
+VOCABULARY = 257  # the bytes, and one special token
+SPECIAL = {"bos_token_id": 256, "eos_token_id": 256, "pad_token_id": None}
+LLAMA = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+GPT = {"n_embd": 32, "n_head": 4, "n_positions": 512, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+MAMBA = {"hidden_size": 32, "state_size": 8, "expand": 2, "conv_kernel": 4}
+MAMBA2 = MAMBA | {"num_heads": 4, "head_dim": 16, "n_groups": 2, "chunk_size": 16}
+SIZES: dict[str, dict[str, Any]] = {
+    "llama": LLAMA | {"max_position_embeddings": 512},
+    "mistral": LLAMA | {"max_position_embeddings": 512, "sliding_window": 8},
+    "gpt2": GPT,
+    "gpt2_postnorm": GPT,
+    "openai-gpt": GPT,
+    "mamba": MAMBA,
+    "mamba2": MAMBA2,
+    "falcon_mamba": MAMBA,
+    "rwkv": {"hidden_size": 32, "attention_hidden_size": 32, "context_length": 512, "rescale_every": 0},
+}
+
+
+def tiny(name: str, blocks: int = 6, **config: Any) -> PreTrainedModel:
+    """A model of that type of transformers, of random weights that make every block turn the stream visibly."""
+    torch.manual_seed(0)
+    settings = {"vocab_size": VOCABULARY, **SPECIAL, **SIZES[name], "num_hidden_layers": blocks} | config
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **settings))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer whose ids are the bytes of the text; 256 ends it."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}  # these stand for themselves
+    others = iter(range(0x100, 0x200))
+    alphabet = [chr(byte if byte in printable else next(others)) for byte in range(256)]
+    backend = Tokenizer(BPE(vocab={sign: byte for byte, sign in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    end = "<|end|>"
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=end, eos_token=end, pad_token=end)
+
+
+def saved(model: PreTrainedModel, folder: Path, *, tokenizer: bool = True, **options: Any) -> Path:
+    """Save a model as transformers does, with the byte tokenizer."""
+    model.save_pretrained(folder, **options)
+    if tokenizer:
+        byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def ids_of(rows: int = 2, tokens: int = 24, seed: int = 0) -> Tensor:
+    """Random byte tokens, [rows, tokens]."""
+    return torch.randint(0, 256, (rows, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+def skipped_by_hand(model: PreTrainedModel, path: str, blocks: Iterable[int], ids: Tensor) -> Tensor:
+    """Logits with blocks bypassed by a hook written here: Hugging Face's model, none of our code."""
+    hooks = []
+    for index in blocks:
+        block = model.get_submodule(f"{path}.{index}")
+
+        def bypass(module: Any, args: tuple[Any, ...], kwargs: Any, output: Any) -> Any:
+            return args[0] if isinstance(output, Tensor) else type(output)([args[0], *output[1:]])
+
+        hooks.append(block.register_forward_hook(bypass, with_kwargs=True))
+    try:
+        with torch.no_grad():
+            return model(input_ids=ids, use_cache=False).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class Playback(BlockSequence):
+    """Plays back a given stream: token id t has the vectors `stream[boundary, t]`, whatever stands around it.
+
+    Args:
+        stream: [boundaries, tokens, width]; as a list where dtypes differ.
+    """
+
+    architecture = "playback"
+    norm_placement = "unknown"
+
+    def __init__(
+        self, stream: Tensor | list[Tensor], *, name: str = "playback", pinned: Mapping[int, str] = {}
+    ) -> None:
+        self.stream = stream
+        self.name = name
+        self.pinned = pinned
+        self.vocab_size = len(stream[0])
+        self.block_names = tuple(f"blocks.{i}" for i in range(len(stream) - 1))
+        self.tokenizer = byte_tokenizer()
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def trace(self, batch: TokenBatch, tap: Tap) -> None:
+        for boundary, vectors in enumerate(self.stream):
+            tap(boundary, vectors[batch["input_ids"]])
+
+    def parameter_counts(self) -> tuple[int, ...]:
+        return tuple(100 + i for i in range(len(self)))
+
+    def total_parameters(self) -> int:
+        return sum(self.parameter_counts()) + 1000
+
+    def logits(self, batch: TokenBatch) -> Tensor:
+        raise NotImplementedError
+
+    def skipping(self, blocks: Iterable[int]) -> Any:
+        raise NotImplementedError
+
+    def without(self, blocks: Iterable[int]) -> BlockSequence:
+        raise NotImplementedError
+
+    def write(self, directory: Path) -> None:
+        raise NotImplementedError
+
+
+def turned(before: Tensor, distance: float, scale: Tensor | float = 1.0, seed: int = 1) -> Tensor:
+    """`before`, [tokens, width] in float64, turned so that each token's cosine distance is `distance`, and rescaled."""
+    other = torch.randn(before.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    unit = before / before.norm(dim=-1, keepdim=True)
+    other -= (other * unit).sum(-1, keepdim=True) * unit
+    other /= other.norm(dim=-1, keepdim=True)
+    sine = (distance * (2 - distance)) ** 0.5
+    scales = torch.as_tensor(scale, dtype=torch.float64).reshape(-1, 1)
+    return scales * before.norm(dim=-1, keepdim=True) * ((1 - distance) * unit + sine * other)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command gave."""
+
+    status: int
+    out: str
+    err: str
+
+
+def run_cli(*arguments: object) -> Ran:
+    """Run the command line in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return Ran(int(stop.code or 0), out.getvalue(), err.getvalue())
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    raise AssertionError("main() must exit")
+
+
+@contextlib.contextmanager
+def raising(owner: Any, name: str, error: BaseException, after: int = 0) -> Iterator[None]:
+    """`owner.name` works `after` times, then raises."""
+    original: Callable[..., Any] = getattr(owner, name)
+    calls = 0
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise error
+        return original(*args, **kwargs)
+
+    setattr(owner, name, broken)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
