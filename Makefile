@@ -6,6 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+READY_TO_TEST := $(VENV)/.ready-to-test
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: demo test lint format clean
@@ -16,23 +17,26 @@ demo: $(READY)
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-lint: $(READY)
+lint: $(READY_TO_TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(READY)
+format: $(READY_TO_TEST)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# torch first: the other packages then find it there and fetch no second one. Last, mamba-ssm without its CUDA kernels, for
-# the tests.
+# torch first: the other packages then find it there and fetch no second one.
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one with make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt torch numpy
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
-	$(PIP) install --quiet --constraint constraints.txt setuptools wheel packaging ninja einops
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+# What the tests need beyond that; mamba-ssm without its CUDA kernels.
+$(READY_TO_TEST): $(READY)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]' setuptools wheel packaging ninja einops
 	MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE $(PIP) install --quiet --constraint constraints.txt \
 		--no-build-isolation --no-deps mamba-ssm
 	@touch $@

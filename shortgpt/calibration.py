@@ -108,8 +108,8 @@ def calibrate(
             raise CalibrationError(f"{name} must be at least 1, found {number}")
     if model.tokenizer is None:
         raise CalibrationError(
-            f"{model.name} has no tokenizer, so text cannot be tokenised for it; put the tokenizer's files beside "
-            "the model, pass tokenizer= when loading it, or give token batches"
+            f"{model.name} has no tokenizer, so text cannot be tokenised for it; name one "
+            "(--tokenizer NAME, tokenizer= of shortgpt.load), put its files beside the model, or give token batches"
         )
     length = min(tokens or TOKENS, model.max_tokens or TOKENS if tokens is None else tokens)
     if model.max_tokens is not None and length > model.max_tokens:
@@ -199,7 +199,10 @@ def _texts_of_file(file: Path, field: str | None) -> Iterator[str]:
 
 def _is_local(source: str | Path) -> bool:
     """Whether the texts are all at hand, so that their order can be shuffled. A stream comes shuffled or not at all."""
-    return Path(source).expanduser().exists() or str(source).partition(":")[0] == "stdlib"
+    name = str(source).partition(":")[0]
+    if not isinstance(source, Path) and any(entry.name == name for entry in plugins.registry().calibrations):
+        return name == "stdlib"
+    return True
 
 
 def _segments(texts: Iterable[str], length: int, seed: int, *, shuffle: bool) -> Iterator[str]:

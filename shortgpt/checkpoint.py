@@ -19,9 +19,10 @@ import re
 import shutil
 import struct
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,15 @@ def prune_checkpoint(
 
     origin = source if isinstance(source, Source) else resolve(source)
     family = recognise(origin, architecture)
+    if export_as is None and isinstance(blocks, Plan):
+        export_as = blocks.export_as
     if export_as is not None and export_as not in family.exports:
         can = ", ".join(family.exports) or "none"
         raise ModelError(f"{origin.name}: {family.architecture} cannot be written as {export_as!r} (supported: {can})")
     config = family.read_config(origin, trust_remote_code=trust_remote_code)
+    reason = export_as and family.refuse_export(config, export_as)
+    if reason:
+        raise ModelError(f"{origin.name}: {reason}")
     plan = blocks if isinstance(blocks, Plan) else None
     keep = family.keep(config, blocks.blocks if isinstance(blocks, Plan) else blocks)
     depth = family.depth(config)
@@ -86,6 +92,10 @@ def prune_checkpoint(
     if plan is None:
         gone = tuple(i for i in range(depth) if i not in set(keep))
         plan = Plan(model=origin.name, architecture=family.architecture, depth=depth, blocks=gone)
+    elif plan.architecture != family.architecture:
+        raise ModelError(
+            f"the plan is for the architecture {plan.architecture}, {origin.name} is {family.architecture}"
+        )
     elif plan.depth != depth:
         raise ModelError(f"the plan is for a model of {plan.depth} blocks, {origin.name} has {depth}")
     weights = Weights(origin)
@@ -95,12 +105,20 @@ def prune_checkpoint(
     options = OpenOptions(
         device=default_device(device), dtype=checked_dtype(dtype), trust_remote_code=trust_remote_code
     )
+    rounding = 0.0
+    if export_as is not None:  # in half precision the rounding of two architectures would hide a wrong export
+        rounding = 0.02 if weights.is_half else 1e-5
+        options = replace(options, dtype="float32")
     base = Plan.beside(origin.path) or plan.base
-    with new_folder(output) as folder, ThreadPoolExecutor(1) as pool:
-        hashes = pool.submit(weights.hashes)
+    with new_folder(output) as folder, ThreadPoolExecutor(1) as pool, ExitStack() as cleanup:
+        stop = threading.Event()
+        cleanup.callback(stop.set)  # or an interruption would wait for the hashes of all the files
+        hashes = pool.submit(weights.hashes, stop)
         outcome = Verification(verified=False, reason="it was not asked for")
         expected = (
-            verification.expectation(origin, family, plan.blocks, options, weights.total_bytes) if verify else None
+            verification.expectation(origin, family, plan.blocks, options, weights.bytes_in(options.dtype))
+            if verify
+            else None
         )
         written = family
         with tempfile.TemporaryDirectory(dir=folder) as inner:
@@ -113,11 +131,13 @@ def prune_checkpoint(
         if isinstance(expected, Verification):
             outcome = expected
         elif expected is not None:
-            exact = not folds and export_as is None
-            outcome = verification.check(folder, written, expected, options, folded=not exact)
-        before, after = weights.parameters(weights.names), weights.parameters(renamed.values())
+            outcome = verification.check(folder, written, expected, options, folded=bool(folds), rounding=rounding)
+        before = family.parameters(config) or weights.parameters(weights.names)
+        after = family.parameters(family.rewrite_config(config, keep)) or weights.parameters(renamed.values())
         plan = replace(
             plan,
+            model=origin.name,
+            export_as=export_as,
             verification=outcome,
             parameters_before=before,
             parameters_after=after,
@@ -208,6 +228,10 @@ class Entry:
     begin: int = 0
     end: int = 0
 
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.begin
+
 
 class Weights:
     """The named tensors of a checkpoint: safetensors or torch files, one or sharded.
@@ -243,12 +267,23 @@ class Weights:
         }
         return sum(_elements(entry.shape) for entry in places.values())
 
-    def hashes(self) -> dict[str, str]:
-        """File name → SHA-256, of the config and every weight file."""
+    @property
+    def is_half(self) -> bool:
+        """Whether there are tensors in half precision."""
+        return any(entry.dtype in {"F16", "BF16"} for table in self.tensors.values() for entry in table.values())
+
+    def bytes_in(self, dtype: str) -> int:
+        """What the model takes in memory when it is opened in that dtype."""
+        if dtype == "auto":
+            return self.total_bytes
+        return self.parameters(self.names) * (4 if dtype == "float32" else 2)
+
+    def hashes(self, stop: threading.Event) -> dict[str, str]:
+        """File name → SHA-256, of the config and every weight file; cut short when `stop` is set."""
         files = list(self.files)
         if self.source.path.is_dir():
             files.insert(0, self.source.path / "config.json")
-        return {file.name: file_hash(file) for file in files}
+        return {file.name: file_hash(file, stop) for file in files}
 
     def write(
         self, folder: Path, renamed: Mapping[str, str], folds: Mapping[str, Fold], progress: Progress | None
@@ -276,7 +311,7 @@ class Weights:
             write(file, folder / name, part, folds, one_more)
             weight_map.update(dict.fromkeys(part, name))
         if self.index is not None:
-            total = sum(self._size(file, old) for file, part in parts for old in part.values())
+            total = sum(self.tensors[file][old].nbytes for file, part in parts for old in part.values())
             index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
             (folder / self.index).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
@@ -324,7 +359,11 @@ class Weights:
 
     def _read_torch(self, file: Path) -> dict[str, Entry]:
         tensors = self._torch_tensors(file)
-        return {name: Entry(tuple(tensor.shape), begin=tensor.data_ptr()) for name, tensor in tensors.items()}
+        dtypes = {"torch.float16": "F16", "torch.bfloat16": "BF16"}
+        return {
+            name: Entry(tuple(t.shape), dtypes.get(str(t.dtype), ""), t.data_ptr(), t.data_ptr() + t.nbytes)
+            for name, t in tensors.items()
+        }
 
     def tensors_of(self, file: Path) -> dict[str, Any]:
         """The tensors of one file, mapped from it rather than read."""
@@ -349,12 +388,6 @@ class Weights:
         if not isinstance(loaded, Mapping) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
             raise CheckpointError(f"{file}: holds no plain mapping of names to tensors")
         return dict(loaded)
-
-    def _size(self, file: Path, name: str) -> int:
-        entry = self.tensors[file][name]
-        if file.suffix == ".safetensors":
-            return entry.end - entry.begin
-        return int(self._torch_tensors(file)[name].nbytes)
 
     # -- writing ----------------------------------------------------------------------------------------------
 
@@ -449,7 +482,10 @@ def _elements(shape: tuple[int, ...]) -> int:
     return count
 
 
-def file_hash(file: Path) -> str:
+def file_hash(file: Path, stop: threading.Event) -> str:
     """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
     with file.open("rb") as reader:
-        return hashlib.file_digest(reader, "sha256").hexdigest()
+        while (piece := reader.read(PIECE)) and not stop.is_set():
+            digest.update(piece)
+    return digest.hexdigest()

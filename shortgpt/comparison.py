@@ -106,6 +106,7 @@ def compare(
     batch_size: int | None = None,
     device: str | None = None,
     dtype: str = "auto",
+    tokenizer: Any = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -142,7 +143,9 @@ def compare(
                 continue
             opened = model
             if not isinstance(model, BlockSequence):
-                opened = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+                opened = load(
+                    model, device=device, dtype=dtype, tokenizer=tokenizer, trust_remote_code=trust_remote_code
+                )
             scores = score(
                 opened,
                 calibration,

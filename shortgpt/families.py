@@ -94,8 +94,9 @@ class Family(ABC):
         architecture: the adapter's name.
         norm_placement: where the blocks normalise the stream.
         block_lists: dotted paths of the block list as tensors' names may begin with it; the first is the model's own.
-        loader: `"module:function"`, a function `(directory, device, dtype) -> Reloaded` that opens a checkpoint
-            with the family's own loader and nothing of an adapter. Verification calls it in a fresh process.
+        loader: `"module:function"`, a function `(directory, *, device, dtype, trust_remote_code) -> Reloaded` that
+            opens a checkpoint with the family's own loader and nothing of an adapter. Verification calls it in a fresh
+            process.
         exports: other architectures that a checkpoint can be written as, exactly; see `export`.
         load_example: the lines of Python that load a checkpoint from "DIR", for the model card.
         tolerance: the largest difference of logits between removing and skipping, relative to the largest logit:
@@ -137,6 +138,10 @@ class Family(ABC):
         """The config of the model that has the blocks `keep` only. See `removal.rewrite_config`."""
         return removal.rewrite_config(config, keep, self.depth(config))
 
+    def refuse_export(self, config: Config, target: str) -> str | None:
+        """Why a checkpoint of this config cannot be written as `target`, or None."""
+        return None
+
     def export(self, source: Source, target: str, directory: Path) -> None:
         """Write a checkpoint of this family, `source`, as one of the architecture `target`, one of `exports`.
 
@@ -153,6 +158,10 @@ class Family(ABC):
         The default looks at nothing: `rename` and verification come after it.
         """
         return
+
+    def parameters(self, config: Config) -> int | None:
+        """The number of parameters of a model of this config, tied ones once; None where only its tensors tell."""
+        return None
 
     def rename(self, names: Iterable[str], depth: int, keep: Sequence[int]) -> dict[str, str]:
         """New tensor name → old one, for what stays, in the order of `names`. See `removal.rename_blocks`."""
@@ -212,7 +221,12 @@ def _or_its_file(path: Path) -> Path:
         return path
     suffixes = {suffix for entry in plugins.registry().architectures for suffix in entry.suffixes}
     files = [file for file in path.iterdir() if file.suffix in suffixes]
-    return files[0] if len(files) == 1 else path
+    if len(files) > 1:
+        names = ", ".join(sorted(file.name for file in files))
+        raise ModelError(
+            f"{path}: the folder holds {len(files)} checkpoint files ({names}); name the one that is meant"
+        )
+    return files[0] if files else path
 
 
 def recognise(source: Source, architecture: str | None = None) -> Family:

@@ -26,7 +26,7 @@ def load(
         name: a model folder, a checkpoint file, a hub id, or the name of a model that a plugin ships (`zoo:llama`).
         device: such as "cpu" or "cuda:1"; default: the accelerator where there is one.
         dtype: "float32", "bfloat16", "float16", or "auto": what it was saved in.
-        tokenizer: in place of the model's own.
+        tokenizer: in place of the model's own: a callable, or the folder or hub id of one.
         architecture: take this adapter instead of looking for one.
 
     Raises:
@@ -39,9 +39,19 @@ def load(
     )
     model = family.open(source, options)
     if tokenizer is not None:
-        model.tokenizer = tokenizer
+        model.tokenizer = _tokenizer(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer
     model.plan = Plan.beside(source.path)
     return model
+
+
+def _tokenizer(name: str | Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # the library has many
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{name}: no tokenizer can be loaded from it ({reason[:300]})") from None
 
 
 def wrap(
@@ -69,7 +79,7 @@ def default_device(device: str | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"device {device!r} cannot be used ({reason}); cpu always can") from None

@@ -49,10 +49,15 @@ class Verification(Value):
     def __str__(self) -> str:
         if not self.verified:
             return f"not verified: {self.reason}"
+        cached = (
+            f"{self.generated} tokens of cached generation equal uncached"
+            if self.generated
+            else "cached generation chose another first token, as rounding may"
+        )
         return (
             f"verified: logits differ by {self.max_difference:.3g} (largest logit {self.max_logit:.4g}) from the "
-            f"original's with these blocks skipped, on {' × '.join(map(str, self.probe))} tokens; {self.generated} "
-            f"tokens of cached generation equal uncached ({self.dtype} on {self.device})"
+            f"original's with these blocks skipped, on {' × '.join(map(str, self.probe))} tokens; {cached} "
+            f"({self.dtype} on {self.device})"
         )
 
 
@@ -70,6 +75,7 @@ class Plan(Value):
         parameters_before, parameters_after: of the whole model; None before it ran.
         source_hashes: file name → SHA-256 of the checkpoint it was made from; empty for a model in memory.
         load: the lines of Python that load the result.
+        export_as: the architecture that the result was written as, where that is another one.
         version: of shortgpt.
         base: how the source itself had been made shorter; None for an original.
     """
@@ -84,6 +90,7 @@ class Plan(Value):
     parameters_after: int | None = None
     source_hashes: dict[str, str] = field(default_factory=dict)
     load: str = ""
+    export_as: str | None = None
     version: str = __version__
     base: Plan | None = None
 
@@ -167,7 +174,7 @@ def model_card(plan: Plan) -> str:
         rows = zip(plan.scores.block_names, plan.scores.values, plan.scores.stderr, strict=True)
         for index, (name, value, error) in enumerate(rows):
             mark = "removed" if index in plan.blocks else ""
-            lines.append(f"| {name} | {value:.6f} | {error:.6f} | {mark} |")
+            lines.append(f"| {name} | {value:.6f} | {'-' if error != error else f'{error:.6f}'} | {mark} |")
     lines += ["", "## Verification", "", _sentence(str(plan.verification or "not verified: it was not asked for"))]
     if plan.load:
         lines += ["", "## Loading", "", "```python", plan.load, "```"]

@@ -129,6 +129,7 @@ RULES: dict[str, Callable[[Any, Sequence[int], int], Any]] = {
     ),
 }
 
+_NUMBERED = re.compile(r"\w+\.\d+\.\w+")
 _ABOUT_BLOCKS = re.compile(r"(^|_)(layer|layers|block|blocks|depth)(_|$)")
 _NOT_BY_BLOCK = frozenset(
     {
@@ -167,6 +168,8 @@ def rewrite_config(config: Config, keep: Sequence[int], depth: int) -> Config:
     for field, value in config.items():
         rule = RULES.get(field)
         try:
+            if field == "quantization_config" and (names := _NUMBERED.search(str(value))):
+                raise ValueError(f"it names blocks by number ({names[0]})")
             if rule is not None:
                 rewritten[field] = rule(value, keep, depth)
             elif _looks_per_block(field, value, depth):
@@ -227,6 +230,8 @@ def rename_blocks(names: Iterable[str], lists: Sequence[str], depth: int, keep: 
 def remove(model: BlockSequence, blocks: Plan | Iterable[int]) -> BlockSequence:
     """A shorter model in memory that shares its tensors with `model`, which is untouched.
 
+    Its parameters do not require gradients, since they are the original's too: copy them (or save and load) to train it.
+
     Args:
         blocks: what goes: block numbers, or a `Plan`, which the shorter model then records when it is saved.
 
@@ -236,6 +241,8 @@ def remove(model: BlockSequence, blocks: Plan | Iterable[int]) -> BlockSequence:
     from shortgpt.plan import Plan
 
     plan = blocks if isinstance(blocks, Plan) else Plan.of(model, blocks)
+    if plan.architecture != model.architecture:
+        raise ModelError(f"the plan is for the architecture {plan.architecture}, {model.name} is {model.architecture}")
     if plan.depth != len(model):
         raise ModelError(f"the plan is for a model of {plan.depth} blocks, {model.name} has {len(model)}")
     shorter = model.without(plan.blocks)

@@ -36,8 +36,9 @@ def scores_table(scores: Scores, marked: Collection[int] = ()) -> RenderableType
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("block", justify="right")
     table.add_column(Text(_short_name(scores.criteria[0])), justify="right")
-    table.add_column("± s.e.", justify="right")
-    table.add_column("", width=BAR)
+    table.add_column("± s.e.", justify="right", no_wrap=True, min_width=7)
+    if not other:
+        table.add_column("", width=BAR)
     for name in other:
         table.add_column(Text(_short_name(name)), justify="right")
     table.add_column("params", justify="right")
@@ -55,7 +56,7 @@ def scores_table(scores: Scores, marked: Collection[int] = ()) -> RenderableType
             str(block),
             _number(values[block]),
             _number(errors[block]),
-            _bar(values[block], largest, gone),
+            *(() if other else (_bar(values[block], largest, gone),)),
             *(_number(column[block]) for column in others),
             _count(scores.parameters[block]),
             str(place[block]),

@@ -10,7 +10,7 @@ as the unit. Only one boundary is held at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -151,13 +151,16 @@ class Scores(Value):
 
 
 def _lowest(values: Sequence[float], pinned: dict[int, str], n: int) -> tuple[int, ...]:
+    check_number(n, len(values), pinned)
     free = [i for i in range(len(values)) if i not in pinned]
-    most = min(len(free), len(values) - 1)
-    if not 1 <= n <= most:
-        raise SelectionError(
-            f"{n} blocks cannot be chosen: from 1 to {most} of the {len(values)} blocks may be removed"
-        )
     return tuple(sorted(sorted(free, key=lambda i: (values[i], -i))[:n]))
+
+
+def check_number(n: int, depth: int, pinned: Mapping[int, str]) -> None:
+    """Raise a `SelectionError` where n blocks of a model cannot be removed: pinned ones stay, and at least one."""
+    most = min(depth - len(pinned), depth - 1)
+    if not 1 <= n <= most:
+        raise SelectionError(f"{n} blocks cannot be chosen: from 1 to {most} of the {depth} blocks may be removed")
 
 
 def blocks_for_ratio(ratio: float, depth: int) -> int:
@@ -265,6 +268,7 @@ class _Pass:
     def tap(self, boundary: int, hidden: Tensor) -> None:
         if self.held is None:
             self._begin(hidden)
+        hidden = hidden.to(self.real.device)  # a model may be spread over several devices
         if hidden.shape[:2] != self.real.shape:
             raise AdapterError(
                 f"{self.model.name}: boundary {boundary} has the shape {tuple(hidden.shape)}, but the batch has "

@@ -291,9 +291,10 @@ def _nothing_is_left_behind(subject: Subject) -> None:
 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
     _every_boundary_is_seen_once_and_in_order,
+    _skipping_nothing_changes_no_bit,
+    _nothing_is_left_behind,
     _the_boundaries_are_those_of_an_independent_tap,
     _a_skipped_block_hands_the_stream_on_unchanged,
-    _skipping_nothing_changes_no_bit,
     _removing_nothing_changes_no_bit,
     _removal_equals_skipping,
     _a_shorter_model_shares_its_tensors,
@@ -303,7 +304,6 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     _cached_generation_equals_uncached,
     _padding_moves_no_score,
     _batch_size_and_order_move_no_score,
-    _nothing_is_left_behind,
 )
 
 
@@ -345,13 +345,13 @@ def _parameters(model: BlockSequence) -> dict[str, Tensor]:
 
 
 def _hooks(model: BlockSequence) -> Counter[str]:
-    """How many hooks are on each module of a torch model; nothing for other models."""
+    """How many hooks are on each module of a torch model, and whether its forward was replaced; nothing for others."""
     module: Any = getattr(model, "model", None)
     if not isinstance(module, torch.nn.Module):
         return Counter()
     return Counter(
         f"{name}.{kind}"
         for name, child in module.named_modules()
-        for kind in ("_forward_hooks", "_forward_pre_hooks")
-        for _ in getattr(child, kind)
+        for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "forward")
+        for _ in (range(kind in vars(child)) if kind == "forward" else getattr(child, kind))
     )

@@ -371,7 +371,7 @@ def test_a_missing_file_and_an_unknown_source_are_told_apart(model: Playback) ->
 
 def test_a_model_without_a_tokenizer_takes_token_batches_only(model: Playback) -> None:
     model.tokenizer = None
-    with pytest.raises(CalibrationError, match=r"playback has no tokenizer.*pass tokenizer=.*or give token batches"):
+    with pytest.raises(CalibrationError, match=r"playback has no tokenizer.*--tokenizer NAME.*or give token batches"):
         calibrate("stdlib", model)
     assert calibrate([{"input_ids": torch.tensor([[1, 2]])}], model).info.sequences == 1
 

@@ -300,6 +300,14 @@ def test_a_shorter_model_in_memory_is_saved_with_all_that_lay_beside_the_origina
     assert shortgpt.load(tmp_path / "out", device="cpu").plan == plan
 
 
+def test_without_a_plan_no_card_is_saved_neither_ours_nor_the_originals(tmp_path: Path, llama_folder: Path) -> None:
+    prune_checkpoint(llama_folder, tmp_path / "in", [1], verify=False)
+    shortgpt.load(tmp_path / "in", device="cpu").without([1]).save(tmp_path / "out")
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert "tokenizer.json" in written
+    assert not {"README.md", "shortgpt.json"} & written
+
+
 def test_memory_and_disk_give_the_same_tensors(tmp_path: Path, llama_folder: Path) -> None:
     shortgpt.remove(shortgpt.load(llama_folder, device="cpu"), GONE).save(tmp_path / "memory")
     prune_checkpoint(llama_folder, tmp_path / "disk", GONE, verify=False)

@@ -47,6 +47,12 @@ def test_the_plan_of_a_model_names_it_and_the_blocks_in_order() -> None:
     assert Plan.of(model, [4, 1, 4]) == Plan("mine", "llama", 6, (1, 4))
 
 
+def test_the_plan_of_a_shortened_model_holds_the_plan_before(plan: Plan) -> None:
+    model = shortgpt.wrap(tiny("llama", blocks=2))
+    model.plan = plan
+    assert Plan.of(model, [1]).base == plan
+
+
 def test_the_card_says_what_was_done(plan: Plan, scores: Scores) -> None:
     card = model_card(plan)
     _, front, text = card.split("---\n", 2)

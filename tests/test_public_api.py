@@ -45,11 +45,11 @@ FUNCTIONS = {
     "verify: bool = True, device: str | None = None, dtype: str = auto, trust_remote_code: bool = False, "
     "architecture: str | None = None, export_as: str | None = None, progress: Progress | None = None) -> Plan",
     "verify": "(original: BlockSequence, directory: str | Path, blocks: Iterable[int], *, "
-    "dtype: str = auto, family: Family | None = None) -> Verification",
+    "dtype: str = auto, trust_remote_code: bool = False, family: Family | None = None) -> Verification",
     "compare": "(models: Iterable[BlockSequence | Scores | str | Path], calibration: Any = stdlib, *, "
     "criterion: str = block-influence, sequences: int | None = None, tokens: int | None = None, seed: int = 0, "
     "field: str | None = None, batch_size: int | None = None, device: str | None = None, dtype: str = auto, "
-    "trust_remote_code: bool = False, progress: Progress | None = None) -> Comparison",
+    "tokenizer: Any = None, trust_remote_code: bool = False, progress: Progress | None = None) -> Comparison",
 }
 
 TO_IMPLEMENT = {

@@ -15,10 +15,13 @@ from transformers import GenerationConfig, LlamaForCausalLM
 
 from shortgpt.checkpoint import Weights, copy_companions
 from shortgpt.errors import ModelError
-from shortgpt.families import Source
+from shortgpt.families import Config, OpenOptions, Source
 from shortgpt_adapters import baichuan_model  # registers the classes with transformers
-from shortgpt_adapters.transformers_family import TransformersFamily, quiet
+from shortgpt_adapters.baichuan_fast_tokenizer import fast_tokenizer
+from shortgpt_adapters.transformers_family import TransformersFamily, open_tokenizer, quiet
 from shortgpt_adapters.transformers_loader import reload as reload
+
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 class Baichuan(TransformersFamily):
@@ -29,6 +32,11 @@ class Baichuan(TransformersFamily):
     load_example = f"import {baichuan_model.__name__}  # registers the model type\n{TransformersFamily.load_example}"
     exports = ("llama",)
 
+    def refuse_export(self, config: Config, target: str) -> str | None:
+        if config["position_embedding"] == "rope":
+            return None
+        return "its positions are ALiBi (13B), and Llama has rotary positions only; a 7B can be written as Llama"
+
     def export(self, source: Source, target: str, directory: Path) -> None:
         config = baichuan_model.BaichuanConfig.from_pretrained(source.path)
         weights = Weights(source)
@@ -38,8 +46,23 @@ class Baichuan(TransformersFamily):
         except ValueError as error:
             raise ModelError(f"{source.name}: {error}") from None
         copy_companions(source, directory)
+        self._write_tokenizer(source, directory)
         with quiet():
             model = LlamaForCausalLM.from_pretrained(None, config=llama_config, state_dict=renamed, dtype="auto")
             if (source.path / "generation_config.json").is_file():
                 model.generation_config = GenerationConfig.from_pretrained(source.path)
             model.save_pretrained(directory)
+
+    def _write_tokenizer(self, source: Source, directory: Path) -> None:
+        """Put a `tokenizer.json` in the place of what only this package, or the code in the folder, can read."""
+        if (directory / "tokenizer.json").is_file():
+            return
+        slow = open_tokenizer(source, OpenOptions())
+        for file in (*directory.glob("*.py"), *(directory / name for name in TOKENIZER_FILES)):
+            file.unlink(missing_ok=True)
+        if slow is None:
+            return
+        try:
+            fast_tokenizer(slow).save_pretrained(directory)
+        except ValueError as error:
+            raise ModelError(f"{source.name}: {error}") from None

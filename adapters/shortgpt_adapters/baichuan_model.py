@@ -557,7 +557,9 @@ class BaichuanTokenizer(PreTrainedTokenizer):
         try:
             from sentencepiece import SentencePieceProcessor
         except ImportError as error:
-            raise ImportError("Baichuan's tokenizer needs sentencepiece: pip install sentencepiece") from error
+            raise ImportError(
+                "Baichuan's tokenizer needs sentencepiece: pip install 'shortgpt-blocks[baichuan]'"
+            ) from error
         processor = SentencePieceProcessor(**self.sp_model_kwargs)
         processor.Load(self.vocab_file)
         return processor

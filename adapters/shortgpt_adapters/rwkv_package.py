@@ -66,6 +66,7 @@ class RwkvPackageBlocks(BlockSequence):
         self.name = name
         self.config = config
         self.file = file
+        self.stamp = checkpoint.stamp(file) if file else None
         self.names = names
         self.sizes = sizes
         self.architecture = family.architecture
@@ -115,7 +116,7 @@ class RwkvPackageBlocks(BlockSequence):
             names={new: self.names[old] for new, old in renamed.items()},
             sizes=self.sizes,
         )
-        shorter.tokenizer, shorter.source = self.tokenizer, self.source
+        shorter.tokenizer, shorter.source, shorter.stamp = self.tokenizer, self.source, self.stamp
         return shorter
 
     def write(self, directory: Path) -> None:
@@ -124,9 +125,9 @@ class RwkvPackageBlocks(BlockSequence):
                 f"{self.name}: the file that it was loaded from is gone, converted, or holds another model, and only "
                 "its tensors can be written: those in memory were changed by the rwkv package for running"
             )
+        if not self.file.is_file() or checkpoint.stamp(self.file) != self.stamp:
+            raise CheckpointError(f"{self.file}: has been changed since it was opened; open it again")
         tensors = checkpoint.read(self.file)
-        if lost := [old for old in self.names.values() if old not in tensors]:
-            raise CheckpointError(f"{self.file}: has been changed since it was opened: {lost[0]} is missing")
         torch.save({new: tensors[old] for new, old in self.names.items()}, directory / self.file.name)
         checkpoint.copy_tokenizer(self.file.parent, directory)
 

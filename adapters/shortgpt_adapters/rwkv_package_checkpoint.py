@@ -93,6 +93,12 @@ def read(file: Path) -> dict[str, Tensor]:
     return dict(loaded)
 
 
+def stamp(file: Path) -> tuple[int, int, int]:
+    """What tells a file from another one written in its place."""
+    status = file.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def config_of(file: Path, tensors: Mapping[str, Tensor]) -> Config:
     """`n_layer`, `n_embd`, `version` and `vocab_size` of a checkpoint, after checking that all of it is there.
 
@@ -122,6 +128,14 @@ def config_of(file: Path, tensors: Mapping[str, Tensor]) -> Config:
     decays = {tuple(t.shape) for name, t in tensors.items() if name.endswith("att.time_decay")}
     if len(decays) > 1:
         raise CheckpointError(f"{file}: mixes versions: the blocks' decays have the shapes {sorted(decays)}")
+    shapes: dict[str, dict[tuple[int, ...], str]] = {}
+    for name, tensor in tensors.items():
+        if (match := _BLOCK.fullmatch(name)) and match[2] not in _FIRST_VALUES:
+            shapes.setdefault(match[2], {}).setdefault(tuple(tensor.shape), name)
+    for leaf, found in shapes.items():
+        if len(found) > 1:
+            sizes = ", ".join(f"{shape} ({name})" for shape, name in found.items())
+            raise CheckpointError(f"{file}: mixes models of different size: {leaf} has the shapes {sizes}")
     if version == "5.1" and (shape := decays.pop())[1:] and shape[1] > 1:
         version = "5.2"
     vocabulary, width = embedding.shape

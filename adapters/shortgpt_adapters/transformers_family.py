@@ -56,20 +56,33 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
     # -- config -----------------------------------------------------------------------------------------------
 
     def read_config(self, source: Source, *, trust_remote_code: bool = False) -> Config:
-        return _config(source, trust_remote_code).to_dict()
+        self.resolved, self.trusted = _config(source, trust_remote_code), trust_remote_code
+        return dict(self.resolved.to_dict())
 
     def write_config(self, config: Config, source: Source, directory: Path) -> None:
         copy_companions(source, directory)
-        resolved = _config(source, trust_remote_code=False)
-        type(resolved).from_dict(config).save_pretrained(directory)
+        type(self.resolved).from_dict(config).save_pretrained(directory)
 
     def config_of(self, model: Any) -> Config:
         return dict(model.config.to_dict())
 
+    def parameters(self, config: Config) -> int:
+        return sum(parameter.numel() for parameter in self._empty(config).parameters())
+
+    def _empty(self, config: Config) -> PreTrainedModel:
+        """A model of a config that was read, without memory for its tensors."""
+        try:
+            with quiet(), torch.device("meta"):
+                resolved = type(self.resolved).from_dict(config)
+                return AutoModelForCausalLM.from_config(resolved, trust_remote_code=self.trusted)
+        except Exception as error:  # a config's values can break a model in any way
+            raise CheckpointError(
+                f"transformers cannot build a model of this config.json ({_first_line(error)})"
+            ) from error
+
     def check_tensors(self, config: Config, names: Iterable[str]) -> None:
         found = set(names)
-        with quiet(), torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+        model = self._empty(config)
         prefix = f"{model.base_model_prefix}."
         tied = set(model.all_tied_weights_keys)
         lacking = [
@@ -96,8 +109,7 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
         except torch.cuda.OutOfMemoryError:
             raise ModelError(f"{source.name} does not fit into the memory of {options.device}") from None
         except Exception as error:  # safetensors, torch, pickle and transformers each have their own
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(f"{source.name}: transformers cannot load it ({reason[:300]})") from error
+            raise CheckpointError(f"{source.name}: transformers cannot load it ({_first_line(error)})") from error
         faults = unfit(info)
         if "unexpected_keys" in faults:  # a head that this class lacks is none of our business; a lost block is
             in_blocks = re.compile(rf"(.*\.)?{self.block_lists[0].rpartition('.')[2]}\.\d+\..*")
@@ -153,6 +165,10 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
         generation.to_json_file(directory / "generation_config.json")  # which is the user's all the same
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars and no advice from transformers; its errors still come."""
@@ -178,19 +194,18 @@ def _config(source: Source, trust_remote_code: bool) -> Any:
                 f"{source.name}: its config names code of its own ({json.dumps(known.get('auto_map'))}), which runs "
                 "only when you trust it: read it, then pass --trust-remote-code (trust_remote_code=True)"
             ) from None
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{source.name}: transformers cannot read its config.json ({reason[:300]})") from error
+        raise CheckpointError(
+            f"{source.name}: transformers cannot read its config.json ({_first_line(error)})"
+        ) from error
 
 
 def open_tokenizer(source: Source, options: OpenOptions) -> Any:
     """The folder's tokenizer; None where it has none."""
-    if not any(
-        (source.path / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json", "tokenizer.model")
-    ):
+    files = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+    if not any((source.path / name).is_file() for name in files):
         return None
     try:
         with quiet():
             return AutoTokenizer.from_pretrained(source.path, trust_remote_code=options.trust_remote_code)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{source.name}: its tokenizer cannot be loaded ({reason[:300]})") from error
+        raise CheckpointError(f"{source.name}: its tokenizer cannot be loaded ({_first_line(error)})") from error

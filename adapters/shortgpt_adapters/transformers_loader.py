@@ -57,9 +57,10 @@ def reload(directory: Path, *, device: str, dtype: str, trust_remote_code: bool 
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    place = {} if device == "cpu" else {"device_map": {"": device}}
     model, info = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+        directory, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **place
     )
     if faults := unfit(info):
         raise ValueError(f"the reloaded model does not hold exactly what was saved: {faults}")
-    return ReloadedCausalLM(model.to(device))
+    return ReloadedCausalLM(model)

@@ -22,7 +22,11 @@ def shortgpt_calibrations() -> tuple[Extension, ...]:
         Extension("pg19", f"{HERE}.texts:pg19", "books of Project Gutenberg before 1919 (hub)"),
         Extension("wikitext2", f"{HERE}.texts:wikitext2", "WikiText-2, raw (hub)"),
         Extension("c4", f"{HERE}.texts:c4", "C4, English (hub)"),
-        Extension("hub", f"{HERE}.texts:hub", "hub:NAME, hub:NAME/CONFIG or with @SPLIT: any text data set of the hub"),
+        Extension(
+            "hub",
+            f"{HERE}.texts:hub",
+            "hub:NAME, hub:OWNER/NAME or hub:OWNER/NAME/CONFIG, with @SPLIT: any text of the hub",
+        ),
     )
 
 

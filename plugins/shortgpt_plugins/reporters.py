@@ -11,6 +11,7 @@ from shortgpt.scores import Scores
 
 
 def as_json(result: Scores | Comparison) -> str:
+    """All there is, to be read back by `from_json`."""
     return result.to_json()
 
 

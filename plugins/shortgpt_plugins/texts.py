@@ -41,14 +41,17 @@ def stdlib(argument: str, seed: int) -> Iterator[str]:
 
 
 def wikitext2(argument: str, seed: int) -> Iterator[str]:
+    """WikiText-2, raw: Merity et al. 2016 (arXiv:1609.07843)."""
     return hub("Salesforce/wikitext/wikitext-2-raw-v1@train", seed)
 
 
 def pg19(argument: str, seed: int) -> Iterator[str]:
+    """PG-19: Rae et al. 2019 (arXiv:1911.05507)."""
     return hub("emozilla/pg19@train", seed)
 
 
 def c4(argument: str, seed: int) -> Iterator[str]:
+    """C4, English: Raffel et al. 2019 (arXiv:1910.10683)."""
     return hub("allenai/c4/en@train", seed)
 
 
@@ -69,22 +72,22 @@ def hub(argument: str, seed: int) -> Iterator[str]:
             "data sets of the hub need the package datasets: pip install 'shortgpt-blocks[datasets]'"
         ) from None
     repository, config = "/".join(parts[:2]), parts[2] if len(parts) == 3 else None
+    column: str | None = None
     try:
         stream = datasets.load_dataset(repository, config, split=split or "train", streaming=True)
-        rows = iter(stream.shuffle(seed=seed, buffer_size=1000))
-        first = next(rows, None)
+        for row in stream.shuffle(seed=seed, buffer_size=1000):
+            if column is None:
+                named = [key for key, value in row.items() if isinstance(value, str)]
+                column = "text" if "text" in named else next(iter(named), None)
+                if column is None:
+                    raise CalibrationError(f"hub:{argument}: its rows hold no text (columns {sorted(row)})")
+            if isinstance(row[column], str):
+                yield row[column]
+    except CalibrationError:
+        raise
     except Exception as error:  # the library lets its transports' errors through
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CalibrationError(
             f"hub:{argument}: the data set cannot be had ({reason[:300]}); check its name and the network, "
             "or take a local file or `stdlib`"
         ) from error
-    if first is None:
-        return
-    column = "text" if isinstance(first.get("text"), str) else None
-    column = column or next((key for key, value in first.items() if isinstance(value, str)), None)
-    if column is None:
-        raise CalibrationError(f"hub:{argument}: its rows hold no text (columns {sorted(first)})")
-    yield first[column]
-    for row in rows:
-        yield row[column]

@@ -53,6 +53,7 @@ def calibration_options(command: Command) -> Command:
         click.option("--tokens", type=int, help="Tokens in a window. Default: 512, or the model's own window."),
         click.option("--seed", type=int, default=0, show_default=True, help="Which windows are taken."),
         click.option("--batch-size", type=int, help="Sequences in a batch. Moves no result."),
+        click.option("--tokenizer", metavar="NAME", help="A folder or hub id, for a model that brings no tokenizer."),
     )
     return _with(options, command)
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from shortgpt.plan import Plan
 
 
+CHOOSING = ("calibration", "field", "sequences", "tokens", "seed", "batch_size", "tokenizer")
+
+
 class _AsOption(click.Command):
     """Reads `--as-NAME` as `--as NAME`."""
 
@@ -64,6 +67,14 @@ def prune(
 
     given = {"--blocks": blocks, "--ratio": ratio, "--remove": remove, "--plan": plan_file}
     chosen = [name for name, value in given.items() if value is not None]
+    idle = [
+        f"--{name.replace('_', '-')}"
+        for name in (*CHOOSING, "criterion")
+        if (remove is not None or plan_file is not None)
+        and click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if len(chosen) == 1 and idle:
+        raise SelectionError(f"{', '.join(idle)}: nothing is scored with {chosen[0]}; leave them out")
     if len(chosen) != 1:
         found = "two choices at once" if chosen else "nothing was chosen"
         raise SelectionError(f"{found} ({', '.join(chosen) or 'no blocks'}); give one of {', '.join(given)}")
@@ -98,16 +109,18 @@ def _scored(
     calibration: dict[str, Any],
 ) -> Plan:
     from shortgpt.loading import load
-    from shortgpt.scores import DEFAULT_CRITERION, score
+    from shortgpt.scores import DEFAULT_CRITERION, check_number, score
     from shortgpt.verification import release_memory
 
     common.number_of_blocks(blocks, ratio, 100, 0.25)  # a mistake here is told before the model is loaded
-    opened = load(model, **opening)
+    opened = load(model, tokenizer=calibration.pop("tokenizer"), **opening)
+    count = common.number_of_blocks(blocks, ratio, len(opened), 0.25)
+    check_number(count, len(opened), opened.pinned)
     source = calibration.pop("calibration")
     scores = score(opened, source, criteria=(criterion or DEFAULT_CRITERION,), progress=progress, **calibration)
     del opened
     release_memory()
-    return scores.plan(common.number_of_blocks(blocks, ratio, len(scores), 0.25))
+    return scores.plan(count)
 
 
 def report(plan: Plan, output: str, quiet: bool) -> None:

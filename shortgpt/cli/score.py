@@ -44,14 +44,27 @@ def score(
     """
     from shortgpt.loading import load
     from shortgpt.reports import scores_table
-    from shortgpt.scores import DEFAULT_CRITERION
+    from shortgpt.scores import DEFAULT_CRITERION, check_number
     from shortgpt.scores import score as run
 
     common.check_wishes(json_file, report)
     common.number_of_blocks(blocks, ratio, 100, DEFAULT_RATIO)  # a mistake here is told before the model is loaded
-    opened = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, architecture=architecture)
+    opened = load(
+        model,
+        device=device,
+        dtype=dtype,
+        tokenizer=calibration.pop("tokenizer"),
+        trust_remote_code=trust_remote_code,
+        architecture=architecture,
+    )
+    count = common.number_of_blocks(blocks, ratio, len(opened), DEFAULT_RATIO)
+    if blocks is not None or ratio is not None:
+        check_number(count, len(opened), opened.pinned)
+    count = min(
+        count, len(opened) - max(1, len(opened.pinned))
+    )  # a model of one block is scored, and nothing is marked
     source = calibration.pop("calibration")
     with common.progress_bars(quiet) as progress:
         scores = run(opened, source, criteria=criteria or (DEFAULT_CRITERION,), progress=progress, **calibration)
-    count = common.number_of_blocks(blocks, ratio, len(scores), DEFAULT_RATIO)
-    common.emit(scores, scores_table(scores, scores.least_influential(count)), json_file, report)
+    marked = scores.least_influential(count) if count else ()
+    common.emit(scores, scores_table(scores, marked), json_file, report)

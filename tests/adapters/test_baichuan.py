@@ -1,5 +1,8 @@
 """Baichuan through the adapter: the contract for both sizes, and the 7B written as Llama."""
 
+import json
+import subprocess
+import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -120,3 +123,51 @@ def test_a_family_says_what_it_can_be_written_as(tmp_path: Path) -> None:
     tiny("7B").save_pretrained(tmp_path / "in")
     with pytest.raises(shortgpt.ShortGPTError, match="supported: llama"):
         shortgpt.prune_checkpoint(tmp_path / "in", tmp_path / "out", [1], verify=False, export_as="gpt2")
+
+
+def test_what_is_written_as_llama_brings_a_tokenizer_that_plain_transformers_loads(tmp_path: Path) -> None:
+    spm = pytest.importorskip("sentencepiece")
+    (tmp_path / "corpus.txt").write_text("the quick brown fox jumps over the lazy dog 12 times\n" * 50)
+    spm.SentencePieceTrainer.train(
+        input=str(tmp_path / "corpus.txt"),
+        model_prefix=str(tmp_path / "bpe"),
+        vocab_size=320,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        hard_vocab_limit=False,
+        user_defined_symbols=["<reserved_106>"],
+        minloglevel=2,
+    )
+    processor = spm.SentencePieceProcessor(model_file=str(tmp_path / "bpe.model"))
+    torch.manual_seed(0)
+    config = BaichuanConfig(**{**SIZES, "vocab_size": processor.get_piece_size()}, **VARIANTS["7B"])
+    BaichuanForCausalLM(config).save_pretrained(tmp_path / "in")
+    (tmp_path / "bpe.model").rename(tmp_path / "in" / "tokenizer.model")
+    (tmp_path / "in" / "tokenization_baichuan.py").write_text("raise RuntimeError('code of another time')")
+    (tmp_path / "in" / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "BaichuanTokenizer",
+                "auto_map": {"AutoTokenizer": ["tokenization_baichuan.BaichuanTokenizer", None]},
+            }
+        )
+    )
+    shortgpt.prune_checkpoint(tmp_path / "in", tmp_path / "out", [1], verify=False, export_as="llama")
+    code = (
+        "import json, sys; from transformers import AutoTokenizer; t = AutoTokenizer.from_pretrained(sys.argv[1]); "
+        "print(json.dumps([t(text)['input_ids'] for text in json.loads(sys.argv[2])])); "
+        "assert not any(name.startswith('shortgpt') for name in sys.modules)"
+    )
+    texts = ["the quick  fox", " naïve 漢字\n\tx", "12 lazy<reserved_106>dogs"]
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "out"), json.dumps(texts)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == [processor.encode(text) for text in texts]
+    assert not list((tmp_path / "out").glob("*.py"))

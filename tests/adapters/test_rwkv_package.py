@@ -682,5 +682,5 @@ def test_a_folder_means_its_only_file(files: dict[str, Path], tmp_path: Path) ->
     assert len(shortgpt.load(tmp_path / "out", architecture="rwkv-package")) == DEPTH - 1
 
     (tmp_path / "out" / "second.pth").write_bytes(files["5.0"].read_bytes())
-    with pytest.raises(CheckpointError, match=r"holds 2 \.pth files; name the one that is meant"):
-        shortgpt.load(tmp_path / "out", architecture="rwkv-package")
+    with pytest.raises(ModelError, match=r"holds 2 checkpoint files \(rwkv-4\.pth, second\.pth\); name the one"):
+        shortgpt.load(tmp_path / "out")
