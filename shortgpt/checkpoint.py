@@ -73,7 +73,7 @@ def prune_checkpoint(
     from shortgpt import verification
     from shortgpt.loading import checked_dtype, default_device
 
-    origin = source if isinstance(source, Source) else resolve(source)
+    origin = source if isinstance(source, Source) else resolve(source, architecture)
     family = recognise(origin, architecture)
     if export_as is None and isinstance(blocks, Plan):
         export_as = blocks.export_as

@@ -194,8 +194,12 @@ class Family(ABC):
         return keep
 
 
-def resolve(name: str | Path) -> Source:
+def resolve(name: str | Path, architecture: str | None = None) -> Source:
     """Find a model: a name that a plugin ships (`zoo:llama`), a folder, a file, or a repository of the hub.
+
+    Args:
+        architecture: the adapter that will be taken; without it, a model of the hub is recognised before its weights
+            are fetched.
 
     Raises:
         ModelError: there is nothing of that name.
@@ -212,7 +216,7 @@ def resolve(name: str | Path) -> Source:
         return Source(text, Path(plugins.lookup("model", shipped, text).target))
     if isinstance(name, Path) or text.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text):
         raise ModelError(f"{text}: no such file or folder; name a model folder, a checkpoint file, or a hub id")
-    return Source(text, _or_its_file(_fetch(text)))
+    return Source(text, _or_its_file(_fetch(text, architecture)))
 
 
 def _or_its_file(path: Path) -> Path:
@@ -307,18 +311,32 @@ def _family(entry: plugins.Architecture) -> Family:
     return cls()
 
 
-def _fetch(repository: str) -> Path:
-    """The local folder of a hub repository, in one weight format: safetensors where it has them."""
-    from huggingface_hub import snapshot_download
+def _fetch(repository: str, architecture: str | None) -> Path:
+    """The local folder of a hub repository, in one weight format: safetensors where it has them.
+
+    Its small files come first: a model that no adapter knows is told of before its weights are fetched.
+    """
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     elsewhere = ["*/*", "consolidated*"]  # subfolders and second copies of the weights
     try:
-        folder = Path(
+        folder = Path(snapshot_download(repository, allow_patterns=[*HUB_FILES], ignore_patterns=elsewhere))
+        if (folder / "config.json").is_file():
+            recognise(Source(repository, folder), architecture)
             snapshot_download(repository, allow_patterns=[*HUB_FILES, "*.safetensors"], ignore_patterns=elsewhere)
-        )
-        if not any(folder.glob("*.safetensors")):
-            snapshot_download(repository, allow_patterns=[*HUB_FILES, "*.bin", "*.pth"], ignore_patterns=elsewhere)
+            if any(folder.glob("*.safetensors")):
+                return folder
+            weights = ["*.bin"]
+        else:
+            weights = [name for name in HfApi().list_repo_files(repository) if re.fullmatch(r"[^/]+\.pth", name)]
+            if len(weights) != 1:
+                found = ", ".join(sorted(weights)) or "none"
+                raise ModelError(
+                    f"{repository}: it has no config.json, and one .pth file was looked for (found: {found}); "
+                    "fetch the one that is meant and name the file"
+                )
+        snapshot_download(repository, allow_patterns=[*HUB_FILES, *weights], ignore_patterns=elsewhere)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(

@@ -32,7 +32,7 @@ def load(
     Raises:
         ModelError: it cannot be found, read or recognised.
     """
-    source = resolve(name)
+    source = resolve(name, architecture)
     family = recognise(source, architecture)
     options = OpenOptions(
         device=default_device(device), dtype=checked_dtype(dtype), trust_remote_code=trust_remote_code

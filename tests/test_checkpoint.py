@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
@@ -518,3 +519,25 @@ def test_tensors_of_blocks_that_the_config_does_not_count_are_told(tmp_path: Pat
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
     refused(source, CheckpointError, r"counts 5 blocks, but there are tensors of model\.layers\.5")
+
+
+def test_a_plan_for_another_architecture_is_refused(tmp_path: Path, llama_folder: Path) -> None:
+    model = shortgpt.load(llama_folder, device="cpu")
+    plan = shortgpt.Plan("mine", "mamba", len(model), (1,))
+    with pytest.raises(shortgpt.ShortGPTError, match="the plan is for the architecture mamba"):
+        prune_checkpoint(llama_folder, tmp_path / "out", plan, verify=False)
+    with pytest.raises(shortgpt.ShortGPTError, match="the plan is for the architecture mamba"):
+        shortgpt.remove(model, plan)
+
+
+def test_parameters_are_counted_as_the_library_counts_them(tmp_path: Path) -> None:
+    model = tiny("gpt2")
+    model.save_pretrained(tmp_path / "in")
+    tensors = load_file(tmp_path / "in" / "model.safetensors")
+    for block in range(6):  # as old checkpoints have it: the causal mask, and the tied head once more
+        tensors[f"transformer.h.{block}.attn.bias"] = torch.ones(1, 1, 64, 64)
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"].clone()
+    save_file(tensors, tmp_path / "in" / "model.safetensors", metadata={"format": "pt"})
+    plan = prune_checkpoint(tmp_path / "in", tmp_path / "out", [1], verify=False)
+    assert plan.parameters_before == sum(p.numel() for p in model.parameters())
+    assert plan.parameters_after == plan.parameters_before - sum(p.numel() for p in model.transformer.h[1].parameters())

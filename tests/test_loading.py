@@ -104,12 +104,31 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], list[list[str]]]:
 def test_of_a_hub_repository_one_weight_format_is_fetched(hub: Any, llama_folder: Path, tmp_path: Path) -> None:
     asked = hub(llama_folder)
     assert resolve("owner/name").path == llama_folder
-    assert len(asked) == 1
-    assert "*.safetensors" in asked[0]
-    assert not any(pattern.endswith((".bin", ".h5", ".gguf")) for pattern in asked[0])
+    weights = [{pattern for pattern in patterns if pattern in ("*.safetensors", "*.bin")} for patterns in asked]
+    assert weights == [set(), {"*.safetensors"}]
+    (tmp_path / "config.json").write_bytes((llama_folder / "config.json").read_bytes())
     asked = hub(tmp_path)  # without safetensors
     resolve("owner/name")
-    assert ["*.bin" in patterns for patterns in asked] == [False, True]
+    assert ["*.bin" in patterns for patterns in asked] == [False, False, True]
+
+
+def test_a_hub_model_that_no_adapter_knows_is_told_of_before_its_weights_are_fetched(hub: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    asked = hub(tmp_path)
+    with pytest.raises(shortgpt.ShortGPTError, match="no installed adapter knows"):
+        resolve("owner/name")
+    assert len(asked) == 1
+    assert "*.safetensors" not in asked[0]
+
+
+@pytest.mark.parametrize(("files", "found"), [(["a.pth", "b.pth", "old/c.pth"], "a.pth, b.pth"), ([], "none")])
+def test_of_a_hub_repository_of_files_one_is_to_be_named(
+    hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], found: str
+) -> None:
+    hub(tmp_path)
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, name: files)
+    with pytest.raises(ModelError, match=rf"found: {found}\)"):
+        resolve("owner/name")
 
 
 def test_a_hub_model_keeps_its_name(hub: Any, llama_folder: Path) -> None:

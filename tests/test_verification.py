@@ -20,7 +20,7 @@ from shortgpt import Plan, Verification, checkpoint, prune_checkpoint
 from shortgpt.errors import VerificationError
 from shortgpt.families import OpenOptions
 from shortgpt.verification import Expectation, check, compare_generation, expected_logits, lacking_memory, probe
-from tests.support import Ran, ids_of, skipped_by_hand, tiny
+from tests.support import Ran, ids_of, saved, skipped_by_hand, tiny
 
 GONE = (1, 4)
 EPS = torch.finfo(torch.float32).eps
@@ -293,3 +293,32 @@ def test_skipping_and_removal_check_each_other(tmp_path: Path, llama_folder: Pat
     assert torch.equal(
         model.logits({"input_ids": ids_of()}), skipped_by_hand(tiny("llama"), "model.layers", (2, 4), ids_of())
     )
+
+
+def test_the_fresh_process_computes_on_as_many_threads(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            folder = saved(tiny("llama", hidden_size=512, intermediate_size=1024), tmp_path / f"in{threads}")
+            plan = shortgpt.prune_checkpoint(folder, tmp_path / f"out{threads}", [1], device="cpu")
+            assert plan.verification is not None
+            assert plan.verification.max_difference == 0.0
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_folded_weights_are_verified_from_memory_too(tmp_path: Path) -> None:
+    model = shortgpt.wrap(tiny("gpt2", scale_attn_by_inverse_layer_idx=True))
+    shortgpt.remove(model, [1]).save(tmp_path / "out")
+    verification = shortgpt.verify(model, tmp_path / "out", [1])
+    assert verification.max_difference is not None
+    assert verification.max_logit is not None
+    assert verification.max_difference <= 1e-6 * verification.max_logit
+
+
+def test_a_model_with_a_short_window_is_verified_within_it(tmp_path: Path) -> None:
+    folder = saved(tiny("gpt2", n_positions=16), tmp_path / "in")
+    plan = shortgpt.prune_checkpoint(folder, tmp_path / "out", [1], device="cpu")
+    assert plan.verification is not None
+    assert plan.verification.probe == (2, 8)

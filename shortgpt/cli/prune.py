@@ -90,7 +90,7 @@ def prune(
         else:
             plan = _scored(model, blocks, ratio, criterion, opening, progress, options)
         done = prune_checkpoint(
-            resolve(model), output, plan, verify=verify, export_as=export_as, progress=progress, **opening
+            resolve(model, architecture), output, plan, verify=verify, export_as=export_as, progress=progress, **opening
         )
     if isinstance(plan, Plan) and plan_file and plan.source_hashes not in ({}, done.source_hashes):
         common.note(f"note: {plan_file} was made from other weights than those of {model}", quiet)
