@@ -128,10 +128,6 @@ class BlockSequence(ABC):
             if self.plan is not None:
                 write_records(temporary, self.plan)
 
-    def kept_after(self, blocks: Iterable[int]) -> tuple[int, ...]:
-        """The blocks that stay when `blocks` go, after checking that they may go."""
-        return kept_blocks(len(self), blocks, self.pinned)
-
 
 def kept_blocks(depth: int, remove: Iterable[int], pinned: Mapping[int, str]) -> tuple[int, ...]:
     """The blocks of 0..depth-1 that stay.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SEQUENCES = 32
 TOKENS = 512
 TOKENS_PER_BATCH = 4096
+JSON_LINES = frozenset({".jsonl", ".ndjson"})
 TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst", ".text", ".py"})
 CHARACTERS_PER_TOKEN = 16
 """Texts are cut into segments of this many characters for each token wanted; more than tokenizers put into one."""
@@ -154,13 +155,15 @@ def texts_of(source: str | Path, *, field: str | None = None, seed: int = 0) -> 
     name, _, argument = str(source).partition(":")
     if not isinstance(source, Path) and any(entry.name == name for entry in registry.calibrations):
         entry = plugins.lookup("calibration source", registry.calibrations, name)
+        if field is not None:
+            raise CalibrationError(f"{source}: a field ({field!r}) is chosen in JSON Lines files only; leave it out")
         yield from plugins.load_target(entry.target)(argument, seed)
         return
     path = Path(source).expanduser()
     if path.is_dir():
-        files = sorted(f for f in path.rglob("*") if f.is_file() and f.suffix in TEXT_SUFFIXES | {".jsonl"})
+        files = sorted(f for f in path.rglob("*") if f.is_file() and f.suffix in TEXT_SUFFIXES | JSON_LINES)
         if not files:
-            kinds = ", ".join(sorted(TEXT_SUFFIXES | {".jsonl"}))
+            kinds = ", ".join(sorted(TEXT_SUFFIXES | JSON_LINES))
             raise CalibrationError(f"{source}: the folder holds no text ({kinds})")
         for file in files:
             yield from _texts_of_file(file, field)
@@ -177,7 +180,7 @@ def _texts_of_file(file: Path, field: str | None) -> Iterator[str]:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CalibrationError(f"{file}: cannot be read as UTF-8 text ({error})") from None
-    if file.suffix != ".jsonl":
+    if file.suffix not in JSON_LINES:
         yield text
         return
     key = field or "text"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,7 +142,7 @@ def model_card(plan: Plan) -> str:
     kept = plan.depth - len(plan.blocks)
     lines = [
         "---",
-        f"base_model: {json.dumps(plan.model, ensure_ascii=False)}",
+        *([f"base_model: {plan.model}"] if _is_hub_id(plan.model) else []),
         "tags:",
         "- shortgpt",
         "- depth-pruning",
@@ -190,6 +190,11 @@ def model_card(plan: Plan) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _is_hub_id(name: str) -> bool:
+    """Whether a name can be a hub repository's, which is all that the hub takes for a base model."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).exists()
 
 
 def _sentence(text: str) -> str:

@@ -113,8 +113,8 @@ def verify(
     Raises:
         VerificationError: they differ, or what was saved cannot be loaded.
     """
-    from shortgpt.checkpoint import Weights
     from shortgpt.families import recognise, resolve
+    from shortgpt.weights import Weights
 
     gone = set(blocks)
     source = resolve(Path(directory))
@@ -224,7 +224,7 @@ def check(
     if not difference <= tolerance * largest:
         raise VerificationError(
             f"the shorter model's logits differ by {difference:.3g} from the original's with these blocks skipped "
-            f"(largest logit {largest:.4g}, allowed {tolerance * largest:.3g}); nothing was kept"
+            f"(largest logit {largest:.4g}, allowed {tolerance * largest:.3g})"
         )
     generated = compare_generation(cached, uncached, eps)
     return Verification(
@@ -259,7 +259,7 @@ def compare_generation(cached: Tensor, uncached: Tensor, eps: float) -> int:
         if not difference <= tolerance * largest:
             raise VerificationError(
                 f"cached generation differs from uncached at token {step}: its logits by {difference:.3g} (largest "
-                f"logit {largest:.4g}, allowed {tolerance * largest:.3g}); nothing was kept"
+                f"logit {largest:.4g}, allowed {tolerance * largest:.3g})"
             )
         if int(with_cache.argmax()) != int(without.argmax()):
             return step

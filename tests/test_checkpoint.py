@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 import shortgpt
-from shortgpt import Plan, checkpoint, prune_checkpoint
+from shortgpt import Plan, prune_checkpoint, weights
 from shortgpt.errors import CheckpointError, ModelError, OutputError, SelectionError
 from tests.support import ids_of, raising, saved, skipped_by_hand, tiny
 
@@ -358,7 +358,7 @@ def test_a_run_that_dies_in_the_middle_leaves_nothing(
     tmp_path: Path, llama_folder: Path, error: BaseException, after: int
 ) -> None:
     expected = OutputError if isinstance(error, OSError) else KeyboardInterrupt
-    with pytest.raises(expected), raising(checkpoint, "_copy_range", error, after=after):
+    with pytest.raises(expected), raising(weights, "_copy_range", error, after=after):
         prune_checkpoint(llama_folder, tmp_path / "deep" / "out", GONE, verify=False)
     assert everything_in(tmp_path) == []
 

@@ -83,10 +83,14 @@ def test_the_card_of_a_second_removal_names_the_first() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["a: b", "#x", "[x]", "x' y", "- x", "/some/place", "zoo:llama"])
-def test_the_front_matter_is_yaml_whatever_the_model_is_called(name: str) -> None:
-    front = model_card(Plan(name, "llama", 6, (1,))).split("---\n")[1]
-    assert yaml.safe_load(front)["base_model"] == name
+@pytest.mark.parametrize(
+    "name", ["a: b", "#x", "[x]", "x' y", "- x", "/some/place", "zoo:llama", "meta-llama/Llama-2-7b"]
+)
+def test_the_front_matter_is_yaml_and_names_a_base_model_of_the_hub_only(name: str) -> None:
+    card = model_card(Plan(name, "llama", 6, (1,)))
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front.get("base_model") == (name if name == "meta-llama/Llama-2-7b" else None)
+    assert f"`{name}`" in card
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"model": 1}', '{"rows": []}', "\x00"])

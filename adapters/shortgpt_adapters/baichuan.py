@@ -13,9 +13,10 @@ from pathlib import Path
 
 from transformers import GenerationConfig, LlamaForCausalLM
 
-from shortgpt.checkpoint import Weights, copy_companions
+from shortgpt.checkpoint import copy_companions
 from shortgpt.errors import ModelError
 from shortgpt.families import Config, OpenOptions, Source
+from shortgpt.weights import Weights
 from shortgpt_adapters import baichuan_model  # registers the classes with transformers
 from shortgpt_adapters.baichuan_fast_tokenizer import fast_tokenizer
 from shortgpt_adapters.transformers_family import TransformersFamily, open_tokenizer, quiet

@@ -30,10 +30,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from shortgpt.blocks import BlockSequence
-from shortgpt.checkpoint import Weights, copy_companions
+from shortgpt.checkpoint import copy_companions
 from shortgpt.errors import CheckpointError, ModelError, ShortGPTError
 from shortgpt.families import Config, OpenOptions, Source
 from shortgpt.modules import TorchBlockSequence, TorchFamily
+from shortgpt.weights import Weights
 from shortgpt_adapters.mamba_ssm_loader import (
     WEIGHTS,
     brief,

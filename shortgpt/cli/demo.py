@@ -45,6 +45,6 @@ def demo(output: str | None, device: str | None, quiet: bool) -> None:
         folder = output or str(Path(temporary) / "shorter")
         with common.progress_bars(quiet) as progress:
             done = prune_checkpoint(resolve(row.model), folder, plan, device=device, progress=progress)
-        report(done, folder, quiet)
+        report(done, output, quiet)
     if output is None:
-        common.note("(and thrown away again; keep it with --output DIR)", quiet)
+        common.note("(thrown away again; keep it with --output DIR)", quiet)

@@ -123,8 +123,8 @@ def _scored(
     return scores.plan(count)
 
 
-def report(plan: Plan, output: str, quiet: bool) -> None:
-    """Print what was done to a model."""
+def report(plan: Plan, output: str | None, quiet: bool) -> None:
+    """Print what was done to a model; `output` is None where it is not kept."""
     from shortgpt.blocks import format_blocks
     from shortgpt.reports import scores_table
 
@@ -138,4 +138,5 @@ def report(plan: Plan, output: str, quiet: bool) -> None:
         soft_wrap=True,
     )
     screen.print(str(plan.verification), soft_wrap=True)
-    screen.print(f"written to {Path(output)}", soft_wrap=True)
+    if output is not None:
+        screen.print(f"written to {Path(output)}", soft_wrap=True)
