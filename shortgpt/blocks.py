@@ -16,6 +16,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -122,11 +123,15 @@ class BlockSequence(ABC):
         """
         from shortgpt.checkpoint import new_folder
         from shortgpt.plan import write_records
+        from shortgpt.weights import Weights
 
         with new_folder(directory) as temporary:
             self.write(temporary)
-            if self.plan is not None:
-                write_records(temporary, self.plan)
+            plan = self.plan
+            if plan is not None and self.source is not None and not plan.source_hashes:
+                plan = replace(plan, source_hashes=Weights(self.source).hashes())
+            if plan is not None:
+                write_records(temporary, plan)
 
 
 def kept_blocks(depth: int, remove: Iterable[int], pinned: Mapping[int, str]) -> tuple[int, ...]:

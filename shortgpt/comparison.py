@@ -115,6 +115,7 @@ def compare(
     Args:
         models: block sequences; names and paths, each loaded, scored and let go again; or scores already measured, as
             values or as the path of the JSON file they were written to.
+        tokenizer: for those models that bring none.
         calibration and the rest: as for `shortgpt.score` and `shortgpt.load`.
         progress: also called with "models" before each one.
 
@@ -125,7 +126,7 @@ def compare(
         UnknownNameError: no criterion of that name is installed.
     """
     from shortgpt import plugins
-    from shortgpt.loading import load
+    from shortgpt.loading import load, named_tokenizer
 
     plugins.lookup("criterion", plugins.registry().criteria, criterion)
     asked: Sequence[Any] = list(models)
@@ -143,9 +144,9 @@ def compare(
                 continue
             opened = model
             if not isinstance(model, BlockSequence):
-                opened = load(
-                    model, device=device, dtype=dtype, tokenizer=tokenizer, trust_remote_code=trust_remote_code
-                )
+                opened = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+            if opened.tokenizer is None and tokenizer is not None:
+                opened.tokenizer = named_tokenizer(tokenizer)
             scores = score(
                 opened,
                 calibration,

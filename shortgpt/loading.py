@@ -39,14 +39,21 @@ def load(
     )
     model = family.open(source, options)
     if tokenizer is not None:
-        model.tokenizer = _tokenizer(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer
+        model.tokenizer = named_tokenizer(tokenizer)
     model.plan = Plan.beside(source.path)
     return model
 
 
-def _tokenizer(name: str | Path) -> Any:
+def named_tokenizer(name: Any) -> Any:
+    """The tokenizer of a folder or hub id; a tokenizer itself is given back.
+
+    Raises:
+        ModelError: there is none.
+    """
     from transformers import AutoTokenizer
 
+    if not isinstance(name, (str, Path)):
+        return name
     try:
         return AutoTokenizer.from_pretrained(name)
     except Exception as error:  # the library has many

@@ -86,7 +86,7 @@ class Weights:
             return self.total_bytes
         return self.parameters(self.names) * (4 if dtype == "float32" else 2)
 
-    def hashes(self, stop: threading.Event) -> dict[str, str]:
+    def hashes(self, stop: threading.Event | None = None) -> dict[str, str]:
         """File name → SHA-256, of the config and every weight file; cut short when `stop` is set."""
         files = list(self.files)
         if self.source.path.is_dir():
@@ -290,10 +290,10 @@ def _elements(shape: tuple[int, ...]) -> int:
     return count
 
 
-def file_hash(file: Path, stop: threading.Event) -> str:
+def file_hash(file: Path, stop: threading.Event | None = None) -> str:
     """SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with file.open("rb") as reader:
-        while (piece := reader.read(PIECE)) and not stop.is_set():
+        while (piece := reader.read(PIECE)) and not (stop and stop.is_set()):
             digest.update(piece)
     return digest.hexdigest()

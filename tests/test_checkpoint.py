@@ -541,3 +541,11 @@ def test_parameters_are_counted_as_the_library_counts_them(tmp_path: Path) -> No
     plan = prune_checkpoint(tmp_path / "in", tmp_path / "out", [1], verify=False)
     assert plan.parameters_before == sum(p.numel() for p in model.parameters())
     assert plan.parameters_after == plan.parameters_before - sum(p.numel() for p in model.transformer.h[1].parameters())
+
+
+def test_what_is_saved_from_memory_records_the_hashes_of_its_source(tmp_path: Path, llama_folder: Path) -> None:
+    shortgpt.remove(shortgpt.load(llama_folder, device="cpu"), [1]).save(tmp_path / "out")
+    assert Plan.read(tmp_path / "out").source_hashes == {
+        name: hashlib.sha256((llama_folder / name).read_bytes()).hexdigest()
+        for name in ("config.json", "model.safetensors")
+    }

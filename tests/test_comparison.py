@@ -146,3 +146,14 @@ def test_the_most_redundant_span_is_the_quarter_of_consecutive_blocks_of_least_m
 def test_a_row_has_scores_or_an_error() -> None:
     found = Comparison((Row("m", error="why"),))
     assert "m: why" in str(found)
+
+
+def test_a_tokenizer_given_serves_the_models_that_bring_none() -> None:
+    without, own = Playback(torch.randn(3, 257, 8)), Playback(torch.randn(3, 257, 8), name="own")
+    own_tokenizer = own.tokenizer
+    given, without.tokenizer = without.tokenizer, None
+    rows = shortgpt.compare([without, own], ["some text", "other"], tokenizer=given).rows
+    assert [row.error for row in rows] == [None, None]
+    assert own.tokenizer is own_tokenizer
+    assert rows[0].scores is not None
+    assert sum(rows[0].scores.tokens) == len("some textother")

@@ -97,7 +97,7 @@ def load_model(directory: Path, config: Config, device: str, dtype: str) -> nn.M
         tensors = {name: t.float() if name.endswith(("A_log", ".D")) else t.to(wanted) for name, t in tensors.items()}
     model = through_transformers(config, {name: tensor.to(device) for name, tensor in tensors.items()})
     try:
-        with torch.no_grad():
+        with quiet(), torch.no_grad():
             model(torch.zeros(1, 2, dtype=torch.long, device=device))
     except Exception as error:
         raise ModelError(
