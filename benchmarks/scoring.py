@@ -8,18 +8,16 @@ Measured in one run, alternating, medians of several rounds, on a random Llama o
     score    shortgpt.score on the same batch: trunk, tap and float64 sums
     usual    the library's forward with output_hidden_states, an N x N product of the normalised streams, its diagonal
 
-Printed are times over the trunk's, and what each way adds to the resident memory at its peak (CPU) or allocates (CUDA).
+Printed are times over the trunk's and, on CUDA, what each way allocates at its peak.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import threading
 import time
 from collections.abc import Callable
 
-import psutil
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -64,11 +62,11 @@ def main() -> None:
         for name, way in ways.items():
             times[name].append(timed(way, sizes.device))
     floor = statistics.median(times["trunk"][1:])
-    peaks = {name: peak(way, sizes.device) for name, way in ways.items()}
     print(f"{sizes.device} {dtype}, width {sizes.width}, {sizes.blocks} blocks, {sizes.batch} x {sizes.tokens} tokens")
     for name in ways:
         ratio = statistics.median(times[name][1:]) / floor
-        print(f"{name:>6}: {ratio:5.2f} x the trunk's time, {peaks[name] / 2**20:7.1f} MiB at the peak")
+        memory = f", {peak(ways[name]) / 2**20:.1f} MiB at the peak" if sizes.device != "cpu" else ""
+        print(f"{name:>6}: {ratio:5.2f} x the trunk's time{memory}")
 
 
 def timed(way: Callable[[], object], device: str) -> float:
@@ -79,28 +77,12 @@ def timed(way: Callable[[], object], device: str) -> float:
     return time.perf_counter() - begin
 
 
-def peak(way: Callable[[], object], device: str) -> int:
-    """Bytes beyond what was there before."""
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        way()
-        return torch.cuda.max_memory_allocated() - before
-    process, most, done = psutil.Process(), 0, threading.Event()
-    before = process.memory_info().rss
-
-    def watch() -> None:
-        nonlocal most
-        while not done.is_set():
-            most = max(most, process.memory_info().rss)
-            time.sleep(0.001)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+def peak(way: Callable[[], object]) -> int:
+    """Bytes of the device's memory beyond what was taken before."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
     way()
-    done.set()
-    watcher.join()
-    return max(0, most - before)
+    return torch.cuda.max_memory_allocated() - before
 
 
 if __name__ == "__main__":
