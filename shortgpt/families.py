@@ -263,6 +263,8 @@ def recognise(source: Source, architecture: str | None = None) -> Family:
         found = f"a {suffix} file" if suffix else "a file without a suffix"
     elif model_type or classes:
         found = f"model_type {model_type!r}, architectures {list(classes)}"
+        if "auto_map" in config:
+            found += ", and it names code of its own, which runs with --trust-remote-code under an adapter that fits"
     else:
         found = f"a config.json without model_type, with the keys {sorted(config)[:12]}"
     return _family(_best(source.name, found, fits))

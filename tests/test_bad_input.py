@@ -466,3 +466,11 @@ def test_two_plugins_that_claim_one_architecture(
 def test_a_batch_that_does_not_fit_the_device(refused: Refused, model: Path, text: Path) -> None:
     with raising(torch.nn.functional, "embedding", torch.OutOfMemoryError("CUDA out of memory")):
         assert "out of memory; take a smaller --batch-size" in refused("score", model, "--calibration", text, *ON)
+
+
+def test_an_unknown_architecture_with_code_of_its_own_says_what_running_it_takes(model: Path, refused: Refused) -> None:
+    file = model / "config.json"
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"model_type": "mine", "auto_map": {"AutoConfig": "a.B"}})
+    )
+    assert "it names code of its own, which runs with --trust-remote-code" in refused("score", model)
