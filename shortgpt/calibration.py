@@ -157,7 +157,9 @@ def texts_of(source: str | Path, *, field: str | None = None, seed: int = 0) -> 
         entry = plugins.lookup("calibration source", registry.calibrations, name)
         if field is not None:
             raise CalibrationError(f"{source}: a field ({field!r}) is chosen in JSON Lines files only; leave it out")
-        yield from plugins.load_target(entry.target)(argument, seed)
+        texts = plugins.load_target(entry.target)
+        with plugins.running("calibration source", entry):
+            yield from texts(argument, seed)
         return
     path = Path(source).expanduser()
     if path.is_dir():

@@ -16,7 +16,8 @@ import functools
 import importlib
 import importlib.metadata
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -144,6 +145,23 @@ def load_target(target: str) -> Any:
         raise
     except Exception as error:  # whatever a stranger's module does at import
         raise PluginError(f"target {target!r} cannot be imported: {_reason(error)}") from error
+
+
+@contextmanager
+def running(kind: str, entry: Extension) -> Iterator[None]:
+    """Run a plugin's code: whatever it raises that is no error of ours says whose it is.
+
+    Raises:
+        PluginError: it raised; lack of memory is passed on, which is nobody's fault.
+    """
+    try:
+        yield
+    except (ShortGPTError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        raise PluginError(f"{kind} {entry.name!r} (plugin {entry.plugin}) failed: {_reason(error)}") from error
 
 
 E = TypeVar("E", bound=Extension)

@@ -10,7 +10,7 @@ as the unit. Only one boundary is held at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -204,10 +204,12 @@ def score(
     """
     import torch
 
-    measures: list[Criterion] = []
+    measures: list[tuple[plugins.Extension, Criterion]] = []
     for name in criteria:
         entry = plugins.lookup("criterion", plugins.registry().criteria, name)
-        measures.append(plugins.load_target(entry.target)())
+        criterion = plugins.load_target(entry.target)
+        with plugins.running("criterion", entry):
+            measures.append((entry, criterion()))
     if not measures:
         raise ShortGPTError("no criterion was given; name at least one")
     data = calibration
@@ -253,7 +255,11 @@ class _Pass:
     """
 
     def __init__(
-        self, model: BlockSequence, batch: TokenBatch, measures: Sequence[Criterion], report: Progress
+        self,
+        model: BlockSequence,
+        batch: TokenBatch,
+        measures: Sequence[tuple[plugins.Extension, Criterion]],
+        report: Progress,
     ) -> None:
         import torch
 
@@ -315,7 +321,7 @@ class _Pass:
             u, v = precise(x[here]), precise(y[here])
             norm_before, norm_after = norm(u), norm(v)
             columns = [
-                *(measure.values(u, v) for measure in self.measures),
+                *self._values(u, v),
                 norm_before,
                 norm(v - u),
                 (~(norm_before.isfinite() & norm_after.isfinite())).to(u.dtype),
@@ -323,6 +329,14 @@ class _Pass:
             ]
             values = torch.stack(columns, 1).to(self.rows)
             self.rows[:, block].index_add_(0, self.owner[here], values)
+
+    def _values(self, before: Tensor, after: Tensor) -> Iterator[Tensor]:
+        for entry, criterion in self.measures:
+            with plugins.running("criterion", entry):
+                values = criterion.values(before, after)
+                if values.shape != before.shape[:1]:
+                    raise ValueError(f"it gave values of shape {tuple(values.shape)} for {len(before)} tokens")
+            yield values
 
 
 def _version(hidden: Tensor) -> int:

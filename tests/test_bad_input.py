@@ -3,6 +3,8 @@
 import errno
 import json
 import math
+import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -444,6 +446,39 @@ def test_a_plugin_whose_criterion_cannot_be_imported(
     )
     message = refused("score", model, "--criterion", "mine", "--calibration", text, *ON)
     assert "target 'no_such_module:Mine' cannot be imported" in message
+
+
+@pytest.mark.parametrize(
+    ("hook", "named", "found"),
+    [
+        ("criteria", ("--criterion", "mine"), "criterion 'mine' (plugin broken) failed: ZeroDivisionError"),
+        ("calibrations", ("--calibration", "mine"), "calibration source 'mine' (plugin broken) failed: ZeroDivision"),
+        ("reporters", ("--report", "mine"), "report format 'mine' (plugin broken) failed: ZeroDivisionError"),
+    ],
+)
+def test_a_plugin_that_fails_while_it_runs(
+    refused: Refused,
+    model: Path,
+    text: Path,
+    plug: Callable[[str, str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    hook: str,
+    named: tuple[str, ...],
+    found: str,
+) -> None:
+    broken = types.ModuleType("broken_at_work")
+    vars(broken).update(
+        criteria=type("Mine", (), {"values": lambda self, before, after: before / (1 // 0)}),
+        calibrations=lambda argument, seed: iter([str(1 // 0)]),
+        reporters=lambda result: str(1 // 0),
+    )
+    monkeypatch.setitem(sys.modules, "broken_at_work", broken)
+    plug(
+        "broken",
+        "from shortgpt import hookimpl\nfrom shortgpt.plugins import Extension\n"
+        f"@hookimpl\ndef shortgpt_{hook}():\n    return [Extension('mine', 'broken_at_work:{hook}')]",
+    )
+    assert found in refused("score", model, "--calibration", text, *ON, *named)
 
 
 def test_a_broken_plugin_on_request(

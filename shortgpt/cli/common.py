@@ -136,7 +136,9 @@ def emit(result: Scores | Comparison, rendered: Any, json_file: str | None, repo
 
     if report is not None:
         entry = plugins.lookup("report format", plugins.registry().reporters, report)
-        text = str(plugins.load_target(entry.target)(result))
+        reporter = plugins.load_target(entry.target)
+        with plugins.running("report format", entry):
+            text = str(reporter(result))
         click.echo(text.rstrip("\n"))
     elif json_file != "-":
         console().print(rendered)
