@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from shortgpt import plugins, removal
+from shortgpt import config_rules, plugins, removal
 from shortgpt.blocks import BlockSequence, NormPlacement, kept_blocks
 from shortgpt.errors import (
     AmbiguousArchitectureError,
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 Config = dict[str, Any]
 Fold = Callable[["Tensor"], "Tensor"]
+
+ANY_MODEL_TYPE = "*"
+"""Among an architecture's model types: every one that no other adapter claims with a higher priority."""
 
 HUB_FILES = ("*.json", "*.model", "*.txt", "*.py", "*.jinja")
 """What is taken from a hub repository beside its weights."""
@@ -94,6 +97,7 @@ class Family(ABC):
         architecture: the adapter's name.
         norm_placement: where the blocks normalise the stream.
         block_lists: dotted paths of the block list as tensors' names may begin with it; the first is the model's own.
+        rules: config field → rule, for fields that only this family has.
         loader: `"module:function"`, a function `(directory, *, device, dtype, trust_remote_code) -> Reloaded` that
             opens a checkpoint with the family's own loader and nothing of an adapter. Verification calls it in a fresh
             process.
@@ -106,7 +110,8 @@ class Family(ABC):
 
     architecture: ClassVar[str]
     norm_placement: ClassVar[NormPlacement] = "unknown"
-    block_lists: ClassVar[tuple[str, ...]]
+    block_lists: tuple[str, ...]
+    rules: ClassVar[Mapping[str, config_rules.Rule]] = {}
     loader: ClassVar[str]
     exports: ClassVar[tuple[str, ...]] = ()
     load_example: ClassVar[str] = ""
@@ -124,7 +129,7 @@ class Family(ABC):
 
     def depth(self, config: Config) -> int:
         """The number of blocks."""
-        return removal.depth_of(config)
+        return config_rules.depth_of(config)
 
     def pinned(self, config: Config) -> Mapping[int, str]:
         """Blocks that cannot be removed, each with its reason."""
@@ -135,8 +140,8 @@ class Family(ABC):
         return None
 
     def rewrite_config(self, config: Config, keep: Sequence[int]) -> Config:
-        """The config of the model that has the blocks `keep` only. See `removal.rewrite_config`."""
-        return removal.rewrite_config(config, keep, self.depth(config))
+        """The config of the model that has the blocks `keep` only. See `config_rules.rewrite_config`."""
+        return config_rules.rewrite_config(config, keep, self.depth(config), self.rules)
 
     def refuse_export(self, config: Config, target: str) -> str | None:
         """Why a checkpoint of this config cannot be written as `target`, or None."""
@@ -255,7 +260,8 @@ def recognise(source: Source, architecture: str | None = None) -> Family:
         if is_file:
             return suffix in entry.suffixes
         if model_type is not None:
-            return model_type in entry.model_types or any(name in entry.architectures for name in classes)
+            known = model_type in entry.model_types or ANY_MODEL_TYPE in entry.model_types
+            return known or any(name in entry.architectures for name in classes)
         named = any(name in entry.architectures for name in classes)
         return named or (bool(entry.config_keys) and all(key in config for key in entry.config_keys))
 

@@ -95,6 +95,10 @@ class TorchBlockSequence(BlockSequence):
             return output._replace(**{output._fields[0]: hidden})
         return type(output)([hidden, *output[1:]])
 
+    def bypassed(self, block: int, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
+        """The output of a block that is skipped: the stream as it came in, and all else as it went out."""
+        return self.with_stream(block, output, self.stream(block, args, kwargs))
+
     def observed(self, boundary: int, hidden: Tensor) -> Tensor:
         """The true stream at a boundary, where the model carries it in another form (scaled, say)."""
         return hidden
@@ -147,11 +151,8 @@ class TorchBlockSequence(BlockSequence):
 
     @contextmanager
     def skipping(self, blocks: Iterable[int]) -> Iterator[None]:
-        # The block still runs, and its side outputs stay what they are; only the stream passes it by.
         def bypass(index: int) -> Any:
-            return lambda module, args, kwargs, output: self.with_stream(
-                index, output, self.stream(index, args, kwargs)
-            )
+            return lambda module, args, kwargs, output: self.bypassed(index, args, kwargs, output)
 
         with ExitStack() as hooks:
             for index in sorted(set(blocks)):

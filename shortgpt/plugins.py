@@ -51,7 +51,8 @@ class Architecture(Extension):
     A source is recognised by any of: its config's `model_type` or `architectures`; for a config without a
     `model_type`, the presence of all `config_keys`; a file's suffix. A model in memory is recognised by its config's
     `model_type`, or by its class's module being one of `modules` (or inside one).
-    Of several that recognise a model, the highest `priority` wins; equal ones are an error, never a guess.
+    Of several that recognise a model, the highest `priority` wins; equal ones are an error, never a guess. The model
+    type `"*"` stands for every one, and belongs to a priority below 0.
     """
 
     model_types: tuple[str, ...] = ()

@@ -7,8 +7,9 @@ import torch
 
 import shortgpt
 from shortgpt.blocks import format_blocks, kept_blocks, parse_blocks
+from shortgpt.config_rules import COUNTS, Rule, depth_of, rewrite_config
 from shortgpt.errors import CheckpointError, ConfigRewriteError, ModelError, SelectionError
-from shortgpt.removal import COUNTS, depth_of, rename_blocks, rewrite_config
+from shortgpt.removal import rename_blocks
 from tests.support import SIZES, ids_of, skipped_by_hand, tiny
 
 KEEP, DEPTH = (0, 2, 3, 5), 6  # of six blocks, 1 and 4 go
@@ -102,7 +103,6 @@ def test_fields_that_only_sound_like_blocks_stay() -> None:
         "residual_in_fp32": True,
         "output_hidden_states": False,
         "max_window_layers": 21,
-        "sliding_window_pattern": 6,
         "scale_attn_by_inverse_layer_idx": True,
         "vocab_size": 6,
         "hidden_size": 6,
@@ -112,6 +112,80 @@ def test_fields_that_only_sound_like_blocks_stay() -> None:
         "use_layer_scale": True,
     }
     assert rewritten(**fields) == fields
+
+
+@pytest.mark.parametrize(
+    ("pattern", "written_out"),
+    [
+        ("sliding_window_pattern", "layer_types"),
+        ("layer_group_size", "layer_types"),
+        ("no_rope_layer_interval", "no_rope_layers"),
+        ("interleave_moe_layer_step", "moe_layers"),
+    ],
+)
+def test_a_pattern_is_left_alone_only_where_the_list_made_of_it_stands_beside_it(
+    pattern: str, written_out: str
+) -> None:
+    assert rewritten(**{pattern: 2, written_out: [0, 1, 2, 3, 4, 5]})[pattern] == 2
+    with pytest.raises(ConfigRewriteError, match=f"'{pattern}'.*the config does not hold {written_out}"):
+        rewritten(**{pattern: 2})
+
+
+def test_a_step_and_its_exceptions_become_a_list() -> None:
+    # Of the blocks 0 to 5, 1, 3 and 5 are at a multiple of the step, and 3 is an exception; 0, 2, 3 and 5 stay.
+    fields = {"decoder_sparse_step": 2, "mlp_only_layers": [3]}
+    assert rewritten(**fields) == {"decoder_sparse_step": 1, "mlp_only_layers": [0, 1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        # 1 to 4 are sparse: of the blocks that stay, 2 and 3, now 1 and 2.
+        ((1, 4, 1), {1, 2}),
+        # 1, 3 and 5 are sparse: of the blocks that stay, 3 and 5, now 2 and 3.
+        ((0, -1, 2), {2, 3}),
+        # none
+        ((6, 6, 1), set()),
+    ],
+)
+def test_a_range_with_an_interval_is_solved_for_the_blocks_that_stay(
+    fields: tuple[int, int, int], expected: set[int]
+) -> None:
+    names = ("moe_layer_start_index", "moe_layer_end_index", "moe_layer_interval")
+    start, end, interval = (rewritten(**dict(zip(names, fields, strict=True)))[name] for name in names)
+    assert {j for j in range(4) if (j + 1) % interval == 0 and start <= j <= end} == expected
+
+
+def test_a_range_that_cannot_be_solved_is_refused() -> None:
+    # 1, 3 and 5 are sparse, and all but 2 stay: the numbers 1, 2 and 4 are no range with an interval.
+    fields = {"moe_layer_start_index": 0, "moe_layer_end_index": 5, "moe_layer_interval": 2}
+    with pytest.raises(ConfigRewriteError, match="no range with an interval"):
+        rewrite_config(fields, (0, 1, 3, 4, 5), 6)
+
+
+@pytest.mark.parametrize("kind", ["attn", "expert"])
+def test_a_period_is_solved_for_the_blocks_that_stay_or_refused(kind: str) -> None:
+    names = (f"{kind}_layer_period", f"{kind}_layer_offset")
+    # Every third block from 1 on, of 6: 1 and 4.
+    for keep, places in (((0, 1, 4, 5), {1, 2}), ((1, 2, 3, 4), {0, 3}), ((0, 2, 3), set()), ((1, 4), {0, 1})):
+        try:
+            period, offset = (rewrite_config({names[0]: 3, names[1]: 1}, keep, 6)[name] for name in names)
+        except ConfigRewriteError as error:
+            assert keep == (0, 1, 4, 5) and "do not repeat with a period" in str(error)  # noqa: PT017, PT018
+        else:
+            assert {j for j in range(len(keep)) if j % period == offset} == places
+    assert rewritten(layers_block_type=list("abcabc"), **{names[0]: 3, names[1]: 1})[names[0]] == 3
+
+
+def test_a_sequence_in_runs_or_in_a_cycle_is_written_out() -> None:
+    runs = {"attention_types": [[["a", "b"], 2], [["c"], 2]]}  # a b a b c c, of which 0, 2, 3 and 5 stay
+    assert rewritten(**runs) == {"attention_types": [[["a"], 1], [["a"], 1], [["b"], 1], [["c"], 1]]}
+    assert rewritten(block_types=["a", "b", "c", "d"]) == {"block_types": ["a", "c", "d", "b"]}
+
+
+def test_an_adapters_own_rule_comes_first() -> None:
+    rule = Rule("doubled", lambda value, blocks: 2 * value)
+    assert rewrite_config({"layer_types": ["a"]}, KEEP, 6, {"layer_types": rule}) == {"layer_types": ["a", "a"]}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,350 @@
+"""The rewrite of a model's config for the blocks that stay, as data: config field → rule.
+
+::
+
+    keep 0 1 3 4     num_hidden_layers 5 → 4     layer_types [a b a b a] → [a b b a]     moe_layers [1, 3] → [1, 2]
+                           count                         filter                               renumber
+
+A field that looks as if it depended on the blocks and that no rule explains is an error that names it: guessing would
+give a model that loads and is wrong. An adapter adds rules of its own for what only its family has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from shortgpt.errors import CheckpointError, ConfigRewriteError
+
+Config = dict[str, Any]
+
+COUNTS = (
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "decoder_layers",
+    "num_decoder_layers",
+    "num_blocks",
+)
+"""Fields that hold the number of blocks; the first one present is the depth."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What a rule may look at: the blocks that stay, how many there were, and the config before the rewrite."""
+
+    keep: tuple[int, ...]
+    depth: int
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one field follows from the blocks that stay.
+
+    Attributes:
+        name: what it does, as a report says it.
+        apply: (value, blocks) → the new value. It raises a ValueError that says why there is none.
+    """
+
+    name: str
+    apply: Callable[[Any, Blocks], Any]
+
+
+@dataclass(frozen=True)
+class GroupRule:
+    """How fields that mean something only together follow from the blocks that stay."""
+
+    name: str
+    fields: tuple[str, ...]
+    apply: Callable[[Blocks], Config]
+
+
+# -- single fields --------------------------------------------------------------------------------------------
+
+
+def _count(value: Any, blocks: Blocks) -> Any:
+    if isinstance(value, int) and value != blocks.depth:
+        raise ValueError(f"it counts {value}, the model has {blocks.depth} blocks")
+    return len(blocks.keep) if value is not None else None
+
+
+def _filter(value: Any, blocks: Blocks) -> Any:
+    if not isinstance(value, (list, tuple)):
+        return value  # the same for every block
+    if len(value) != blocks.depth:
+        raise ValueError(f"it has {len(value)} entries for {blocks.depth} blocks")
+    return [value[i] for i in blocks.keep]
+
+
+def _rekey(value: Any, blocks: Blocks) -> Any:
+    if not value:
+        return value
+    by_number = {int(number): item for number, item in value.items()}
+    return {str(new): by_number[old] for new, old in enumerate(blocks.keep) if old in by_number}
+
+
+def _renumber(first: int) -> Callable[[Any, Blocks], Any]:
+    def rule(value: Any, blocks: Blocks) -> Any:
+        if not isinstance(value, (list, tuple)):
+            return value
+        new = {old + first: j + first for j, old in enumerate(blocks.keep)}
+        return [new[i] for i in value if i in new]
+
+    return rule
+
+
+def _kept_below(value: Any, blocks: Blocks) -> Any:
+    return sum(1 for i in blocks.keep if i < value) if isinstance(value, int) else value
+
+
+def _runs(value: Any, blocks: Blocks) -> Any:
+    kinds = [kind for run, times in value for _ in range(times) for kind in run]
+    return [[[kind], 1] for kind in _filter(kinds, blocks)]
+
+
+def _cycle(value: Any, blocks: Blocks) -> Any:
+    return [value[i % len(value)] for i in blocks.keep] if isinstance(value, (list, tuple)) else value
+
+
+def _superseded(*lists: str) -> Rule:
+    """A pattern from which a list was derived: it says nothing any more once the list stands in the config."""
+
+    def rule(value: Any, blocks: Blocks) -> Any:
+        if value and not any(blocks.config.get(name) for name in lists):
+            raise ValueError(f"the config does not hold {' or '.join(lists)}, which it stands for")
+        return value
+
+    return Rule(f"superseded by {lists[0]}", rule)
+
+
+COUNT = Rule("count", _count)
+FILTER = Rule("filter", _filter)
+REKEY = Rule("re-key", _rekey)
+RENUMBER = Rule("renumber", _renumber(0))
+RENUMBER_FROM_1 = Rule("renumber from 1", _renumber(1))
+KEPT_BELOW = Rule("count those kept below", _kept_below)
+RUNS = Rule("write out and filter", _runs)
+CYCLE = Rule("write out the cycle and filter", _cycle)
+ZERO = Rule("zero: the extra prediction heads are not loaded", lambda value, blocks: 0 if value else value)
+UNCHANGED = Rule("unchanged: it speaks of something else", lambda value, blocks: value)
+
+RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(COUNTS, COUNT),
+    **dict.fromkeys(
+        (
+            "layer_types",
+            "mlp_layer_types",
+            "layers_block_type",
+            "attention_layers",
+            "indexer_types",
+            "no_rope_layers",
+            "layer_rope_theta",
+            "num_attention_heads_per_layer",
+            "intermediate_size",
+            "activation_sparsity_pattern",
+            "moe_topk",
+            "num_experts",
+            "num_shared_expert",
+            "attn_layers",
+        ),
+        FILTER,
+    ),
+    "per_layer_config": REKEY,
+    **dict.fromkeys(("moe_layers", "attn_layer_indices", "cross_attention_layers", "attn_layer_idx"), RENUMBER),
+    "ple_layer_ids": RENUMBER_FROM_1,
+    **dict.fromkeys(("first_k_dense_replace", "num_dense_layers"), KEPT_BELOW),
+    "attention_types": RUNS,
+    "block_types": CYCLE,
+    **dict.fromkeys(("num_nextn_predict_layers", "num_mtp_layers"), ZERO),
+    **dict.fromkeys(
+        ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers", "layer_group_size"),
+        _superseded("layer_types"),
+    ),
+    "max_window_layers": UNCHANGED,  # read only to make layer_types, and dead where there is no window
+    "no_rope_layer_interval": _superseded("no_rope_layers"),
+    "interleave_moe_layer_step": _superseded("moe_layers"),
+    # Norms, initialisation, output options, sizes of another kind of block, another stack.
+    **dict.fromkeys(
+        (
+            "layer_norm_eps",
+            "layer_norm_epsilon",
+            "layernorm_epsilon",
+            "layer_norm_type",
+            "layernorm_embedding",
+            "layerdrop",
+            "residual_in_fp32",
+            "scale_attn_by_inverse_layer_idx",  # folded into the weights by the adapter
+            "output_hidden_states",
+            "use_weighted_layer_sum",
+            "block_size",
+            "block_multiple_of",
+            "index_block_size",
+            "index_local_blocks",
+            "index_topk_blocks",
+            "num_random_blocks",
+            "hidden_size_per_layer_input",
+            "vocab_size_per_layer_input",
+            "mtp_layers_block_type",
+            "encoder_layers",
+            "num_encoder_layers",
+        ),
+        UNCHANGED,
+    ),
+}
+
+
+# -- fields that mean something only together -----------------------------------------------------------------
+
+
+def _step_and_exceptions(blocks: Blocks) -> Config:
+    """Every step-th block is sparse but for a list: written as step 1 and a longer list."""
+    step, dense = blocks.config["decoder_sparse_step"], set(blocks.config["mlp_only_layers"] or ())
+    sparse = [i not in dense and (i + 1) % step == 0 for i in blocks.keep]
+    return {"decoder_sparse_step": 1, "mlp_only_layers": [j for j, is_sparse in enumerate(sparse) if not is_sparse]}
+
+
+def _range_and_interval(blocks: Blocks) -> Config:
+    """Blocks start to end whose number is a multiple of the interval: solved for the numbers that stay."""
+    start, end, interval = (blocks.config[f"moe_layer_{what}"] for what in ("start_index", "end_index", "interval"))
+    end = blocks.depth - 1 if end == -1 else end
+    wanted = [(i + 1) % interval == 0 and start <= i <= end for i in blocks.keep]
+    size = len(wanted)
+    for every, first, last in product(range(1, size + 1), range(size + 1), (-2, *range(size))):
+        if [(j + 1) % every == 0 and first <= j <= last for j in range(size)] == wanted:
+            return {"moe_layer_start_index": first, "moe_layer_end_index": last, "moe_layer_interval": every}
+    raise ValueError("the mixture-of-experts blocks that stay are no range with an interval any more")
+
+
+def _period_and_offset(kind: str) -> GroupRule:
+    """Every period-th block from an offset on: solved for the blocks that stay."""
+    names = (f"{kind}_layer_period", f"{kind}_layer_offset")
+
+    def solve(blocks: Blocks) -> Config:
+        period, offset = (blocks.config[name] for name in names)
+        if blocks.config.get("layers_block_type"):
+            return {}  # superseded by the list
+        wanted = [i % period == offset for i in blocks.keep]
+        size = len(wanted)
+        for every in (*range(1, size + 1), size + 1 + period):
+            for first in range(every):
+                if [j % every == first for j in range(size)] == wanted:
+                    return dict(zip(names, (every, first), strict=True))
+        marks = " ".join("x" if w else "." for w in wanted)
+        raise ValueError(f"the {kind} blocks that stay ({marks}) do not repeat with a period any more")
+
+    return GroupRule("solve for the period", names, solve)
+
+
+GROUPS: tuple[GroupRule, ...] = (
+    GroupRule("step 1 and a list", ("decoder_sparse_step", "mlp_only_layers"), _step_and_exceptions),
+    GroupRule(
+        "solve for the range",
+        ("moe_layer_start_index", "moe_layer_end_index", "moe_layer_interval"),
+        _range_and_interval,
+    ),
+    _period_and_offset("attn"),
+    _period_and_offset("expert"),
+)
+
+
+# -- the rewrite ----------------------------------------------------------------------------------------------
+
+
+def depth_of(config: Mapping[str, Any]) -> int:
+    """The number of blocks that a config names.
+
+    Raises:
+        CheckpointError: none of the known count fields is there.
+    """
+    for field in COUNTS:
+        if isinstance(config.get(field), int):
+            return int(config[field])
+    raise CheckpointError(f"the config names no number of blocks (looked for {', '.join(COUNTS)})")
+
+
+def rewrite_config(config: Config, keep: Sequence[int], depth: int, rules: Mapping[str, Rule] | None = None) -> Config:
+    """The config of the model that has the blocks `keep` only. `config` must be resolved, and is left as it is.
+
+    Args:
+        rules: an adapter's own, before the general ones.
+
+    Raises:
+        ConfigRewriteError: a field looks as if it depended on the blocks and no rule explains it, or a rule cannot
+            say what it becomes.
+    """
+    rewritten = dict(config)
+    blocks = Blocks(tuple(keep), depth, config)
+    for field, rule in rules_for(config, depth, rules):
+        try:
+            if rule is None:
+                raise ValueError("no rule says how it depends on the blocks")
+            if isinstance(rule, Rule):
+                rewritten[field] = rule.apply(config[field], blocks)
+            elif field == rule.fields[0]:
+                rewritten |= rule.apply(blocks)
+        except ValueError as error:
+            raise ConfigRewriteError(
+                f"config field {field!r} (value {_short(config[field])}) cannot be rewritten: {error}; "
+                "an adapter of its own could say how (see docs/writing-an-adapter.md)"
+            ) from None
+    return rewritten
+
+
+def rules_for(
+    config: Mapping[str, Any], depth: int, rules: Mapping[str, Rule] | None = None
+) -> Iterator[tuple[str, Rule | GroupRule | None]]:
+    """The fields of a config that depend on the blocks, or look so, each with its rule; None where there is none."""
+    table = {**RULES, **(rules or {})}
+    grouped = {field: group for group in GROUPS if all(f in config for f in group.fields) for field in group.fields}
+    for field, value in config.items():
+        if field == "quantization_config" and (names := _NUMBERED.search(str(value))):
+            yield field, Rule("names blocks by number", _refuse(f"it names blocks by number ({names[0]})"))
+        elif field in grouped and field not in (rules or {}):
+            yield field, grouped[field]
+        elif field in table:
+            yield field, table[field]
+        elif _looks_per_block(field, value, depth):
+            yield field, None
+
+
+_NUMBERED = re.compile(r"\w+\.\d+\.\w+")
+_ABOUT_BLOCKS = re.compile(r"(^|_)(layer|layers|block|blocks|depth)(_|$)")
+_NOT_BY_BLOCK = frozenset(
+    {
+        "architectures",
+        "id2label",
+        "label2id",
+        "eos_token_id",
+        "bos_token_id",
+        "pad_token_id",
+        "auto_map",
+        "time_step_limit",
+    }
+)
+
+
+def _looks_per_block(field: str, value: Any, depth: int) -> bool:
+    if field in _NOT_BY_BLOCK or value is None or isinstance(value, (str, bool)):
+        return False
+    if isinstance(value, (list, tuple)):
+        return bool(_ABOUT_BLOCKS.search(field)) or (depth > 2 and len(value) == depth)
+    if isinstance(value, dict):
+        return bool(value) and all(re.fullmatch(r"\d+", str(key)) for key in value)
+    return isinstance(value, int) and bool(_ABOUT_BLOCKS.search(field))
+
+
+def _refuse(reason: str) -> Callable[[Any, Blocks], Any]:
+    def rule(value: Any, blocks: Blocks) -> Any:
+        raise ValueError(reason)
+
+    return rule
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
