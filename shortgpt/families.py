@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Config = dict[str, Any]
-Fold = Callable[["Tensor"], "Tensor"]
+Fold = Callable[["Tensor", Mapping[str, "Tensor"]], "Tensor"]
+"""(a tensor as it was, all tensors of the source by name) → what becomes of it. It writes into neither, and on the meta
+device it gives a tensor of the right shape."""
 
 ANY_MODEL_TYPE = "*"
 """Among an architecture's model types: every one that no other adapter claims with a higher priority."""
@@ -109,13 +111,20 @@ class Family(ABC):
     """
 
     architecture: ClassVar[str]
-    norm_placement: ClassVar[NormPlacement] = "unknown"
+    norm_placement: NormPlacement = "unknown"
     block_lists: tuple[str, ...]
     rules: ClassVar[Mapping[str, config_rules.Rule]] = {}
     loader: ClassVar[str]
     exports: ClassVar[tuple[str, ...]] = ()
     load_example: ClassVar[str] = ""
     tolerance: ClassVar[float] = 0.0
+
+    def admit(self, source: Source) -> None:
+        """Raise an `UnknownArchitectureError` where the family cannot take this source after all.
+
+        A look at its small files: the weights of a hub model are not there yet. The default takes what was recognised.
+        """
+        return
 
     # -- config: torch-free wherever the family's own library is ------------------------------------------------
 
@@ -173,7 +182,11 @@ class Family(ABC):
         return removal.rename_blocks(names, self.block_lists, depth, keep)
 
     def folds(self, config: Config, keep: Sequence[int], names: Iterable[str]) -> dict[str, Fold]:
-        """New tensor name → the change of that tensor which makes up for a block's new place. Usually none."""
+        """New tensor name → the change of that tensor which makes up for a block's new place. Usually none.
+
+        Args:
+            names: the new names, as `rename` gives them.
+        """
         return {}
 
     # -- models -------------------------------------------------------------------------------------------------
@@ -249,7 +262,7 @@ def recognise(source: Source, architecture: str | None = None) -> Family:
         AmbiguousArchitectureError: several of equal priority do.
     """
     if architecture is not None:
-        return _family(plugins.lookup("architecture", plugins.registry().architectures, architecture))
+        return _admitted(plugins.lookup("architecture", plugins.registry().architectures, architecture), source)
     is_file, suffix = source.path.is_file(), source.path.suffix
     config = source.config
     model_type = config.get("model_type")
@@ -265,15 +278,27 @@ def recognise(source: Source, architecture: str | None = None) -> Family:
         named = any(name in entry.architectures for name in classes)
         return named or (bool(entry.config_keys) and all(key in config for key in entry.config_keys))
 
-    if is_file:
-        found = f"a {suffix} file" if suffix else "a file without a suffix"
-    elif model_type or classes:
-        found = f"model_type {model_type!r}, architectures {list(classes)}"
-        if "auto_map" in config:
-            found += ", and it names code of its own, which runs with --trust-remote-code under an adapter that fits"
-    else:
-        found = f"a config.json without model_type, with the keys {sorted(config)[:12]}"
-    return _family(_best(source.name, found, fits))
+    return _admitted(_best(source.name, describe(source), fits), source)
+
+
+def _admitted(entry: plugins.Architecture, source: Source) -> Family:
+    family = _family(entry)
+    family.admit(source)
+    return family
+
+
+def describe(source: Source) -> str:
+    """What a source says of itself, in words."""
+    if source.path.is_file():
+        return f"a {source.path.suffix} file" if source.path.suffix else "a file without a suffix"
+    config = source.config
+    model_type, classes = config.get("model_type"), config.get("architectures")
+    if not model_type and not classes:
+        return f"a config.json without model_type, with the keys {sorted(config)[:12]}"
+    found = f"model_type {model_type!r}, architectures {classes if isinstance(classes, list) else []}"
+    if "auto_map" in config:
+        found += ", and it names code of its own, which runs with --trust-remote-code under an adapter that fits"
+    return found
 
 
 def recognise_model(model: Any, name: str, architecture: str | None = None) -> Family:
@@ -293,15 +318,21 @@ def recognise_model(model: Any, name: str, architecture: str | None = None) -> F
     return _family(_best(name, found, fits))
 
 
+def unknown_architecture(name: str, found: str) -> UnknownArchitectureError:
+    """The error for a model that no installed adapter can take; `found` says what it is."""
+    registry = plugins.registry()
+    installed = ", ".join(sorted(entry.name for entry in registry.architectures)) or "none"
+    return UnknownArchitectureError(
+        f"{name}: no installed adapter knows this architecture ({found}). Installed: {installed}."
+        f"{registry.failures_note()} An adapter for it can be added by a plugin (see docs/writing-an-adapter.md)."
+    )
+
+
 def _best(name: str, found: str, fits: Callable[[plugins.Architecture], bool]) -> plugins.Architecture:
     registry = plugins.registry()
     fitting = [entry for entry in registry.architectures if fits(entry)]
     if not fitting:
-        installed = ", ".join(sorted(entry.name for entry in registry.architectures)) or "none"
-        raise UnknownArchitectureError(
-            f"{name}: no installed adapter knows this architecture ({found}). Installed: {installed}."
-            f"{registry.failures_note()} An adapter for it can be added by a plugin (see docs/writing-an-adapter.md)."
-        )
+        raise unknown_architecture(name, found)
     top = max(entry.priority for entry in fitting)
     best = [entry for entry in fitting if entry.priority == top]
     if len(best) > 1:

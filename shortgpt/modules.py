@@ -167,7 +167,7 @@ class TorchBlockSequence(BlockSequence):
         tensors = self.tensors()
         names = family.rename(tensors, len(self), keep)
         folds = family.folds(self.config, keep, names)
-        kept = {new: folds[new](tensors[old]) if new in folds else tensors[old] for new, old in names.items()}
+        kept = {new: folds[new](tensors[old], tensors) if new in folds else tensors[old] for new, old in names.items()}
         shorter = family.build(family.rewrite_config(self.config, keep), kept, like=self.model)
         self._share_buffers(shorter, keep)
         wrapped = family.wrap(shorter, name=f"{self.name} - {len(self) - len(keep)}", tokenizer=self.tokenizer)

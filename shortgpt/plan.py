@@ -34,6 +34,7 @@ class Verification(Value):
         probe: the probe batch, [sequences, tokens].
         generated: how many tokens of cached greedy generation were compared with uncached.
         device, dtype: where and in what the check ran.
+        not_generated: why no tokens were generated.
     """
 
     verified: bool
@@ -45,15 +46,16 @@ class Verification(Value):
     generated: int = 0
     device: str | None = None
     dtype: str | None = None
+    not_generated: str | None = None
 
     def __str__(self) -> str:
         if not self.verified:
             return f"not verified: {self.reason}"
-        cached = (
-            f"{self.generated} tokens of cached generation equal uncached"
-            if self.generated
-            else "cached generation chose another first token, as rounding may"
-        )
+        cached = "cached generation chose another first token, as rounding may"
+        if self.generated:
+            cached = f"{self.generated} tokens of cached generation equal uncached"
+        elif self.not_generated:
+            cached = f"cached generation was not compared: {self.not_generated}"
         return (
             f"verified: logits differ by {self.max_difference:.3g} (largest logit {self.max_logit:.4g}) from the "
             f"original's with these blocks skipped, on {' × '.join(map(str, self.probe))} tokens; {cached} "

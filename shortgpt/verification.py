@@ -43,6 +43,7 @@ class Reloaded(Protocol):
     """A checkpoint opened by its family's own loader; what a `Family.loader` returns.
 
     Its attribute `dtype`, where it has one, says what the model computes in; without it, that is the logits' dtype.
+    `cannot_generate`, where it is there and not None, says why cached generation cannot be compared with uncached.
     """
 
     def logits(self, input_ids: Tensor) -> Tensor:
@@ -58,6 +59,54 @@ class Expectation:
 
     input_ids: Tensor
     logits: Tensor
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a reloaded model computes on the probe batch, in float32 on the CPU.
+
+    Attributes:
+        logits: [batch, tokens, vocabulary].
+        dtype: what the model computes in.
+        cached, uncached: the logits of greedily generated tokens, [tokens, vocabulary].
+        cannot_generate: why there are none.
+    """
+
+    logits: Tensor
+    dtype: str
+    cached: Tensor | None = None
+    uncached: Tensor | None = None
+    cannot_generate: str | None = None
+
+    @classmethod
+    def by(cls, model: Reloaded, input_ids: Tensor) -> Answer:
+        """Ask a model."""
+        import torch
+
+        with torch.no_grad():
+            logits = model.logits(input_ids)
+            dtype = str(getattr(model, "dtype", logits.dtype)).removeprefix("torch.")
+            cannot: str | None = getattr(model, "cannot_generate", None)
+            if cannot is not None:
+                return cls(logits.float().cpu(), dtype, cannot_generate=cannot)
+            first = input_ids[:1]
+            cached, uncached = (model.generate(first, NEW_TOKENS, cached=c).float().cpu() for c in (True, False))
+            return cls(logits.float().cpu(), dtype, cached, uncached)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As named tensors: the form in which it crosses from one process to the other."""
+        import torch
+
+        texts = {name: text for name in ("dtype", "cannot_generate") if (text := getattr(self, name)) is not None}
+        encoded = {name: torch.tensor(list(text.encode()), dtype=torch.uint8) for name, text in texts.items()}
+        numbers = {"logits": self.logits, "cached": self.cached, "uncached": self.uncached}
+        return encoded | {name: tensor.contiguous() for name, tensor in numbers.items() if tensor is not None}
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> Answer:
+        """The inverse of `tensors`."""
+        texts = ("dtype", "cannot_generate")
+        return cls(**{n: bytes(t.tolist()).decode() if n in texts else t for n, t in tensors.items()})  # type: ignore[arg-type]
 
 
 def probe(vocab_size: int, longest: int | None = None) -> Tensor:
@@ -206,16 +255,30 @@ def check(
             if "OutOfMemoryError" in reason or reason.startswith("MemoryError"):
                 return Verification(verified=False, reason=f"the process that loaded it ran out of memory ({reason})")
             raise VerificationError(f"what was written cannot be loaded by its family's own loader: {reason}")
-        answer = load_file(answer_file)
-    logits, cached, uncached = answer["logits"], answer["cached"], answer["uncached"]
+        answer = Answer.of(load_file(answer_file))
+    return judge(answer, expected, family, options, folded=folded, rounding=rounding)
+
+
+def judge(
+    answer: Answer,
+    expected: Expectation,
+    family: Family,
+    options: OpenOptions,
+    *,
+    folded: bool = False,
+    rounding: float = 0.0,
+) -> Verification:
+    """Compare what a reloaded model answered with what is expected of it. See `check`."""
+    import torch
+
+    logits = answer.logits
     if logits.shape != expected.logits.shape:
         raise VerificationError(
             f"the logits have the shape {tuple(logits.shape)}, expected {tuple(expected.logits.shape)}"
         )
     difference = (logits - expected.logits).abs().max().item()
     largest = expected.logits.abs().max().item()
-    dtype = getattr(torch, bytes(answer["dtype"].tolist()).decode())
-    eps = torch.finfo(dtype).eps
+    eps = torch.finfo(getattr(torch, answer.dtype)).eps
     tolerance = max(family.tolerance, rounding)
     if folded or family.tolerance > 0:
         tolerance = max(tolerance, 16 * eps)
@@ -226,7 +289,9 @@ def check(
             f"the shorter model's logits differ by {difference:.3g} from the original's with these blocks skipped "
             f"(largest logit {largest:.4g}, allowed {tolerance * largest:.3g})"
         )
-    generated = compare_generation(cached, uncached, eps)
+    generated = 0
+    if answer.cached is not None and answer.uncached is not None:
+        generated = compare_generation(answer.cached, answer.uncached, eps)
     return Verification(
         verified=True,
         max_difference=difference,
@@ -234,8 +299,9 @@ def check(
         tolerance=tolerance,
         probe=tuple(expected.input_ids.shape),
         generated=generated,
+        not_generated=answer.cannot_generate,
         device=options.device,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=answer.dtype,
     )
 
 
@@ -282,11 +348,4 @@ def _child(text: str) -> None:
         trust_remote_code=request["trust_remote_code"],
     )
     ids = load_file(request["probe"])["input_ids"]
-    with torch.no_grad():
-        logits = model.logits(ids)
-        answer = {"logits": logits.float().cpu().contiguous()}
-        for name, cached in (("cached", True), ("uncached", False)):
-            answer[name] = model.generate(ids[:1], NEW_TOKENS, cached=cached).float().cpu().contiguous()
-    dtype = getattr(model, "dtype", logits.dtype)
-    answer["dtype"] = torch.tensor(list(str(dtype).removeprefix("torch.").encode()), dtype=torch.uint8)
-    save_file(answer, request["answer"])
+    save_file(Answer.by(model, ids).tensors(), request["answer"])

@@ -13,7 +13,7 @@ import json
 import re
 import struct
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,25 @@ class Weights:
             for name, t in tensors.items()
         }
 
+    def entry(self, name: str) -> Entry:
+        """Where a tensor is that is there."""
+        return next(table for table in self.tensors.values() if name in table)[name]
+
+    def tensor(self, name: str) -> Any:
+        """One tensor, mapped from its file. Raises a KeyError for one that is not there."""
+        for file, table in self.tensors.items():
+            if name in table:
+                return self._one_tensor(file, name)
+        raise KeyError(name)
+
+    def _one_tensor(self, file: Path, name: str) -> Any:
+        if file.suffix != ".safetensors":
+            return self._torch_tensors(file)[name]
+        from safetensors import safe_open
+
+        with safe_open(file, framework="pt") as tensors:
+            return tensors.get_tensor(name)
+
     def tensors_of(self, file: Path) -> dict[str, Any]:
         """The tensors of one file, mapped from it rather than read."""
         if file.suffix == ".safetensors":
@@ -210,8 +229,11 @@ class Weights:
         at = 0
         for new in order:
             entry = entries[part[new]]
-            size = entry.end - entry.begin
-            header[new] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [at, at + size]}
+            shape, size = entry.shape, entry.nbytes
+            if new in folds:
+                shape = self._folded_shape(entry, folds[new])
+                size = size * _elements(shape) // max(_elements(entry.shape), 1)
+            header[new] = {"dtype": entry.dtype, "shape": list(shape), "data_offsets": [at, at + size]}
             at += size
         head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         head += b" " * (-len(head) % 8)  # the data begin at a multiple of 8, as the format asks
@@ -220,18 +242,22 @@ class Weights:
             for new in order:
                 entry = entries[part[new]]
                 if new in folds:
-                    writer.write(self._folded(file, part[new], folds[new]))
+                    writer.write(self._folded(part[new], folds[new]))
                 else:
                     _copy_range(reader, writer, entry.begin, entry.end)
                 one_more()
 
-    def _folded(self, file: Path, name: str, fold: Fold) -> bytes:
+    def _folded_shape(self, entry: Entry, fold: Fold) -> tuple[int, ...]:
         import torch
-        from safetensors import safe_open
 
-        with safe_open(file, framework="pt") as tensors:
-            tensor = tensors.get_tensor(name)
-        folded = fold(tensor).to(tensor.dtype).contiguous()
+        empty = _Lazy(self, lambda other: torch.empty(self.entry(other).shape, device="meta"))
+        return tuple(fold(torch.empty(entry.shape, device="meta"), empty).shape)
+
+    def _folded(self, name: str, fold: Fold) -> bytes:
+        import torch
+
+        tensor = self.tensor(name)
+        folded = fold(tensor, _Lazy(self, self.tensor)).to(tensor.dtype).contiguous()
         return folded.flatten().view(torch.uint8).numpy().tobytes()
 
     def _write_torch(
@@ -242,13 +268,31 @@ class Weights:
         tensors = self._torch_tensors(file)
         kept: dict[str, Any] = {}
         for new, old in part.items():
-            kept[new] = folds[new](tensors[old]) if new in folds else tensors[old]
+            kept[new] = folds[new](tensors[old], _Lazy(self, self.tensor)) if new in folds else tensors[old]
             one_more()
         with target.open("wb") as writer:
             try:
                 torch.save(kept, writer)
             except RuntimeError as error:  # what the file refused stands behind it
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
+class _Lazy(Mapping[str, Any]):
+    """The tensors of a checkpoint by name, each made when it is asked for."""
+
+    def __init__(self, weights: Weights, make: Callable[[str], Any]) -> None:
+        self.weights, self.make = weights, make
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.weights.names:
+            raise KeyError(name)
+        return self.make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights.names)
+
+    def __len__(self) -> int:
+        return len(self.weights.names)
 
 
 def _safetensors_header(file: Path) -> tuple[dict[str, Any], int]:

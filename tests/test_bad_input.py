@@ -508,4 +508,6 @@ def test_an_unknown_architecture_with_code_of_its_own_says_what_running_it_takes
     file.write_text(
         json.dumps(json.loads(file.read_text()) | {"model_type": "mine", "auto_map": {"AutoConfig": "a.B"}})
     )
-    assert "it names code of its own, which runs with --trust-remote-code" in refused("score", model)
+    message = refused("score", model)
+    assert "its config names code of its own" in message
+    assert "read it, then pass --trust-remote-code" in message

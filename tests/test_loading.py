@@ -113,7 +113,7 @@ def test_of_a_hub_repository_one_weight_format_is_fetched(hub: Any, llama_folder
 
 
 def test_a_hub_model_that_no_adapter_knows_is_told_of_before_its_weights_are_fetched(hub: Any, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "config.json").write_text('{"model_type": "alien"}')
     asked = hub(tmp_path)
     with pytest.raises(shortgpt.ShortGPTError, match="no installed adapter knows"):
         resolve("owner/name")

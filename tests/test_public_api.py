@@ -17,6 +17,7 @@ import pytest
 from shortgpt_adapters.catalog import ARCHITECTURES
 
 import shortgpt
+from shortgpt.families import ANY_MODEL_TYPE
 
 ROOT = Path(__file__).parents[1]
 ENGINE, PLUGINS, ADAPTERS = (ROOT / p for p in ("shortgpt", "plugins/shortgpt_plugins", "adapters/shortgpt_adapters"))
@@ -187,7 +188,8 @@ def plain(text: str) -> str:
 def architecture_names() -> dict[str, re.Pattern[str]]:
     """Name → how it is found in `plain` text: short ones as a word of their own, long ones anywhere."""
     rows = [row for row in ARCHITECTURES if row.model_types or row.config_keys or row.suffixes]
-    names = {plain(name) for row in rows for name in (row.name, *row.model_types, *row.architectures)}
+    given = {name for row in rows for name in (row.name, *row.model_types, *row.architectures)}
+    names = {plain(name) for name in given - {ANY_MODEL_TYPE}}
     return {name: re.compile(name if len(name) > 4 else rf"(?<![a-z0-9]){name}(?![a-z0-9])") for name in names if name}
 
 

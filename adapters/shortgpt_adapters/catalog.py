@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from shortgpt.families import ANY_MODEL_TYPE
 from shortgpt.hookspecs import hookimpl
 from shortgpt.plugins import Architecture, Extension
 
@@ -46,6 +47,93 @@ ARCHITECTURES = (
         "Mamba 1, 2 and hybrids of the mamba-ssm library",
         config_keys=("d_model", "n_layer", "ssm_cfg"),
         modules=("mamba_ssm",),
+    ),
+    # Types of transformers whose blocks the structural adapter finds, with a quirk of their own.
+    Architecture("beam", f"{HERE}.beam:Beam", "Beam: residuals scaled by depth", model_types=("beam",)),
+    Architecture(
+        "blt", f"{HERE}.blt:Blt", "Byte Latent Transformer: blocks over patches of bytes", model_types=("blt",)
+    ),
+    Architecture("cpmant", f"{HERE}.cpmant:CpmAnt", "CPM-Ant: a prompt in front of the text", model_types=("cpmant",)),
+    Architecture("diffllama", f"{HERE}.diffllama:DiffLlama", "DiffLlama: lambda by depth", model_types=("diffllama",)),
+    Architecture(
+        "gemma3n",
+        f"{HERE}.gemma3n:Gemma3n",
+        "Gemma 3n: parallel streams, shared keys and values",
+        model_types=("gemma3n", "gemma3n_text"),
+    ),
+    Architecture(
+        "gemma4",
+        f"{HERE}.gemma4:Gemma4",
+        "Gemma 4: shared keys and values",
+        model_types=("gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text"),
+    ),
+    Architecture(
+        "gemma4_assistant",
+        f"{HERE}.gemma4_assistant:Gemma4Assistant",
+        "Gemma 4's drafter, which reads another model's keys and values",
+        model_types=("gemma4_assistant", "gemma4_unified_assistant"),
+    ),
+    Architecture(
+        "gpt_neox_japanese",
+        f"{HERE}.gpt_neox_japanese:GPTNeoXJapanese",
+        "GPT-NeoX Japanese: a bias in the last block only",
+        model_types=("gpt_neox_japanese",),
+    ),
+    Architecture(
+        "hrm_text", f"{HERE}.hrm_text:HrmText", "HRM: two stacks that run in loops", model_types=("hrm_text",)
+    ),
+    Architecture(
+        "inkling2",
+        f"{HERE}.inkling2:Inkling2",
+        "Inkling 2: residuals over groups of blocks",
+        model_types=("inkling2_text",),
+    ),
+    Architecture(
+        "minicpm3", f"{HERE}.minicpm3:MiniCPM3", "MiniCPM 3: residuals scaled by depth", model_types=("minicpm3",)
+    ),
+    Architecture(
+        "minimax", f"{HERE}.minimax:MiniMax", "MiniMax: a cache that counts in block 0", model_types=("minimax",)
+    ),
+    Architecture(
+        "mllama",
+        f"{HERE}.mllama:Mllama",
+        "Llama 3.2 Vision: blocks that look at images only",
+        model_types=("mllama", "mllama_text_model"),
+    ),
+    Architecture(
+        "modernbert_decoder",
+        f"{HERE}.modernbert_decoder:ModernBertDecoder",
+        "ModernBERT as a decoder: no norm in block 0",
+        model_types=("modernbert-decoder",),
+    ),
+    Architecture(
+        "musicgen",
+        f"{HERE}.musicgen:Musicgen",
+        "MusicGen's decoder: several codebooks a token",
+        model_types=("musicgen_decoder", "musicgen_melody_decoder"),
+    ),
+    Architecture(
+        "prophetnet", f"{HERE}.prophetnet:ProphetNet", "ProphetNet: n-gram streams", model_types=("prophetnet",)
+    ),
+    Architecture(
+        "qwen4",
+        f"{HERE}.qwen4:Qwen4",
+        "Qwen 4: n-gram embeddings in some blocks",
+        model_types=("qwen4_exp", "qwen4_exp_text"),
+    ),
+    Architecture("xlm", f"{HERE}.xlm:Xlm", "XLM: a block is spread over four lists", model_types=("xlm",)),
+    Architecture(
+        "zamba", f"{HERE}.zamba:Zamba", "Zamba: one attention block's weights in many", model_types=("zamba",)
+    ),
+    Architecture("zamba2", f"{HERE}.zamba2:Zamba2", "Zamba 2: shared memory blocks", model_types=("zamba2",)),
+    Architecture("zaya", f"{HERE}.zaya:Zaya", "Zaya: a router state from block to block", model_types=("zaya",)),
+    Architecture(
+        "structural",
+        f"{HERE}.structural:Structural",
+        "every other model of transformers: its blocks are found by what runs",
+        model_types=(ANY_MODEL_TYPE,),
+        modules=("transformers",),
+        priority=-100,
     ),
 )
 

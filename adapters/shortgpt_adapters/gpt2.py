@@ -10,8 +10,7 @@ Old checkpoints (the base model's) have no `transformer.` in front of their name
 its queries are multiplied by (j + 1)/(i + 1), which keeps the scores what they were.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from shortgpt_adapters.transformers_family import TransformersFamily
 
 class GPT2(TransformersFamily):
     architecture = "gpt2"
-    norm_placement: ClassVar[NormPlacement] = "pre"
+    norm_placement: NormPlacement = "pre"
     block_lists = ("transformer.h", "h")
 
     def folds(self, config: Config, keep: Sequence[int], names: Iterable[str]) -> dict[str, Fold]:
@@ -34,7 +33,7 @@ class GPT2(TransformersFamily):
 
 
 def _scaled_queries(factor: float) -> Fold:
-    def fold(tensor: Tensor) -> Tensor:
+    def fold(tensor: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         """`c_attn` is a Conv1D: its last axis is [queries, keys, values]."""
         scaled = tensor.clone()
         scaled[..., : tensor.shape[-1] // 3] *= factor

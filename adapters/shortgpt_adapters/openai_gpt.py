@@ -9,22 +9,10 @@ It has no cache and no final norm. Old checkpoints carry each block's causal mas
 library makes itself.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-from torch import Tensor
-
-from shortgpt_adapters.transformers_family import TransformersBlocks, TransformersFamily, quiet
-
-
-class OpenAIGPTBlocks(TransformersBlocks):
-    def forward(self, batch: Mapping[str, Any]) -> Tensor:
-        with quiet():
-            return self.model(**batch).logits  # there is no cache to switch off
+from shortgpt_adapters.transformers_family import TransformersFamily
 
 
 class OpenAIGPT(TransformersFamily):
     architecture = "openai-gpt"
     norm_placement = "post"
     block_lists = ("transformer.h", "h")
-    sequence = OpenAIGPTBlocks

@@ -2,7 +2,7 @@
 
 ::
 
-    every child of every module list is watched ──▶ calls, in order ──▶ the outermost list whose children ran 0, 1, 2 ...
+    every child of every module list is watched ──▶ calls, in order ──▶ the outermost list whose children run 0, 1, ...
                                                                        once each, and hand one tensor on to the next
     block i's output ──is──▶ block i + 1's argument   = the stream's place; what else is handed on is side state
     the stream's axes ──▶ where the probe's rows and tokens are; all others make up the width
@@ -13,7 +13,6 @@ there, questions about values are answered by zero, and a pass that breaks off s
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -27,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from shortgpt.blocks import NormPlacement
 from shortgpt.errors import AdapterError
+from shortgpt_adapters.transformers_loader import arguments
 
 PROBE = (2, 5)
 """Rows and tokens: sizes that tell the axes apart."""
@@ -114,18 +114,6 @@ def find_structure(model: nn.Module, inputs: Mapping[str, Any] | None = None) ->
         _side_state(run, stream_out, stream_in),
         _norm_placement(run[len(run) // 2], stream_in, stream_out),
     )
-
-
-def arguments(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """A token batch as this model's forward takes it: without a cache, and token ids under the name that it uses."""
-    parameters = inspect.signature(model.forward).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    given = dict(batch)
-    if "input_ids" not in parameters and not open_ended and "input_ids" in given:
-        given[next(iter(parameters))] = given.pop("input_ids")
-    if "use_cache" in parameters:
-        given["use_cache"] = False
-    return given
 
 
 # -- watching -------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from shortgpt.blocks import BlockSequence
@@ -20,7 +20,8 @@ from shortgpt.checkpoint import copy_companions
 from shortgpt.errors import CheckpointError, ModelError
 from shortgpt.families import Config, OpenOptions, Source
 from shortgpt.modules import TorchBlockSequence, TorchFamily
-from shortgpt_adapters.transformers_loader import unfit
+from shortgpt_adapters import transformers_loader
+from shortgpt_adapters.transformers_loader import arguments, logits_of, unfit
 
 
 class TransformersBlocks(TorchBlockSequence):
@@ -42,7 +43,7 @@ class TransformersBlocks(TorchBlockSequence):
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
         with quiet():
-            return self.model(**batch, use_cache=False).logits
+            return logits_of(self.model(**arguments(self.model, batch)))
 
 
 class TransformersFamily(TorchFamily):
@@ -53,6 +54,12 @@ class TransformersFamily(TorchFamily):
     load_example = """from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
+
+    @staticmethod
+    def opener(config: PreTrainedConfig) -> Any:
+        """The class whose `from_pretrained` opens a model of this config."""
+        return AutoModelForCausalLM
+
     # -- config -----------------------------------------------------------------------------------------------
 
     def read_config(self, source: Source, *, trust_remote_code: bool = False) -> Config:
@@ -73,12 +80,17 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
         """A model of a config that was read, without memory for its tensors."""
         try:
             with quiet(), torch.device("meta"):
-                resolved = type(self.resolved).from_dict(config)
-                return AutoModelForCausalLM.from_config(resolved, trust_remote_code=self.trusted)
+                return self._from_config(type(self.resolved).from_dict(config))
         except Exception as error:  # a config's values can break a model in any way
             raise CheckpointError(
                 f"transformers cannot build a model of this config.json ({_first_line(error)})"
             ) from error
+
+    def _from_config(self, config: PreTrainedConfig) -> PreTrainedModel:
+        opener = self.opener(config)
+        if hasattr(opener, "from_config"):
+            return opener.from_config(config, trust_remote_code=self.trusted)
+        return opener._from_config(config)
 
     def check_tensors(self, config: Config, names: Iterable[str]) -> None:
         found = set(names)
@@ -99,13 +111,14 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
     # -- models -----------------------------------------------------------------------------------------------
 
     def open(self, source: Source, options: OpenOptions) -> BlockSequence:
-        _config(source, options.trust_remote_code)  # one clear message before anything large is read
-        arguments: dict[str, Any] = {"dtype": options.dtype, "trust_remote_code": options.trust_remote_code}
+        config = _config(source, options.trust_remote_code)  # one clear message before anything large is read
+        settings: dict[str, Any] = {"dtype": options.dtype, "trust_remote_code": options.trust_remote_code}
         if options.device != "cpu":
-            arguments["device_map"] = {"": options.device}
+            settings["device_map"] = {"": options.device}
         try:
             with quiet():
-                model, info = AutoModelForCausalLM.from_pretrained(source.path, output_loading_info=True, **arguments)
+                opener = self.opener(config)
+                model, info = opener.from_pretrained(source.path, output_loading_info=True, **settings)
         except torch.cuda.OutOfMemoryError:
             raise ModelError(f"{source.name} does not fit into the memory of {options.device}") from None
         except Exception as error:  # safetensors, torch, pickle and transformers each have their own
@@ -127,7 +140,10 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
         # The library builds the model from the config with tensors of the right shapes that hold no memory, and
         # computes its ties and buffers; then it is given the real ones. Handed over directly they would be copied
         # to the CPU first.
-        empty = {name: torch.empty(1, dtype=tensor.dtype).expand(tensor.shape) for name, tensor in tensors.items()}
+        empty = {
+            name: torch.empty((1,) * tensor.dim(), dtype=tensor.dtype).expand(tensor.shape)
+            for name, tensor in tensors.items()
+        }
         with quiet():
             model, info = type(like).from_pretrained(
                 None,
@@ -187,9 +203,9 @@ def _config(source: Source, trust_remote_code: bool) -> Any:
     known = source.config  # a missing or damaged file is told here, in our words
     try:
         with quiet():
-            return AutoConfig.from_pretrained(source.path, trust_remote_code=trust_remote_code)
+            return transformers_loader.read_config(source.path, trust_remote_code=trust_remote_code)
     except Exception as error:
-        if "trust_remote_code" in str(error):
+        if "auto_map" in known and not trust_remote_code:
             raise ModelError(
                 f"{source.name}: its config names code of its own ({json.dumps(known.get('auto_map'))}), which runs "
                 "only when you trust it: read it, then pass --trust-remote-code (trust_remote_code=True)"

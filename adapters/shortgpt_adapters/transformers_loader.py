@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+import transformers
+from torch import Tensor, nn
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMaskedLM,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging
+
+AUTO_CLASSES = {
+    AutoModelForCausalLM: MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModelForImageTextToText: MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoModelForMaskedLM: MODEL_FOR_MASKED_LM_MAPPING,
+}
 
 CONSTANTS = re.compile(r".*\.(attn|self_attn|attention)\.(bias|masked_bias|rotary_emb\.inv_freq)")
 """Masks and frequencies that old checkpoints hold and that the library computes itself."""
@@ -21,6 +43,57 @@ def unfit(info: dict[str, Any]) -> dict[str, list[str]]:
     return {kind: names for kind, names in found.items() if names}
 
 
+def read_config(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The config of a folder; of a part of a larger model that has no model type of its own, too."""
+    written = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    named = named_class(written.get("architectures"))
+    if named is not None and written.get("model_type") not in CONFIG_MAPPING:
+        return named.config_class.from_pretrained(directory)
+    return AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+
+
+def loading_class(config: PreTrainedConfig) -> Any:
+    """What opens a model of this config: the Auto class whose model the config names, or else that model's own class.
+
+    Raises:
+        ValueError: the config names none, and none is known for its type.
+    """
+    names = config.architectures or ()
+    for auto, mapping in AUTO_CLASSES.items():
+        if auto.__name__ in (getattr(config, "auto_map", None) or {}):
+            return auto
+        if type(config) in mapping and (not names or _names(mapping[type(config)]) & set(names)):
+            return auto
+    named = named_class(names)
+    if named is not None:
+        return named
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    raise ValueError(f"transformers has no language model for a {type(config).__name__}, {list(names)}")
+
+
+def _names(classes: Any) -> set[str]:
+    return {cls.__name__ for cls in (classes if isinstance(classes, tuple) else (classes,))}
+
+
+def named_class(names: Any) -> Any:
+    """The model class of transformers that a config's `architectures` names first; None where it is none."""
+    found = getattr(transformers, names[0], None) if names else None
+    return found if isinstance(found, type) and issubclass(found, PreTrainedModel) else None
+
+
+def arguments(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A token batch as this model's forward takes it: without a cache, token ids under the name that it uses."""
+    parameters = inspect.signature(model.forward).parameters
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    given = dict(batch)
+    if "input_ids" in given and "input_ids" not in parameters and not open_ended:
+        given[next(iter(parameters))] = given.pop("input_ids")
+    if "use_cache" in parameters or (open_ended and isinstance(model, PreTrainedModel)):
+        given["use_cache"] = False
+    return given
+
+
 class ReloadedCausalLM:
     """A `shortgpt.verification.Reloaded` of transformers."""
 
@@ -28,8 +101,19 @@ class ReloadedCausalLM:
         self.model = model.eval()
         self.dtype = model.dtype  # the logits of some types are float32 whatever it is
 
+    @property
+    def cannot_generate(self) -> str | None:
+        """Why cached generation cannot be compared, or None."""
+        if not self.model.can_generate():
+            return f"a {type(self.model).__name__} does not generate"
+        if getattr(self.model.config, "is_decoder", True) is False and hasattr(
+            self.model.config, "add_cross_attention"
+        ):
+            return "its blocks attend to both sides (is_decoder is false)"
+        return None
+
     def logits(self, input_ids: Tensor) -> Tensor:
-        return self.model(input_ids=input_ids.to(self.model.device), use_cache=False).logits
+        return logits_of(self.model(**arguments(self.model, {"input_ids": input_ids.to(self.model.device)})))
 
     def generate(self, input_ids: Tensor, new_tokens: int, *, cached: bool) -> Tensor:
         own = self.model.generation_config
@@ -49,8 +133,20 @@ class ReloadedCausalLM:
         return torch.cat(output.logits)
 
 
-def reload(directory: Path, *, device: str, dtype: str, trust_remote_code: bool = False) -> ReloadedCausalLM:
-    """Open a checkpoint with `AutoModelForCausalLM.from_pretrained`.
+def logits_of(output: Any) -> Tensor:
+    """The logits in a model's output; the last hidden state of a model without a head."""
+    return output if isinstance(output, Tensor) else output.logits if "logits" in output else output[0]
+
+
+def reload(
+    directory: Path,
+    *,
+    device: str,
+    dtype: str,
+    trust_remote_code: bool = False,
+    kind: type[ReloadedCausalLM] = ReloadedCausalLM,
+) -> ReloadedCausalLM:
+    """Open a checkpoint with `AutoModelForCausalLM.from_pretrained`, or the class that its config asks for.
 
     Raises:
         ValueError: the library had to invent a tensor, or dropped one.
@@ -58,9 +154,10 @@ def reload(directory: Path, *, device: str, dtype: str, trust_remote_code: bool 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     place = {} if device == "cpu" else {"device_map": {"": device}}
-    model, info = AutoModelForCausalLM.from_pretrained(
+    opener = loading_class(read_config(directory, trust_remote_code=trust_remote_code))
+    model, info = opener.from_pretrained(
         directory, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **place
     )
     if faults := unfit(info):
         raise ValueError(f"the reloaded model does not hold exactly what was saved: {faults}")
-    return ReloadedCausalLM(model)
+    return kind(model)

@@ -1,0 +1,263 @@
+"""Every model of transformers that has no adapter of its own: blocks found by what runs, a config rewritten by rules,
+tensors recognised by the blocks' numbers in their names.
+
+::
+
+    config.json ─▶ an empty model on the meta device ─▶ `structure.find_structure` ─▶ where the blocks are
+                   the config of the module that owns them ─▶ which part of config.json is rewritten (text_config, ...)
+
+What is odd about a type lives in a file of its own, as a subclass: folds, refusals, another layout of the stream.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import transformers
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, DynamicCache, PreTrainedConfig, PreTrainedModel
+
+from shortgpt import removal
+from shortgpt.blocks import BlockSequence
+from shortgpt.config_rules import rewrite_config
+from shortgpt.errors import AdapterError, CheckpointError, ConfigRewriteError
+from shortgpt.families import Config, OpenOptions, Source, describe, unknown_architecture
+from shortgpt_adapters import transformers_loader
+from shortgpt_adapters.structure import Structure, find_structure
+from shortgpt_adapters.transformers_family import TransformersBlocks, TransformersFamily, quiet
+
+_FOUND: dict[tuple[type, str], Structure] = {}
+"""What was found, by class and config."""
+
+
+class StructuralBlocks(TransformersBlocks):
+    """The blocks of a model whose structure was found by looking."""
+
+    family: Structural
+
+    @property
+    def structure(self) -> Structure:
+        return self.family.structure
+
+    def stream(self, block: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        return _argument(self.structure.stream_in, args, kwargs)
+
+    def stream_out(self, block: int, output: Any) -> Tensor:
+        place = self.structure.stream_out
+        value = output if place is None else output[place]
+        assert isinstance(value, Tensor)
+        return value
+
+    def with_stream(self, block: int, output: Any, hidden: Tensor) -> Any:
+        return _with_item(output, self.structure.stream_out, hidden)
+
+    def bypassed(self, block: int, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
+        # What is handed from block to block beside the stream passes a skipped block by, too.
+        output = super().bypassed(block, args, kwargs, output)
+        for item, place in self.structure.side:
+            output = _with_item(output, item, _argument(place, args, kwargs))
+        return output
+
+    def observed(self, boundary: int, hidden: Tensor) -> Tensor:
+        layout = self.structure.layout
+        if not layout:
+            raise AdapterError(
+                f"{self.name}: no axes of the stream {tuple(hidden.shape)} are the batch's rows and tokens"
+            )
+        return hidden.permute(layout).flatten(2)
+
+
+class Structural(TransformersFamily):
+    """A model type of transformers, or code that a folder brings along for it.
+
+    `structure` and `block_lists` are known once a config was read or a model was wrapped.
+    """
+
+    architecture = "structural"
+    sequence = StructuralBlocks
+    opener = staticmethod(transformers_loader.loading_class)
+    structure: Structure
+    part: tuple[str, ...]  # where the blocks' own config is in the whole: (), ("text_config",), ...
+
+    # -- config -----------------------------------------------------------------------------------------------
+
+    def read_config(self, source: Source, *, trust_remote_code: bool = False) -> Config:
+        config = super().read_config(source, trust_remote_code=trust_remote_code)
+        self._look(self._empty(config), self.resolved)
+        return config
+
+    def admit(self, source: Source) -> None:
+        config = source.config
+        known = config.get("model_type") in CONFIG_MAPPING or "auto_map" in config
+        if not known and transformers_loader.named_class(config.get("architectures")) is None:
+            found = f"{describe(source)}; transformers {transformers.__version__} has no such type"
+            raise unknown_architecture(source.name, found)
+
+    def depth(self, config: Config) -> int:
+        return len(self.structure.classes)
+
+    def rewrite_config(self, config: Config, keep: Sequence[int]) -> Config:
+        own = self.own(config)
+        rewritten = rewrite_config(own, keep, len(self.structure.classes), self.rules)
+        return _replaced(config, self.part, rewritten)
+
+    def own(self, config: Config) -> Config:
+        """The part of a config that describes the blocks."""
+        for key in self.part:
+            config = config[key]
+        return config
+
+    def refuse(self, config: Config, keep: Sequence[int]) -> str | None:
+        try:
+            rewritten = self.rewrite_config(config, keep)
+            read = self._read_back(rewritten)
+        except ConfigRewriteError as error:
+            return str(error)
+        if _counts_tokens(self.resolved) and not _counts_tokens(read):
+            return "no attention block would be left, which the library's cache asks for the number of cached tokens"
+        return None
+
+    def _read_back(self, rewritten: Config) -> PreTrainedConfig:
+        """What the config class makes of a config: it may complete a list, or set a last entry.
+
+        Raises:
+            ConfigRewriteError: it does, or it does not take it.
+        """
+        try:
+            with quiet():
+                config = type(self.resolved).from_dict(rewritten)
+                read = self.own(config.to_dict())
+        except Exception as error:  # a config class can refuse in any way
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+            raise ConfigRewriteError(f"transformers does not take the config of what would stay: {reason}") from error
+        for field, value in self.own(rewritten).items():
+            if isinstance(value, (list, tuple)) and field in read and list(read[field] or ()) != list(value):
+                raise ConfigRewriteError(
+                    f"transformers makes {field} {list(read[field])} of the {list(value)} that would stay"
+                )
+        return config
+
+    # -- tensors ----------------------------------------------------------------------------------------------
+
+    def rename(self, names: Iterable[str], depth: int, keep: Sequence[int]) -> dict[str, str]:
+        names = list(names)
+        return removal.rename_blocks(names, (list_in_files(names, self.structure.path, depth),), depth, keep)
+
+    def check_tensors(self, config: Config, names: Iterable[str]) -> None:
+        """Nothing is asked here: a checkpoint's names are not always the model's.
+
+        What is missing shows when the blocks are renamed, and when the result is opened.
+        """
+
+    # -- models -----------------------------------------------------------------------------------------------
+
+    def open(self, source: Source, options: OpenOptions) -> BlockSequence:
+        self.read_config(source, trust_remote_code=options.trust_remote_code)
+        return super().open(source, options)
+
+    def wrap(self, model: Any, *, name: str, tokenizer: Any = None, source: Source | None = None) -> BlockSequence:
+        own = copy.copy(self)  # what is found holds for this model only
+        own.resolved, own.trusted = model.config, True  # its code runs already
+        own._look(model, model.config)
+        return super(Structural, own).wrap(model, name=name, tokenizer=tokenizer, source=source)
+
+    def _look(self, model: PreTrainedModel, config: PreTrainedConfig) -> None:
+        key = type(model), model.config.to_json_string(use_diff=False)
+        if key not in _FOUND:
+            structure = self.find(model)
+            if structure.complete:
+                _FOUND[key] = structure
+        self.structure = _FOUND.get(key) or structure
+        self.norm_placement = self.structure.norm_placement
+        self.block_lists = (self.structure.path,)
+        self.part = _part_of(config, _owner(model, self.structure.path).config)
+
+    def find(self, model: PreTrainedModel) -> Structure:
+        """Where the blocks are."""
+        with quiet():
+            return find_structure(model)
+
+
+def _counts_tokens(config: PreTrainedConfig) -> bool:
+    """Whether the library's cache of a model of this config can tell how many tokens it holds."""
+    try:
+        DynamicCache(config=config).get_seq_length()
+    except Exception:  # a config that has no such cache fails in ways of its own
+        return False
+    return True
+
+
+def list_in_files(names: Iterable[str], path: str, depth: int) -> str:
+    """The block list as a checkpoint names it: of the outermost numbered lists of that many entries, the one that is
+    named most like the model's own.
+
+    Raises:
+        CheckpointError: there is none, or several that are equally like it.
+    """
+    found: dict[str, set[int]] = {}
+    for name in names:
+        if match := re.match(r"(.+?)\.(\d+)\.", name):
+            found.setdefault(match[1], set()).add(int(match[2]))
+    if path in found:
+        return path
+    own = path.split(".")
+    fitting = [
+        prefix for prefix, numbers in found.items() if numbers == set(range(depth)) and prefix.split(".")[-1] == own[-1]
+    ]
+    likeness = {prefix: len(set(prefix.split(".")) & set(own)) for prefix in fitting}
+    best = [prefix for prefix in fitting if likeness[prefix] == max(likeness.values())]
+    if len(best) != 1:
+        told = ", ".join(f"{prefix} ({len(numbers)})" for prefix, numbers in sorted(found.items())) or "none"
+        raise CheckpointError(f"no list of tensors is the model's {depth} blocks {path!r}; numbered lists: {told}")
+    return best[0]
+
+
+def _owner(model: nn.Module, path: str) -> PreTrainedModel:
+    """The nearest module around the block list that has a config."""
+    while path:
+        path = path.rpartition(".")[0]
+        module = model.get_submodule(path)
+        if isinstance(getattr(module, "config", None), PreTrainedConfig):
+            return module
+    raise AdapterError(f"{type(model).__name__} has no config")
+
+
+def _part_of(whole: PreTrainedConfig, part: PreTrainedConfig) -> tuple[str, ...]:
+    """Where a config is inside a composite one: that very object, or the only one of its type."""
+    parts = dict(_parts(whole))
+    for keys, config in parts.items():
+        if config is part:
+            return keys
+    of_type = [keys for keys, config in parts.items() if type(config) is type(part)]
+    if len(of_type) == 1:
+        return of_type[0]
+    raise AdapterError(f"a {type(whole).__name__} holds {len(of_type)} configs of the type {type(part).__name__}")
+
+
+def _parts(config: PreTrainedConfig, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], PreTrainedConfig]]:
+    yield keys, config
+    for key in config.sub_configs:
+        inner = getattr(config, key, None)
+        if isinstance(inner, PreTrainedConfig):
+            yield from _parts(inner, (*keys, key))
+
+
+def _replaced(config: Config, keys: tuple[str, ...], part: Config) -> Config:
+    if not keys:
+        return part
+    return {**config, keys[0]: _replaced(config[keys[0]], keys[1:], part)}
+
+
+def _argument(place: int | str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    return args[place] if isinstance(place, int) else kwargs[place]
+
+
+def _with_item(output: Any, place: int | None, value: Any) -> Any:
+    if place is None:
+        return value
+    if hasattr(output, "_replace"):
+        return output._replace(**{output._fields[place]: value})
+    return type(output)([*output[:place], value, *output[place + 1 :]])
