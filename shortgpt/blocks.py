@@ -57,6 +57,7 @@ class BlockSequence(ABC):
         source: where the model was opened from; None for a model that was handed over in memory.
         plan: how this model was made shorter; None for an original.
         load_example: the lines of Python that load what `save` writes, for the model card.
+        notes: what a removal leaves behind that a user of the result should know.
     """
 
     name: str
@@ -70,6 +71,7 @@ class BlockSequence(ABC):
     source: Source | None = None
     plan: Plan | None = None
     load_example: str = ""
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """The number of blocks, L."""

@@ -138,6 +138,7 @@ def prune_checkpoint(
             parameters_after=after,
             source_hashes=hashes.result(),
             load=written.load_example,
+            notes=family.notes(config),
             base=base,
         )
         write_records(folder, plan)

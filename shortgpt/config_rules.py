@@ -81,6 +81,13 @@ def _filter(value: Any, blocks: Blocks) -> Any:
     return [value[i] for i in blocks.keep]
 
 
+def _indexers(value: Any, blocks: Blocks) -> Any:
+    kept = _filter(value, blocks)
+    if kept and kept[0] == "shared":
+        raise ValueError("the first block that stays would share the index mask of one that is gone")
+    return kept
+
+
 def _rekey(value: Any, blocks: Blocks) -> Any:
     if not value:
         return value
@@ -124,6 +131,7 @@ def _superseded(*lists: str) -> Rule:
 
 COUNT = Rule("count", _count)
 FILTER = Rule("filter", _filter)
+INDEXERS = Rule("filter; the first must not be shared", _indexers)
 REKEY = Rule("re-key", _rekey)
 RENUMBER = Rule("renumber", _renumber(0))
 RENUMBER_FROM_1 = Rule("renumber from 1", _renumber(1))
@@ -141,7 +149,6 @@ RULES: Mapping[str, Rule] = {
             "mlp_layer_types",
             "layers_block_type",
             "attention_layers",
-            "indexer_types",
             "no_rope_layers",
             "layer_rope_theta",
             "num_attention_heads_per_layer",
@@ -154,6 +161,7 @@ RULES: Mapping[str, Rule] = {
         ),
         FILTER,
     ),
+    "indexer_types": INDEXERS,
     "per_layer_config": REKEY,
     **dict.fromkeys(("moe_layers", "attn_layer_indices", "cross_attention_layers", "attn_layer_idx"), RENUMBER),
     "ple_layer_ids": RENUMBER_FROM_1,
@@ -289,7 +297,7 @@ def rewrite_config(config: Config, keep: Sequence[int], depth: int, rules: Mappi
                 rewritten |= rule.apply(blocks)
         except ValueError as error:
             raise ConfigRewriteError(
-                f"config field {field!r} (value {_short(config[field])}) cannot be rewritten: {error}; "
+                f"config field {field!r} (value {short(config[field])}) cannot be rewritten: {error}; "
                 "an adapter of its own could say how (see docs/writing-an-adapter.md)"
             ) from None
     return rewritten
@@ -310,6 +318,21 @@ def rules_for(
             yield field, table[field]
         elif _looks_per_block(field, value, depth):
             yield field, None
+
+
+def is_idle(rule: Rule | GroupRule | None, value: Any) -> bool:
+    """Whether a rule leaves a value alone whatever blocks go: it speaks of something else, or of all blocks alike."""
+    return rule is UNCHANGED or (rule is FILTER and not isinstance(value, (list, tuple)))
+
+
+def notes(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a user of the shorter model should know of its config."""
+    dropped = [field for field, value in config.items() if RULES.get(field) is ZERO and value]
+    return tuple(
+        f"`{field}` is 0 now: the extra prediction heads behind the last block were trained on all blocks and are not "
+        "part of the loaded model."
+        for field in dropped
+    )
 
 
 _NUMBERED = re.compile(r"\w+\.\d+\.\w+")
@@ -345,6 +368,7 @@ def _refuse(reason: str) -> Callable[[Any, Blocks], Any]:
     return rule
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as text, in 60 signs at most."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

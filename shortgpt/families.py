@@ -116,7 +116,7 @@ class Family(ABC):
     rules: ClassVar[Mapping[str, config_rules.Rule]] = {}
     loader: ClassVar[str]
     exports: ClassVar[tuple[str, ...]] = ()
-    load_example: ClassVar[str] = ""
+    load_example: str = ""
     tolerance: ClassVar[float] = 0.0
 
     def admit(self, source: Source) -> None:
@@ -151,6 +151,18 @@ class Family(ABC):
     def rewrite_config(self, config: Config, keep: Sequence[int]) -> Config:
         """The config of the model that has the blocks `keep` only. See `config_rules.rewrite_config`."""
         return config_rules.rewrite_config(config, keep, self.depth(config), self.rules)
+
+    def own(self, config: Config) -> Config:
+        """The part of the config that describes the blocks: all of it, but for a model that is one part of a larger."""
+        return config
+
+    def describe_blocks(self, config: Config) -> tuple[tuple[str, ...], str]:
+        """Each block's class, and how the blocks hand the stream on, in words; empty where only its code tells."""
+        return (), ""
+
+    def notes(self, config: Config) -> tuple[str, ...]:
+        """What a removal leaves behind that a user of the result should know; sentences for the model card."""
+        return config_rules.notes(self.own(config))
 
     def refuse_export(self, config: Config, target: str) -> str | None:
         """Why a checkpoint of this config cannot be written as `target`, or None."""

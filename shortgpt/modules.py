@@ -70,6 +70,7 @@ class TorchBlockSequence(BlockSequence):
                 "it was changed by hand, and its checkpoint would not load"
             )
         self.pinned = family.pinned(self.config)
+        self.notes = family.notes(self.config)
 
     # -- what an odd family overrides -------------------------------------------------------------------------
 

@@ -35,6 +35,9 @@ class Verification(Value):
         generated: how many tokens of cached greedy generation were compared with uncached.
         device, dtype: where and in what the check ran.
         not_generated: why no tokens were generated.
+        probe_ids: the probe batch itself.
+        fingerprint: some of the expected logits, at places that `shortgpt.verification` knows: what a later check
+            compares with when the original is not at hand.
     """
 
     verified: bool
@@ -47,6 +50,8 @@ class Verification(Value):
     device: str | None = None
     dtype: str | None = None
     not_generated: str | None = None
+    probe_ids: tuple[tuple[int, ...], ...] = ()
+    fingerprint: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         if not self.verified:
@@ -80,6 +85,7 @@ class Plan(Value):
         export_as: the architecture that the result was written as, where that is another one.
         version: of shortgpt.
         base: how the source itself had been made shorter; None for an original.
+        notes: what the removal left behind that a user should know.
     """
 
     model: str
@@ -95,6 +101,7 @@ class Plan(Value):
     export_as: str | None = None
     version: str = __version__
     base: Plan | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: BlockSequence, blocks: Iterable[int]) -> Plan:
@@ -178,6 +185,8 @@ def model_card(plan: Plan) -> str:
             mark = "removed" if index in plan.blocks else ""
             lines.append(f"| {name} | {value:.6f} | {'-' if error != error else f'{error:.6f}'} | {mark} |")
     lines += ["", "## Verification", "", _sentence(str(plan.verification or "not verified: it was not asked for"))]
+    if plan.notes:
+        lines += ["", *plan.notes]
     if plan.load:
         lines += ["", "## Loading", "", "```python", plan.load, "```"]
     if plan.base is not None:

@@ -84,5 +84,6 @@ def remove(model: BlockSequence, blocks: Plan | Iterable[int]) -> BlockSequence:
         parameters_before=model.total_parameters(),
         parameters_after=shorter.total_parameters(),
         load=shorter.load_example,
+        notes=model.notes,
     )
     return shorter

@@ -21,14 +21,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from shortgpt import plugins
-from shortgpt.errors import VerificationError
+from shortgpt.errors import ModelError, VerificationError
 from shortgpt.families import Family, OpenOptions, Source
-from shortgpt.plan import Verification
+from shortgpt.plan import Plan, Verification
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -218,12 +218,24 @@ def check(
     Raises:
         VerificationError: it cannot be opened, or differs.
     """
+    answer = ask(directory, family, expected.input_ids, options)
+    if isinstance(answer, Verification):
+        return answer
+    return judge(answer, expected, family, options, folded=folded, rounding=rounding)
+
+
+def ask(directory: Path, family: Family, input_ids: Tensor, options: OpenOptions) -> Answer | Verification:
+    """What a checkpoint answers in a fresh process; or a `Verification` that says why it could not be asked.
+
+    Raises:
+        VerificationError: it cannot be opened.
+    """
     import torch
     from safetensors.torch import load_file, save_file
 
     with tempfile.TemporaryDirectory() as exchange:
         probe_file, answer_file = Path(exchange) / "probe.safetensors", Path(exchange) / "answer.safetensors"
-        save_file({"input_ids": expected.input_ids}, probe_file)
+        save_file({"input_ids": input_ids}, probe_file)
         request = {
             "loader": family.loader,
             "directory": str(directory),
@@ -255,8 +267,7 @@ def check(
             if "OutOfMemoryError" in reason or reason.startswith("MemoryError"):
                 return Verification(verified=False, reason=f"the process that loaded it ran out of memory ({reason})")
             raise VerificationError(f"what was written cannot be loaded by its family's own loader: {reason}")
-        answer = Answer.of(load_file(answer_file))
-    return judge(answer, expected, family, options, folded=folded, rounding=rounding)
+        return Answer.of(load_file(answer_file))
 
 
 def judge(
@@ -289,20 +300,82 @@ def judge(
             f"the shorter model's logits differ by {difference:.3g} from the original's with these blocks skipped "
             f"(largest logit {largest:.4g}, allowed {tolerance * largest:.3g})"
         )
-    generated = 0
-    if answer.cached is not None and answer.uncached is not None:
-        generated = compare_generation(answer.cached, answer.uncached, eps)
     return Verification(
         verified=True,
         max_difference=difference,
         max_logit=largest,
         tolerance=tolerance,
         probe=tuple(expected.input_ids.shape),
-        generated=generated,
+        generated=_generation(answer, eps),
         not_generated=answer.cannot_generate,
         device=options.device,
         dtype=answer.dtype,
+        probe_ids=tuple(map(tuple, expected.input_ids.tolist())),
+        fingerprint=fingerprint(expected.logits),
     )
+
+
+def fingerprint(logits: Tensor) -> tuple[float, ...]:
+    """256 of the logits of the probe batch, always at the same places."""
+    import torch
+
+    places = torch.randint(0, logits.numel(), (256,), generator=torch.Generator().manual_seed(0))
+    return tuple(logits.flatten()[places].tolist())
+
+
+def verify_again(
+    directory: str | Path, *, device: str = "cpu", trust_remote_code: bool = False
+) -> tuple[Plan, Verification]:
+    """Check a pruned checkpoint without its original, against the fingerprint in its `shortgpt.json`.
+
+    It notices files that were damaged, lost or changed, a library that loads or computes them otherwise, and a cache
+    that does not fit. Another machine sums in another order, so rounding is allowed here.
+
+    Raises:
+        ModelError: the folder holds no fingerprint: it was not made by shortgpt, or not verified then.
+        VerificationError: it cannot be opened, or differs.
+    """
+    import torch
+
+    from shortgpt.families import recognise, resolve
+    from shortgpt.weights import Weights
+
+    source = resolve(directory)
+    plan = Plan.beside(source.path)
+    made = plan.verification if plan is not None else None
+    if plan is None or made is None or not made.fingerprint:
+        lack = "no shortgpt.json" if plan is None else "no verification in its shortgpt.json"
+        raise ModelError(
+            f"{source.name}: there is {lack}, so there is nothing to compare with; "
+            "name the model that it was made from (--original)"
+        )
+    family = recognise(source, plan.export_as or plan.architecture)
+    size = Weights(source).bytes_in(made.dtype or "auto")
+    short = lacking_memory(size, device)
+    if short:
+        return plan, Verification(verified=False, reason=short)
+    options = OpenOptions(device=device, dtype=made.dtype or "auto", trust_remote_code=trust_remote_code)
+    folder = source.path if source.path.is_dir() else source.path.parent
+    answer = ask(folder, family, torch.tensor(made.probe_ids), options)
+    if isinstance(answer, Verification):
+        return plan, answer
+    found, expected = torch.tensor(fingerprint(answer.logits)), torch.tensor(made.fingerprint)
+    difference, largest = (found - expected).abs().max().item(), made.max_logit or 0.0
+    eps = torch.finfo(getattr(torch, answer.dtype)).eps
+    tolerance = max(made.tolerance or 0.0, min(max(1e-4, 10 * eps), 4e-2))
+    if not difference <= tolerance * largest:
+        raise VerificationError(
+            f"its logits differ by {difference:.3g} from those that were expected when it was made (largest logit "
+            f"{largest:.4g}, allowed {tolerance * largest:.3g})"
+        )
+    generated = _generation(answer, eps)
+    return plan, replace(made, max_difference=difference, tolerance=tolerance, generated=generated, device=device)
+
+
+def _generation(answer: Answer, eps: float) -> int:
+    if answer.cached is None or answer.uncached is None:
+        return 0
+    return compare_generation(answer.cached, answer.uncached, eps)
 
 
 def compare_generation(cached: Tensor, uncached: Tensor, eps: float) -> int:

@@ -131,6 +131,13 @@ def test_a_pattern_is_left_alone_only_where_the_list_made_of_it_stands_beside_it
         rewritten(**{pattern: 2})
 
 
+def test_a_shared_index_mask_needs_a_block_before_it_that_makes_one() -> None:
+    kinds = ["full", "full", "shared", "full", "shared", "shared"]
+    assert rewritten(indexer_types=kinds) == {"indexer_types": ["full", "shared", "full", "shared"]}
+    with pytest.raises(ConfigRewriteError, match="'indexer_types'.*share the index mask of one that is gone"):
+        rewrite_config({"indexer_types": kinds}, (2, 3, 4, 5), 6)
+
+
 def test_a_step_and_its_exceptions_become_a_list() -> None:
     # Of the blocks 0 to 5, 1, 3 and 5 are at a multiple of the step, and 3 is an exception; 0, 2, 3 and 5 stay.
     fields = {"decoder_sparse_step": 2, "mlp_only_layers": [3]}

@@ -116,7 +116,11 @@ def test_equal_logits_and_equal_generation_are_verified(answer: Answer) -> None:
         generated=8,
         device="cpu",
         dtype="float32",
+        probe_ids=tuple(tuple(row) for row in answer.expectation.input_ids.tolist()),
+        fingerprint=found.fingerprint,
     )
+    assert len(found.fingerprint) == 256
+    assert {value for value in found.fingerprint} <= set(answer.logits.flatten().tolist())
 
 
 def test_the_last_bit_of_one_logit_is_enough_to_fail(answer: Answer) -> None:

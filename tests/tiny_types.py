@@ -84,7 +84,7 @@ _SMALL: dict[int, str] = {
     3: "altup_num_inputs hc_count hc_mult",
     2: """num_key_value_heads num_kv_heads swa_num_key_value_heads linear_num_key_heads linear_num_heads
         indexer_n_heads indexer_compress_ratio n_groups o_groups num_experts_per_tok moe_topk moe_k
-        zero_expert_num eos_token_id""",
+        zero_expert_num num_codebooks eos_token_id""",
     1: """n_group topk_group n_shared_experts num_shared_experts moe_num_shared_experts indexer_kv_heads bos_token_id
         decoder_start_token_id""",
     0: "pad_token_id",
@@ -106,7 +106,7 @@ def _words(pattern: str) -> Callable[[int], list[Any]]:
 
 
 def _two(usual: str, other: str) -> Callable[[int], list[Any]]:
-    """Two kinds of block, in an order that no count, period or prefix says."""
+    """Two kinds of block, in an order that no count, prefix or shorter period says."""
     return _each(usual, other, usual, usual, other, usual)
 
 

@@ -121,6 +121,9 @@ ARCHITECTURES = (
         "Qwen 4: n-gram embeddings in some blocks",
         model_types=("qwen4_exp", "qwen4_exp_text"),
     ),
+    Architecture(
+        "reformer", f"{HERE}.reformer:Reformer", "Reformer: a reversible pair of streams", model_types=("reformer",)
+    ),
     Architecture("xlm", f"{HERE}.xlm:Xlm", "XLM: a block is spread over four lists", model_types=("xlm",)),
     Architecture(
         "zamba", f"{HERE}.zamba:Zamba", "Zamba: one attention block's weights in many", model_types=("zamba",)
@@ -134,6 +137,13 @@ ARCHITECTURES = (
         model_types=(ANY_MODEL_TYPE,),
         modules=("transformers",),
         priority=-100,
+    ),
+    Architecture(
+        "plain-torch",
+        f"{HERE}.plain_torch:PlainTorch",
+        "any other torch model in memory with a list of blocks",
+        modules=("torch.nn",),
+        priority=-200,
     ),
 )
 

@@ -83,6 +83,12 @@ class Rwkv(TransformersFamily):
         finally:
             blocks.model.config.rescale_every = running
 
+    def describe_blocks(self, config: Config) -> tuple[tuple[str, ...], str]:
+        stream = (
+            "rwkv.blocks: comes in as argument 0, goes out as output 0, halved now and then, [batch, tokens, width]"
+        )
+        return ("RwkvBlock",) * self.depth(config), stream
+
     def refuse(self, config: Config, keep: Sequence[int]) -> str | None:
         if len(keep) == 1:
             return "one block alone cannot be loaded by transformers, which divides by the number of blocks - 1"

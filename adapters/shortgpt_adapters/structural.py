@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 from transformers import CONFIG_MAPPING, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from shortgpt import removal
@@ -26,48 +27,15 @@ from shortgpt.config_rules import rewrite_config
 from shortgpt.errors import AdapterError, CheckpointError, ConfigRewriteError
 from shortgpt.families import Config, OpenOptions, Source, describe, unknown_architecture
 from shortgpt_adapters import transformers_loader
-from shortgpt_adapters.structure import Structure, find_structure
+from shortgpt_adapters.structure import FoundBlocks, Structure, find_structure, is_empty
 from shortgpt_adapters.transformers_family import TransformersBlocks, TransformersFamily, quiet
 
 _FOUND: dict[tuple[type, str], Structure] = {}
 """What was found, by class and config."""
 
 
-class StructuralBlocks(TransformersBlocks):
+class StructuralBlocks(FoundBlocks, TransformersBlocks):
     """The blocks of a model whose structure was found by looking."""
-
-    family: Structural
-
-    @property
-    def structure(self) -> Structure:
-        return self.family.structure
-
-    def stream(self, block: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-        return _argument(self.structure.stream_in, args, kwargs)
-
-    def stream_out(self, block: int, output: Any) -> Tensor:
-        place = self.structure.stream_out
-        value = output if place is None else output[place]
-        assert isinstance(value, Tensor)
-        return value
-
-    def with_stream(self, block: int, output: Any, hidden: Tensor) -> Any:
-        return _with_item(output, self.structure.stream_out, hidden)
-
-    def bypassed(self, block: int, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
-        # What is handed from block to block beside the stream passes a skipped block by, too.
-        output = super().bypassed(block, args, kwargs, output)
-        for item, place in self.structure.side:
-            output = _with_item(output, item, _argument(place, args, kwargs))
-        return output
-
-    def observed(self, boundary: int, hidden: Tensor) -> Tensor:
-        layout = self.structure.layout
-        if not layout:
-            raise AdapterError(
-                f"{self.name}: no axes of the stream {tuple(hidden.shape)} are the batch's rows and tokens"
-            )
-        return hidden.permute(layout).flatten(2)
 
 
 class Structural(TransformersFamily):
@@ -104,8 +72,10 @@ class Structural(TransformersFamily):
         rewritten = rewrite_config(own, keep, len(self.structure.classes), self.rules)
         return _replaced(config, self.part, rewritten)
 
+    def describe_blocks(self, config: Config) -> tuple[tuple[str, ...], str]:
+        return self.structure.classes, str(self.structure)
+
     def own(self, config: Config) -> Config:
-        """The part of a config that describes the blocks."""
         for key in self.part:
             config = config[key]
         return config
@@ -173,12 +143,17 @@ class Structural(TransformersFamily):
         self.structure = _FOUND.get(key) or structure
         self.norm_placement = self.structure.norm_placement
         self.block_lists = (self.structure.path,)
+        opener = self.opener(config).__name__
+        self.load_example = f"""from transformers import {opener}
+
+model = {opener}.from_pretrained("DIR", dtype="auto")"""
         self.part = _part_of(config, _owner(model, self.structure.path).config)
 
     def find(self, model: PreTrainedModel) -> Structure:
         """Where the blocks are."""
         with quiet():
-            return find_structure(model)
+            # Without values, experts can be chosen in half precision only.
+            return find_structure(model.to(torch.bfloat16) if is_empty(model) else model)
 
 
 def _counts_tokens(config: PreTrainedConfig) -> bool:
@@ -249,15 +224,3 @@ def _replaced(config: Config, keys: tuple[str, ...], part: Config) -> Config:
     if not keys:
         return part
     return {**config, keys[0]: _replaced(config[keys[0]], keys[1:], part)}
-
-
-def _argument(place: int | str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    return args[place] if isinstance(place, int) else kwargs[place]
-
-
-def _with_item(output: Any, place: int | None, value: Any) -> Any:
-    if place is None:
-        return value
-    if hasattr(output, "_replace"):
-        return output._replace(**{output._fields[place]: value})
-    return type(output)([*output[:place], value, *output[place + 1 :]])

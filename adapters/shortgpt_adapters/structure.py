@@ -14,7 +14,7 @@ there, questions about values are answered by zero, and a pass that breaks off s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -24,8 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shortgpt.blocks import NormPlacement
-from shortgpt.errors import AdapterError
+from shortgpt.blocks import BlockSequence, NormPlacement, format_blocks
+from shortgpt.errors import AdapterError, VerificationError
+from shortgpt.modules import TorchBlockSequence
+from shortgpt.verification import expected_logits
 from shortgpt_adapters.transformers_loader import arguments
 
 PROBE = (2, 5)
@@ -60,6 +62,18 @@ class Structure:
     norm_placement: NormPlacement = "unknown"
     complete: bool = True
 
+    def __str__(self) -> str:
+        """How the blocks hand the stream on, in words."""
+        if not self.complete:
+            return f"{self.path}; the rest is found when the model runs"
+        given = f"argument {self.stream_in!r}"
+        returned = "the output" if self.stream_out is None else f"output {self.stream_out}"
+        names = ["batch", "tokens", *("width" if i == len(self.layout) - 1 else "stream" for i in range(2, 9))]
+        axes = {axis: names[place] for place, axis in enumerate(self.layout)}
+        layout = f"[{', '.join(axes[axis] for axis in sorted(axes))}]" if axes else "an axis of its own for the tokens"
+        side = "".join(f"; beside it output {out} goes on as argument {place!r}" for out, place in self.side)
+        return f"{self.path}: comes in as {given}, goes out as {returned}, {layout}{side}"
+
 
 @dataclass(eq=False)
 class _Call:
@@ -82,8 +96,8 @@ def find_structure(model: nn.Module, inputs: Mapping[str, Any] | None = None) ->
     Raises:
         AdapterError: no list of blocks runs in order, or one runs more than once.
     """
-    meta = any(p.is_meta for p in model.parameters())
-    device = torch.device("meta") if meta else next((p.device for p in model.parameters()), torch.device("cpu"))
+    first = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = torch.device("meta") if is_empty(model) else first
     if inputs is None:
         inputs = arguments(model, {"input_ids": torch.zeros(PROBE, dtype=torch.long, device=device)})
     calls, failure = _watch(model, inputs, device)
@@ -114,6 +128,11 @@ def find_structure(model: nn.Module, inputs: Mapping[str, Any] | None = None) ->
         _side_state(run, stream_out, stream_in),
         _norm_placement(run[len(run) // 2], stream_in, stream_out),
     )
+
+
+def is_empty(model: nn.Module) -> bool:
+    """Whether a model is on the meta device: shapes without values."""
+    return any(parameter.is_meta for parameter in model.parameters())
 
 
 # -- watching -------------------------------------------------------------------------------------------------
@@ -292,3 +311,85 @@ def _below(call: _Call) -> Iterator[_Call]:
 
 def _is_norm(module: nn.Module) -> bool:
     return re.search(r"norm(\dd)?$", type(module).__name__, re.IGNORECASE) is not None
+
+
+# -- the blocks that were found -------------------------------------------------------------------------------
+
+
+class FoundBlocks(TorchBlockSequence):
+    """Blocks whose family holds a `structure` that was found by looking.
+
+    No one has looked at the type of such a model, so each removal in memory is proven on the spot: skipping is another
+    road to the same logits.
+    """
+
+    @property
+    def structure(self) -> Structure:
+        structure = getattr(self.family, "structure", None)
+        assert isinstance(structure, Structure)
+        return structure
+
+    def stream(self, block: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        value = _argument(self.structure.stream_in, args, kwargs)
+        assert isinstance(value, Tensor)
+        return value
+
+    def stream_out(self, block: int, output: Any) -> Tensor:
+        return _item(output, self.structure.stream_out)
+
+    def with_stream(self, block: int, output: Any, hidden: Tensor) -> Any:
+        return _with_item(output, self.structure.stream_out, hidden)
+
+    def bypassed(self, block: int, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
+        # What is handed from block to block beside the stream passes a skipped block by, too.
+        output = super().bypassed(block, args, kwargs, output)
+        for item, place in self.structure.side:
+            output = _with_item(output, item, _argument(place, args, kwargs))
+        return output
+
+    def observed(self, boundary: int, hidden: Tensor) -> Tensor:
+        layout = self.structure.layout
+        if not layout:
+            shape = tuple(hidden.shape)
+            raise AdapterError(
+                f"{self.name}: a stream of the shape {shape} has no axes for the batch's rows and tokens"
+            )
+        return hidden.permute(layout).flatten(2)
+
+    def shorter(self, blocks: tuple[int, ...]) -> BlockSequence:
+        """The model without these blocks, before it is proven."""
+        return super().without(blocks)
+
+    def without(self, blocks: Iterable[int]) -> BlockSequence:
+        gone = tuple(blocks)
+        shorter = self.shorter(gone)
+        expected = expected_logits(self, gone)
+        try:
+            found = shorter.logits({"input_ids": expected.input_ids}).float().cpu()
+        except Exception as error:  # code of any kind runs here
+            reason = f"{type(error).__name__}: {error}"
+            raise VerificationError(
+                f"{self.name}: it does not run without the blocks {format_blocks(gone)} ({reason})"
+            ) from error
+        difference = (found - expected.logits).abs().max().item()
+        largest = expected.logits.abs().max().item()
+        eps = torch.finfo(next(self.model.parameters()).dtype).eps
+        if not difference <= max(1e-5, 16 * eps, self.family.tolerance) * largest:
+            raise VerificationError(
+                f"{self.name}: without the blocks {format_blocks(gone)} the logits differ by {difference:.3g} (largest "
+                f"{largest:.4g}) from those with these blocks skipped: something depends on a block's place, and only "
+                "an adapter of its own can make up for it (see docs/writing-an-adapter.md)"
+            )
+        return shorter
+
+
+def _argument(place: Place, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    return args[place] if isinstance(place, int) else kwargs[place]
+
+
+def _with_item(output: Any, place: int | None, value: Any) -> Any:
+    if place is None:
+        return value
+    if hasattr(output, "_replace"):
+        return output._replace(**{output._fields[place]: value})
+    return type(output)([*output[:place], value, *output[place + 1 :]])

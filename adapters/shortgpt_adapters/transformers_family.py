@@ -21,6 +21,7 @@ from shortgpt.errors import CheckpointError, ModelError
 from shortgpt.families import Config, OpenOptions, Source
 from shortgpt.modules import TorchBlockSequence, TorchFamily
 from shortgpt_adapters import transformers_loader
+from shortgpt_adapters.structure import find_structure
 from shortgpt_adapters.transformers_loader import arguments, logits_of, unfit
 
 
@@ -91,6 +92,10 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
         if hasattr(opener, "from_config"):
             return opener.from_config(config, trust_remote_code=self.trusted)
         return opener._from_config(config)
+
+    def describe_blocks(self, config: Config) -> tuple[tuple[str, ...], str]:
+        structure = find_structure(self._empty(config))
+        return structure.classes, str(structure)
 
     def check_tensors(self, config: Config, names: Iterable[str]) -> None:
         found = set(names)

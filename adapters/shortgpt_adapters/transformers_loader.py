@@ -47,7 +47,7 @@ def read_config(directory: Path, *, trust_remote_code: bool = False) -> PreTrain
     """The config of a folder; of a part of a larger model that has no model type of its own, too."""
     written = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     named = named_class(written.get("architectures"))
-    if named is not None and written.get("model_type") not in CONFIG_MAPPING:
+    if named is not None and written.get("model_type") not in CONFIG_MAPPING and "auto_map" not in written:
         return named.config_class.from_pretrained(directory)
     return AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from shortgpt.comparison import Comparison
-    from shortgpt.plan import Plan
     from shortgpt.scores import Progress, Scores
+    from shortgpt.values import Value
 
 Command = Callable[..., Any]
 
@@ -157,7 +157,7 @@ def check_wishes(json_file: str | None, report: str | None = None) -> None:
         raise OutputError(f"{target}: cannot be written ({reason})")
 
 
-def write_json(result: Scores | Comparison | Plan, json_file: str | None) -> None:
+def write_json(result: Value, json_file: str | None) -> None:
     """Write a result as JSON where asked."""
     if json_file is not None:
         write_text(result.to_json() + "\n", json_file)

@@ -1,0 +1,39 @@
+"""`shortgpt inspect`: what removal would do to a model, and why it would refuse."""
+
+from __future__ import annotations
+
+import click
+
+from shortgpt.cli import common
+
+
+@click.command(epilog="Example:  shortgpt inspect zoo:mistral --remove 3,4")
+@click.argument("model")
+@click.option("--remove", metavar="LIST", help="Say whether these blocks can go, such as 21-29,31.")
+@click.option("--architecture", help="Take this adapter instead of looking for one.")
+@click.option("--trust-remote-code", is_flag=True, help="Run the code that a model's folder brings along.")
+@common.output_options
+def inspect(
+    model: str,
+    remove: str | None,
+    architecture: str | None,
+    trust_remote_code: bool,
+    json_file: str | None,
+    quiet: bool,
+) -> None:
+    """Show the blocks of MODEL, how they hand the stream on, and the rule for every config field that depends on them.
+
+    Its weights are not loaded.
+    """
+    from shortgpt.blocks import parse_blocks
+    from shortgpt.families import recognise, resolve
+    from shortgpt.inspection import inspect as look
+    from shortgpt.reports import inspection_table
+
+    common.check_wishes(json_file)
+    blocks = parse_blocks(remove) if remove is not None else ()
+    source = resolve(model, architecture)
+    found = look(source, recognise(source, architecture), blocks, trust_remote_code=trust_remote_code)
+    if json_file != "-":
+        common.console().print(inspection_table(found))
+    common.write_json(found, json_file)

@@ -1,0 +1,50 @@
+"""`shortgpt verify`: is a pruned checkpoint still what it should be?"""
+
+from __future__ import annotations
+
+import click
+
+from shortgpt.cli import common
+
+
+@click.command(epilog="Example:  shortgpt verify shorter")
+@click.argument("model")
+@click.option("--original", metavar="MODEL", help="Compare with this model, its blocks skipped, not with the record.")
+@common.model_options
+@common.output_options
+def verify(
+    model: str,
+    original: str | None,
+    device: str | None,
+    dtype: str,
+    trust_remote_code: bool,
+    json_file: str | None,
+    quiet: bool,
+) -> None:
+    """Check MODEL, which `shortgpt prune` wrote: open it in a fresh process, compare logits and cached generation.
+
+    Without --original they are compared with what its shortgpt.json recorded when it was made. Where they differ the
+    exit status is 1.
+    """
+    from shortgpt import verification
+    from shortgpt.families import resolve
+    from shortgpt.loading import default_device, load
+    from shortgpt.plan import Plan
+
+    common.check_wishes(json_file)
+    device = default_device(device)
+    if original is None:
+        plan, outcome = verification.verify_again(model, device=device, trust_remote_code=trust_remote_code)
+    else:
+        source = resolve(model)
+        plan = Plan.read(source.path if source.path.is_dir() else source.path.parent)
+        whole = load(original, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        outcome = verification.verify(whole, source.path, plan.blocks, dtype=dtype, trust_remote_code=trust_remote_code)
+    if json_file != "-":
+        screen = common.console()
+        if not quiet:
+            screen.print(
+                f"{model}: made from {plan.model}, {len(plan.blocks)} of {plan.depth} blocks removed", soft_wrap=True
+            )
+        screen.print(str(outcome), soft_wrap=True)
+    common.write_json(outcome, json_file)
