@@ -9,13 +9,17 @@ READY := $(VENV)/.ready
 READY_TO_TEST := $(VENV)/.ready-to-test
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint format clean
+.PHONY: demo test types lint format clean
 
 demo: $(READY)
 	$(BIN)/shortgpt demo
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Every causal language model of transformers, and the table of what works; some minutes.
+types: $(READY_TO_TEST)
+	$(BIN)/python -m tests.type_checks docs/architectures.md
 
 lint: $(READY_TO_TEST)
 	$(BIN)/ruff check .
