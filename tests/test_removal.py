@@ -134,7 +134,7 @@ def test_a_pattern_is_left_alone_only_where_the_list_made_of_it_stands_beside_it
 def test_a_shared_index_mask_needs_a_block_before_it_that_makes_one() -> None:
     kinds = ["full", "full", "shared", "full", "shared", "shared"]
     assert rewritten(indexer_types=kinds) == {"indexer_types": ["full", "shared", "full", "shared"]}
-    with pytest.raises(ConfigRewriteError, match="'indexer_types'.*share the index mask of one that is gone"):
+    with pytest.raises(ConfigRewriteError, match=r"'indexer_types'.*share the index mask of one that is gone"):
         rewrite_config({"indexer_types": kinds}, (2, 3, 4, 5), 6)
 
 

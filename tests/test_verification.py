@@ -120,7 +120,7 @@ def test_equal_logits_and_equal_generation_are_verified(answer: Answer) -> None:
         fingerprint=found.fingerprint,
     )
     assert len(found.fingerprint) == 256
-    assert {value for value in found.fingerprint} <= set(answer.logits.flatten().tolist())
+    assert set(found.fingerprint) <= set(answer.logits.flatten().tolist())
 
 
 def test_the_last_bit_of_one_logit_is_enough_to_fail(answer: Answer) -> None:

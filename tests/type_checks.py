@@ -230,7 +230,9 @@ def run(model: nn.Module, batch: dict[str, Any]) -> None:
     taken = inspect.signature(model.forward).parameters
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
     given = {name: value for name, value in batch.items() if name in taken or open_ended}
-    model(**given, **({"use_cache": False} if "use_cache" in taken else {}))
+    if "inputs_embeds" in given:
+        given.pop("input_ids", None)
+    model(**given | ({"use_cache": False} if "use_cache" in taken else {}))
 
 
 def side_by_side(model_type: str, model: nn.Module, batch: dict[str, Any]) -> list[Tensor]:
@@ -262,10 +264,71 @@ def reversible(model_type: str, model: nn.Module, batch: dict[str, Any]) -> list
     return seen
 
 
+def of_the_text(model_type: str, model: nn.Module, batch: dict[str, Any]) -> list[Tensor]:
+    """What stands in front of the text left out."""
+    tokens = batch["input_ids"].shape[1]
+    return [hidden[:, -tokens:] for hidden in plain_stream(model_type, model, batch)]
+
+
+def ahead(model_type: str, model: nn.Module, batch: dict[str, Any]) -> list[Tensor]:
+    """A token's main vector and those of the tokens ahead as one."""
+    tokens = batch["input_ids"].shape[1]
+    return [torch.cat(hidden.split(tokens, 1), -1) for hidden in plain_stream(model_type, model, batch)]
+
+
+def behind_the_first_norm(model_type: str, model: nn.Module, batch: dict[str, Any]) -> list[Tensor]:
+    """The first block normalises the embedding before anything else."""
+    first, *others = plain_stream(model_type, model, batch)
+    return [model.get_submodule(f"{LIST_OF[model_type]}.0.pre_ln")(first), *others]
+
+
+def of_bytes(model_type: str, model: nn.Module, batch: dict[str, Any]) -> list[Tensor]:
+    """Each byte has the vector of its patch."""
+    patches: list[Tensor] = []
+    encoder = model.get_submodule("model.local_encoder")
+    with encoder.register_forward_pre_hook(lambda m, a, kw: patches.append(kw["patch_ids"]), with_kwargs=True):
+        stream = plain_stream(model_type, model, batch)
+    return [torch.stack([row[ids] for row, ids in zip(hidden, patches[0], strict=True)]) for hidden in stream]
+
+
+def four_lists(model_type: str, model: nn.Module, batch: dict[str, Any]) -> list[Tensor]:
+    """What each attention is given, and what the stack returns."""
+    seen: list[Tensor] = []
+    stack = model.get_submodule("transformer")
+    with ExitStack() as hooks:
+        for attention in stack.get_submodule("attentions").children():
+            hooks.callback(attention.register_forward_pre_hook(lambda m, a: seen.append(a[0].clone())).remove)
+        hooks.callback(stack.register_forward_hook(lambda m, a, out: seen.append(out[0].clone())).remove)
+        run(model, {"attention_mask": torch.ones_like(batch["input_ids"]), **batch})
+    return seen
+
+
+def all_passes(model_type: str, model: nn.Module, batch: dict[str, Any]) -> list[Tensor]:
+    """What stands before block i of both stacks in every pass, side by side."""
+    depth = len(model.get_submodule("model.L_module.layers"))  # type: ignore[arg-type]
+    passes: list[list[Tensor]] = [[] for _ in range(depth + 1)]
+    with ExitStack() as hooks:
+        for name in ("L_module", "H_module"):
+            blocks = list(model.get_submodule(f"model.{name}.layers").children())
+            for i, block in enumerate(blocks):
+                hooks.callback(
+                    block.register_forward_pre_hook(lambda m, a, i=i: passes[i].append(a[0].clone())).remove  # type: ignore[misc]
+                )
+            hooks.callback(blocks[-1].register_forward_hook(lambda m, a, out: passes[-1].append(out.clone())).remove)
+        run(model, batch)
+    return [torch.cat(hidden, -1) for hidden in passes]
+
+
 STREAMS: dict[str, Callable[[str, nn.Module, dict[str, Any]], list[Tensor]]] = {
     **dict.fromkeys(("deepseek_v4", "hy_v4"), side_by_side),
     **dict.fromkeys(("gemma3n", "gemma3n_text"), streams_first),
+    **dict.fromkeys(("cpmant", "musicgen_melody"), of_the_text),
+    "blt": of_bytes,
+    "hrm_text": all_passes,
+    "prophetnet": ahead,
     "reformer": reversible,
+    "rwkv": behind_the_first_norm,
+    "xlm": four_lists,
 }
 """The types whose stream is laid out otherwise, each by its documented definition."""
 

@@ -143,7 +143,9 @@ class Structural(TransformersFamily):
         self.structure = _FOUND.get(key) or structure
         self.norm_placement = self.structure.norm_placement
         self.block_lists = (self.structure.path,)
-        opener = self.opener(config).__name__
+        named = copy.copy(config)
+        named.architectures = [type(model).__name__]  # as a saved model's config has it
+        opener = self.opener(named).__name__
         self.load_example = f"""from transformers import {opener}
 
 model = {opener}.from_pretrained("DIR", dtype="auto")"""
