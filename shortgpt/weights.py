@@ -119,7 +119,11 @@ class Weights:
             write(file, folder / name, part, folds, one_more)
             weight_map.update(dict.fromkeys(part, name))
         if self.index is not None:
-            total = sum(self.tensors[file][old].nbytes for file, part in parts for old in part.values())
+            total = sum(
+                self._becomes(self.tensors[file][old], folds.get(new))[1]
+                for file, part in parts
+                for new, old in part.items()
+            )
             index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
             (folder / self.index).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
@@ -229,10 +233,7 @@ class Weights:
         at = 0
         for new in order:
             entry = entries[part[new]]
-            shape, size = entry.shape, entry.nbytes
-            if new in folds:
-                shape = self._folded_shape(entry, folds[new])
-                size = size * _elements(shape) // max(_elements(entry.shape), 1)
+            shape, size = self._becomes(entry, folds.get(new))
             header[new] = {"dtype": entry.dtype, "shape": list(shape), "data_offsets": [at, at + size]}
             at += size
         head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
@@ -247,18 +248,22 @@ class Weights:
                     _copy_range(reader, writer, entry.begin, entry.end)
                 one_more()
 
-    def _folded_shape(self, entry: Entry, fold: Fold) -> tuple[int, ...]:
+    def _becomes(self, entry: Entry, fold: Fold | None) -> tuple[tuple[int, ...], int]:
+        """The shape and the bytes of a tensor behind its fold."""
+        if fold is None:
+            return entry.shape, entry.nbytes
         import torch
 
         empty = _Lazy(self, lambda other: torch.empty(self.entry(other).shape, device="meta"))
-        return tuple(fold(torch.empty(entry.shape, device="meta"), empty).shape)
+        shape = tuple(fold(torch.empty(entry.shape, device="meta"), empty).shape)
+        return shape, entry.nbytes * _elements(shape) // max(_elements(entry.shape), 1)
 
-    def _folded(self, name: str, fold: Fold) -> bytes:
+    def _folded(self, name: str, fold: Fold) -> Any:
         import torch
 
         tensor = self.tensor(name)
         folded = fold(tensor, _Lazy(self, self.tensor)).to(tensor.dtype).contiguous()
-        return folded.flatten().view(torch.uint8).numpy().tobytes()
+        return folded.flatten().view(torch.uint8).numpy().data
 
     def _write_torch(
         self, file: Path, target: Path, part: Mapping[str, str], folds: Mapping[str, Fold], one_more: Callable[[], None]

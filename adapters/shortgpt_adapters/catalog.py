@@ -110,7 +110,13 @@ ARCHITECTURES = (
         "musicgen",
         f"{HERE}.musicgen:Musicgen",
         "MusicGen's decoder: several codebooks a token",
-        model_types=("musicgen_decoder", "musicgen_melody_decoder"),
+        model_types=("musicgen", "musicgen_melody", "musicgen_decoder", "musicgen_melody_decoder"),
+    ),
+    Architecture(
+        "nemotron_h",
+        f"{HERE}.nemotron_h:NemotronH",
+        "Nemotron-H: time steps bounded in prompts only",
+        model_types=("nemotron_h",),
     ),
     Architecture(
         "prophetnet", f"{HERE}.prophetnet:ProphetNet", "ProphetNet: n-gram streams", model_types=("prophetnet",)

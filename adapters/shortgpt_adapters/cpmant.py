@@ -17,19 +17,17 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from shortgpt.errors import CalibrationError
-from shortgpt.modules import TorchFamily
 from shortgpt_adapters import transformers_loader
 from shortgpt_adapters.structural import Structural, StructuralBlocks
 from shortgpt_adapters.transformers_loader import ReloadedCausalLM
 
 
 class CpmAntBlocks(StructuralBlocks):
-    def __init__(self, family: TorchFamily, model: nn.Module, **details: Any) -> None:
-        super().__init__(family, model, **details)
-        self.vocab_size = self.model.config.vocab_size
+    def _vocabulary(self) -> int:
+        return int(self.model.config.vocab_size)
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
         mask = batch.get("attention_mask")

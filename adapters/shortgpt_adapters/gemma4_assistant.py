@@ -10,7 +10,7 @@ No block makes keys and values, so any can go, as long as the last one attends t
 needs batches that hold what the assisted model gives, as the library's assisted generation hands it over:
 `inputs_embeds`, `shared_kv_states` and `position_ids`; and `input_ids` of the drafted tokens, usually one a row, which
 only say how many there are. All keys are taken for real ones. A verification has token ids alone: there, one position
-behind them is drafted from random inputs, the same for the same ids. To compare two models they do as well as real ones.
+behind them is drafted from random inputs, the same for the same ids. For a comparison they do as well as real ones.
 
 transformers 5.23 cannot build a drafter: its config refuses that all blocks read and none makes, although it demands
 just that. While a model is built here, the config answers what it plainly means.

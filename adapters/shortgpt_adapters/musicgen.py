@@ -24,24 +24,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from shortgpt.blocks import Tap, TokenBatch
 from shortgpt.errors import CalibrationError, ModelError
-from shortgpt.modules import TorchFamily
 from shortgpt_adapters import transformers_loader
 from shortgpt_adapters.structural import Structural, StructuralBlocks
 from shortgpt_adapters.structure import PROBE, Structure, find_structure
-from shortgpt_adapters.transformers_family import TransformersBlocks
 from shortgpt_adapters.transformers_loader import ReloadedCausalLM, arguments, logits_of
 
 
 class MusicgenBlocks(StructuralBlocks):
-    def __init__(self, family: TorchFamily, model: nn.Module, **details: Any) -> None:
-        super(TransformersBlocks, self).__init__(family, model, **details)  # there is no one embedding
-        self.vocab_size = self.model.get_input_embeddings()[0].num_embeddings
-        self.max_tokens = self._window()
+    def _vocabulary(self) -> int:
+        return int(self.model.get_input_embeddings()[0].num_embeddings)  # one for each codebook
 
     @property
     def codebooks(self) -> int:

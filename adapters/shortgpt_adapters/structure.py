@@ -104,17 +104,25 @@ def find_structure(model: nn.Module, inputs: Mapping[str, Any] | None = None) ->
     runs: dict[str, list[_Call]] = {}
     for call in calls:
         runs.setdefault(call.path, []).append(call)
-    ordered = {path: run for path, run in runs.items() if _in_order(run, model.get_submodule(path), failure)}
+    ordered = {path: run for path, run in runs.items() if _in_order(run, len(_children(model, path)), failure)}
     if failure is None:
-        ordered = {path: run for path, run in ordered.items() if len(run) > 1 and _link(run) is not None}
+        ordered = {path: run for path, run in ordered.items() if _link(run) is not None}
     elif device.type != "meta":
         raise AdapterError(f"{type(model).__name__} cannot be run on {PROBE[1]} token ids: {failure}") from failure
     if not ordered:
         raise AdapterError(f"{type(model).__name__}: no list of blocks runs in order, each once ({_told(runs)})")
     path = max(ordered, key=lambda path: sum(p.numel() for p in model.get_submodule(path).parameters()))
     run = ordered[path]
-    classes = tuple(type(block).__name__ for block in model.get_submodule(path).children())
+    classes = tuple(type(block).__name__ for block in _children(model, path))
     if failure is not None:
+        others = [
+            other for other in _outermost(model) if other != path and len(_children(model, other)) == len(classes)
+        ]
+        if others:
+            raise AdapterError(
+                f"{type(model).__name__}: {path} or {', '.join(others)}? A pass without weights breaks off "
+                f"({failure}); open the model, and remove blocks in memory"
+            )
         return Structure(path, classes, complete=False)
     link = _link(run)
     assert link is not None
@@ -184,6 +192,16 @@ def _watch(model: nn.Module, inputs: Mapping[str, Any], device: torch.device) ->
     return calls, failure
 
 
+def _children(model: nn.Module, path: str) -> list[nn.Module]:
+    return list(model.get_submodule(path).children())
+
+
+def _outermost(model: nn.Module) -> list[str]:
+    """The module lists that are in no other one."""
+    paths = [path for path, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    return [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
+
+
 class _Blank(TorchDispatchMode):
     """Answers what is asked about the values of tensors that have none: zero, and one place that is not zero."""
 
@@ -198,10 +216,9 @@ class _Blank(TorchDispatchMode):
 # -- reading what was seen ------------------------------------------------------------------------------------
 
 
-def _in_order(run: list[_Call], blocks: nn.Module, failure: Exception | None) -> bool:
+def _in_order(run: list[_Call], size: int, failure: Exception | None) -> bool:
     """Whether the children of a list ran one after another, each once; the first of them, where the pass broke off."""
-    seen = [call.index for call in run]
-    return seen == list(range(len(list(blocks.children())))) if failure is None else seen == list(range(len(seen)))
+    return [call.index for call in run] == list(range(size if failure is None else len(run)))
 
 
 def _told(runs: Mapping[str, list[_Call]]) -> str:
@@ -223,7 +240,14 @@ def _given(call: _Call) -> Iterator[tuple[Place, Tensor]]:
 
 
 def _links(run: list[_Call]) -> list[tuple[int | None, Place]]:
-    """What every block hands on to the next: item of the output, argument of the call."""
+    """What every block hands on to the next: item of the output, argument of the call.
+
+    A single block hands on nothing, so of it that is what it gives back in the shape in which it was given.
+    """
+    if len(run) == 1:
+        return [
+            (o, p) for o, made in _tensors(run[0].output) for p, given in _given(run[0]) if made.shape == given.shape
+        ]
     common: list[tuple[int | None, Place]] | None = None
     for call, following in pairwise(run):
         here = [

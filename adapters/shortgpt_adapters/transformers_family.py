@@ -32,8 +32,11 @@ class TransformersBlocks(TorchBlockSequence):
 
     def __init__(self, family: TorchFamily, model: nn.Module, **details: Any) -> None:
         super().__init__(family, model, **details)
-        self.vocab_size = self.model.get_input_embeddings().num_embeddings
+        self.vocab_size = self._vocabulary()
         self.max_tokens = self._window()
+
+    def _vocabulary(self) -> int:
+        return int(self.model.get_input_embeddings().num_embeddings)
 
     def _window(self) -> int | None:
         bounds = [getattr(self.model.config, "max_position_embeddings", None)]
@@ -155,7 +158,7 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
                 config=type(like.config).from_dict(config),
                 state_dict=empty,
                 dtype=like.dtype,
-                attn_implementation=like.config._attn_implementation,
+                attn_implementation=_attention(like.config),
                 output_loading_info=True,
             )
         if faults := unfit(info):
@@ -184,6 +187,14 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
         finally:
             model.generation_config = generation
         generation.to_json_file(directory / "generation_config.json")  # which is the user's all the same
+
+
+def _attention(config: PreTrainedConfig) -> str | dict[str, Any]:
+    """How a model attends, and each part of a composite one, which need not be alike."""
+    parts = {key: getattr(config, key, None) for key in config.sub_configs}
+    inner = {key: _attention(part) for key, part in parts.items() if isinstance(part, PreTrainedConfig)}
+    own: str = config._attn_implementation
+    return {"": own, **inner} if inner else own
 
 
 def _first_line(error: Exception) -> str:

@@ -133,6 +133,21 @@ class ReloadedCausalLM:
         return torch.cat(output.logits)
 
 
+class UnboundedTimeSteps(ReloadedCausalLM):
+    """For mixers that bound their time steps in a prompt and not in a token that is decoded with a cache."""
+
+    def generate(self, input_ids: Tensor, new_tokens: int, *, cached: bool) -> Tensor:
+        mixers = [module for module in self.model.modules() if hasattr(module, "time_step_limit")]
+        bounds = [mixer.time_step_limit for mixer in mixers]
+        try:
+            for mixer in mixers:
+                mixer.time_step_limit = (0.0, float("inf"))
+            return super().generate(input_ids, new_tokens, cached=cached)
+        finally:
+            for mixer, bound in zip(mixers, bounds, strict=True):
+                mixer.time_step_limit = bound
+
+
 def logits_of(output: Any) -> Tensor:
     """The logits in a model's output; the last hidden state of a model without a head."""
     return output if isinstance(output, Tensor) else output.logits if "logits" in output else output[0]

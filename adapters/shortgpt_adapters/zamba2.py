@@ -34,7 +34,7 @@ from shortgpt.families import Config, Fold
 from shortgpt_adapters import transformers_loader
 from shortgpt_adapters.structural import Structural, list_in_files
 from shortgpt_adapters.structure import Structure
-from shortgpt_adapters.transformers_loader import ReloadedCausalLM
+from shortgpt_adapters.transformers_loader import UnboundedTimeSteps
 
 
 @dataclass(frozen=True)
@@ -134,17 +134,4 @@ def _copy(tensor: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
     return tensor.clone()
 
 
-class ReloadedZamba2(ReloadedCausalLM):
-    def generate(self, input_ids: Tensor, new_tokens: int, *, cached: bool) -> Tensor:
-        mixers = [module for module in self.model.modules() if hasattr(module, "time_step_limit")]
-        bounds = [mixer.time_step_limit for mixer in mixers]
-        try:
-            for mixer in mixers:
-                mixer.time_step_limit = (0.0, float("inf"))
-            return super().generate(input_ids, new_tokens, cached=cached)
-        finally:
-            for mixer, bound in zip(mixers, bounds, strict=True):
-                mixer.time_step_limit = bound
-
-
-reload = functools.partial(transformers_loader.reload, kind=ReloadedZamba2)
+reload = functools.partial(transformers_loader.reload, kind=UnboundedTimeSteps)

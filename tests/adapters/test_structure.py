@@ -31,11 +31,13 @@ class Mix(nn.Module):
 
 
 class Block(nn.Module):
+    """Adds what a layer makes of the normalised stream."""
+
     def __init__(self, size: int = 16) -> None:
         super().__init__()
         self.norm, self.mix = nn.LayerNorm(WIDTH), Mix(size)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *given: Tensor, **named: Tensor) -> Any:
         return x + self.mix(self.norm(x))
 
 
@@ -130,11 +132,11 @@ class Expert(Block):
 
     def __init__(self) -> None:
         super().__init__()
-        self.mix = nn.Sequential(Mix(), Mix())
+        self.row = nn.Sequential(Mix(), Mix())
         self.experts = nn.ModuleList([Block(64), Block(64), Block(64)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = super().forward(x)
+    def forward(self, x: Tensor, *given: Tensor, **named: Tensor) -> Tensor:
+        x = super().forward(x) + self.row(x)
         for expert in self.experts:
             x = expert(x)
         return x
@@ -241,8 +243,8 @@ class Styled(Block):
         super().__init__()
         self.style = style
 
-    def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
-        x, bias = args if args else (kwargs["x"], kwargs["bias"])
+    def forward(self, x: Tensor, *given: Tensor, **named: Tensor) -> Any:
+        bias = named["bias"] if named else given[0]
         if self.style.stream_in == 1:
             x, bias = bias, x
         y = x + self.mix(self.norm(x) + bias)
@@ -384,7 +386,8 @@ def test_its_blocks_can_be_removed_all_the_same() -> None:
 class Remembering(Block):
     """Hands a state on beside the stream."""
 
-    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, *given: Tensor, **named: Tensor) -> tuple[Tensor, Tensor]:
+        state = named["state"] if named else given[0]
         return super().forward(x) * (1 + torch.sigmoid(state)), 0.5 * state + x.mean(-1, keepdim=True)
 
 
@@ -535,7 +538,7 @@ def test_transposed_and_stacked_streams_of_types_are_read_right() -> None:
 class Stumbling(Block):
     """Asks for values, which the meta device cannot give."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *given: Tensor, **named: Tensor) -> Tensor:
         return super().forward(x) * float(x.detach().numpy().std() > 0)
 
 
@@ -566,7 +569,7 @@ def state_of(net: nn.Module) -> list[Any]:
 
 
 class Failing(Block):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *given: Tensor, **named: Tensor) -> Tensor:
         raise ValueError("it needs a pixel")
 
 
@@ -602,7 +605,7 @@ def test_the_look_is_without_dropout() -> None:
 def test_a_model_that_cannot_run_says_so_with_its_reason() -> None:
     layers = blocks()
     layers[3] = Failing()
-    with pytest.raises(AdapterError, match="^Net cannot be run on 5 token ids: it needs a pixel$"):
+    with pytest.raises(AdapterError, match=r"^Net cannot be run on 5 token ids: it needs a pixel$"):
         find_structure(Net(through("layers"), layers=layers))
 
 
