@@ -290,15 +290,17 @@ def rewrite_config(config: Config, keep: Sequence[int], depth: int, rules: Mappi
     for field, rule in rules_for(config, depth, rules):
         try:
             if rule is None:
-                raise ValueError("no rule says how it depends on the blocks")
+                raise ValueError(
+                    "no rule says how it depends on the blocks; an adapter of its own could say how "
+                    "(see docs/writing-an-adapter.md)"
+                )
             if isinstance(rule, Rule):
                 rewritten[field] = rule.apply(config[field], blocks)
             elif field == rule.fields[0]:
                 rewritten |= rule.apply(blocks)
         except ValueError as error:
             raise ConfigRewriteError(
-                f"config field {field!r} (value {short(config[field])}) cannot be rewritten: {error}; "
-                "an adapter of its own could say how (see docs/writing-an-adapter.md)"
+                f"config field {field!r} (value {short(config[field])}) cannot be rewritten: {error}"
             ) from None
     return rewritten
 

@@ -13,6 +13,7 @@ two models are held one after the other, never together.
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import os
@@ -167,7 +168,7 @@ def verify(
 
     gone = set(blocks)
     source = resolve(Path(directory))
-    chosen = family or recognise(source)
+    chosen = copy.copy(family) if family else recognise(source)  # what it learns of the shorter model stays here
     keep = [block for block in range(len(original)) if block not in gone]
     config = chosen.read_config(source, trust_remote_code=trust_remote_code)
     folded = bool(chosen.folds(config, keep, Weights(source).names))

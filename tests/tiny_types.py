@@ -71,9 +71,9 @@ _SMALL: dict[int, str] = {
     24: "q_lora_rank",
     16: """head_dim d_head dim_head swa_head_dim attention_head_size kv_channels mamba_head_dim
         kv_lora_rank o_lora_rank qk_nope_head_dim v_head_dim
-        index_head_dim indexer_head_dim router_hidden_size local_attention image_size""",
+        index_head_dim index_n_heads indexer_head_dim router_hidden_size local_attention image_size""",
     8: """sliding_window sliding_window_size attention_window_size window_size attention_chunk_size
-        local_attention_window_len rotary_dim qk_rope_head_dim index_n_heads
+        local_attention_window_len rotary_dim qk_rope_head_dim
         linear_key_head_dim linear_value_head_dim linear_head_dim mamba_n_heads mamba_num_heads
         chunk_size mamba_chunk_size state_size mamba_d_state ssm_state_size
         hidden_size_per_layer_input laurel_rank hc_lowrank adapter_rank patch_size""",

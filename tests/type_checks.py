@@ -10,6 +10,7 @@ plain hooks see, in float64.
 from __future__ import annotations
 
 import inspect
+import math
 import multiprocessing
 import re
 import sys
@@ -303,6 +304,18 @@ def four_lists(model_type: str, model: nn.Module, batch: dict[str, Any]) -> list
     return seen
 
 
+def finished_streams(model_type: str, model: nn.Module, batch: dict[str, Any]) -> list[Tensor]:
+    """The streams that groups of two blocks have finished, and the current one; zeros for those to come."""
+    plain = plain_stream(model_type, model, batch)
+    total = 1 + math.ceil((len(plain) - 1) / 2)
+    stream = []
+    for boundary, hidden in enumerate(plain):
+        # Before block `boundary` runs, the blocks 0, 2, ... below it have each put their input away.
+        streams = [*(plain[first] for first in range(0, boundary, 2)), hidden]
+        stream.append(torch.cat([*streams, *[torch.zeros_like(hidden)] * (total - len(streams))], -1))
+    return stream
+
+
 def all_passes(model_type: str, model: nn.Module, batch: dict[str, Any]) -> list[Tensor]:
     """What stands before block i of both stacks in every pass, side by side."""
     depth = len(model.get_submodule("model.L_module.layers"))  # type: ignore[arg-type]
@@ -325,6 +338,7 @@ STREAMS: dict[str, Callable[[str, nn.Module, dict[str, Any]], list[Tensor]]] = {
     **dict.fromkeys(("cpmant", "musicgen_melody"), of_the_text),
     "blt": of_bytes,
     "hrm_text": all_passes,
+    "inkling2_text": finished_streams,
     "prophetnet": ahead,
     "reformer": reversible,
     "rwkv": behind_the_first_norm,

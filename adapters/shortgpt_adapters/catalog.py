@@ -86,7 +86,7 @@ ARCHITECTURES = (
         "inkling2",
         f"{HERE}.inkling2:Inkling2",
         "Inkling 2: residuals over groups of blocks",
-        model_types=("inkling2_text",),
+        model_types=("inkling2", "inkling2_text"),
     ),
     Architecture(
         "minicpm3", f"{HERE}.minicpm3:MiniCPM3", "MiniCPM 3: residuals scaled by depth", model_types=("minicpm3",)
