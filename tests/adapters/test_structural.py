@@ -101,16 +101,18 @@ def written(model: Any, folder: Path) -> Path:
 def stream_by_hooks(model: nn.Module, path: str, **batch: Tensor) -> list[Tensor]:
     """What each block is given first, and what the last one gives, in float64."""
     seen: list[Tensor] = []
-    hooks = []
     found = list(model.get_submodule(path).children())
-    for block in found:
-        hooks.append(block.register_forward_pre_hook(lambda module, args: seen.append(args[0].double())))
-    give = found[-1].register_forward_hook(
-        lambda module, args, output: seen.append((output if isinstance(output, Tensor) else output[0]).double())
-    )
+
+    def given(module: nn.Module, args: Any) -> None:
+        seen.append(args[0].double())
+
+    def gave(module: nn.Module, args: Any, output: Any) -> None:
+        seen.append((output if isinstance(output, Tensor) else output[0]).double())
+
+    hooks = [*(block.register_forward_pre_hook(given) for block in found), found[-1].register_forward_hook(gave)]
     with torch.no_grad():
         model(**batch)
-    for hook in (*hooks, give):
+    for hook in hooks:
         hook.remove()
     return seen
 
