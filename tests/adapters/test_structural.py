@@ -134,7 +134,7 @@ def test_llama4_numbers_its_expert_blocks_anew_even_where_their_list_is_as_long_
 
 def test_llama4_expert_blocks_between_others_are_those_that_they_were(tmp_path: Path) -> None:
     model = changed("llama4_text", moe_layers=[1, 3, 4])
-    found = proven(model, written(model, tmp_path / "in"), "model.layers", (1, 2))
+    found = proven(model, written(model, tmp_path / "in"), "model.layers", (1, 2), verify=False)
     assert found["moe_layers"] == [1, 2]
     assert [block.is_moe_layer for block in opened(tmp_path / "out").model.layers] == [False, True, True, False]
 
@@ -145,7 +145,7 @@ def test_llama4_blocks_without_rotary_positions_stay_without_though_no_field_of_
     model = changed("llama4_text", moe_layers=None, no_rope_layers=None, layer_types=None, interleave_moe_layer_step=2)
     source = written(model, tmp_path / "in")
     edit(source, "moe_layers", "no_rope_layers", "layer_types")
-    found = proven(model, source, "model.layers", (1, 2))
+    found = proven(model, source, "model.layers", (1, 2), verify=False)
     assert found["no_rope_layers"] == [1, 0, 1, 1]  # of 1 1 1 0 1 1; four blocks would be given 1 1 1 0
     assert found["layer_types"] == [CHUNKED, FULL, CHUNKED, CHUNKED]
     assert found["moe_layers"] == [1, 3]  # of 1, 3 and 5
@@ -183,7 +183,7 @@ def test_qwen3_next_keeps_an_attention_block_since_its_cache_counts_tokens_there
 @pytest.mark.parametrize(("gone", "dense"), [((0, 4), 2), ((3, 5), 3), ((0, 1, 2), 0)])
 def test_deepseek_v3_counts_the_dense_blocks_that_stay(tmp_path: Path, gone: tuple[int, ...], dense: int) -> None:
     model = changed("deepseek_v3", first_k_dense_replace=3)
-    found = proven(model, written(model, tmp_path / "in"), "model.layers", gone)
+    found = proven(model, written(model, tmp_path / "in"), "model.layers", gone, verify=False)
     assert found["first_k_dense_replace"] == dense
     kinds = [type(block.mlp).__name__ for block in opened(tmp_path / "out").model.layers]
     assert kinds == ["DeepseekV3MLP"] * dense + ["DeepseekV3MoE"] * (6 - len(gone) - dense)
@@ -323,7 +323,7 @@ def test_nemotron_h_of_the_hub_names_its_blocks_by_signs_and_a_count(tmp_path: P
     model = tiny_model("nemotron_h")
     source = written(model, tmp_path / "in")
     edit(source, "layers_block_type", hybrid_override_pattern="ME*-*M", num_hidden_layers=6)
-    found = proven(model, source, "model.layers", (0, 3))
+    found = proven(model, source, "model.layers", (0, 3), verify=False)
     assert found["layers_block_type"] == ["moe", FULL, FULL, LINEAR]
     assert found.get("num_hidden_layers", 4) == 4
     assert "hybrid_override_pattern" not in found
@@ -416,7 +416,7 @@ def test_a_base_checkpoint_whose_names_lack_the_prefix_is_pruned_under_those_nam
     source = written(model.get_submodule(base), tmp_path / "in")
     edit(source, architectures=[type(model).__name__])  # as the hub has them
     assert any(name.startswith(named) for name in load_file(source / "model.safetensors"))
-    proven(model, source, path, (1, 4))
+    proven(model, source, path, (1, 4), verify=False)
     names = load_file(tmp_path / "out" / "model.safetensors").keys()
     assert names == {name for name in load_file(source / "model.safetensors") if not name.startswith(blocks_4_5(named))}
 
