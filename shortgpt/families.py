@@ -189,6 +189,10 @@ class Family(ABC):
         """The number of parameters of a model of this config, tied ones once; None where only its tensors tell."""
         return None
 
+    def block_parameters(self, config: Config) -> tuple[int, ...] | None:
+        """The number of parameters of each block of a model of this config; None where only its tensors tell."""
+        return None
+
     def rename(self, names: Iterable[str], depth: int, keep: Sequence[int]) -> dict[str, str]:
         """New tensor name → old one, for what stays, in the order of `names`. See `removal.rename_blocks`."""
         return removal.rename_blocks(names, self.block_lists, depth, keep)

@@ -383,3 +383,23 @@ def test_a_model_without_an_embedding_has_no_vocabulary_and_that_is_said() -> No
 def test_files_are_not_opened_as_a_plain_torch_model(llama_folder: Path) -> None:
     with pytest.raises(ShortGPTError, match=r"not opened from files; pass it to shortgpt\.wrap\(model\)"):
         shortgpt.load(llama_folder, device="cpu", architecture="plain-torch")
+
+
+@pytest.mark.parametrize("window", [16, 48])
+def test_where_positions_end_before_the_usual_probe_or_window_it_is_shortened(window: int) -> None:
+    class Short(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.places = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(window, WIDTH)
+            self.layers, self.head = nn.ModuleList(Layer() for _ in range(4)), nn.Linear(WIDTH, VOCABULARY)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            x = self.tokens(ids) + self.places(torch.arange(ids.shape[1]))
+            for layer in self.layers:
+                x = layer(x)
+            return self.head(x)
+
+    torch.manual_seed(0)
+    blocks = shortgpt.wrap(Short().eval(), tokenizer=byte_tokenizer())
+    assert len(shortgpt.remove(blocks, [1])) == 3
+    assert shortgpt.score(blocks, ["a text " * 999]).tokens

@@ -745,3 +745,46 @@ def test_a_list_with_an_entry_for_each_block_is_refused_whatever_its_name(tmp_pa
         prune_checkpoint(written(model, tmp_path / "in"), tmp_path / "out", [1], device="cpu")
     model.config.temperatures = [1.0, 2.0]
     shortgpt.remove(shortgpt.wrap(model), [1])
+
+
+# -- files that hold more than the library loads --------------------------------------------------------------
+
+
+def test_prediction_blocks_behind_the_last_one_are_left_out_as_the_library_leaves_them_out(tmp_path: Path) -> None:
+    model = randomised(AutoModelForCausalLM.from_config(tiny_config("deepseek_v3", 61), dtype=torch.float32))
+    folder = saved(model, tmp_path / "in")  # as published: 61 blocks, and a 62nd that predicts further tokens
+    tensors = load_file(folder / "model.safetensors")
+    extra = {name.replace(".60.", ".61."): tensor.clone() for name, tensor in tensors.items() if ".layers.60." in name}
+    extra["model.layers.61.eh_proj.weight"] = torch.ones(64, 128)
+    save_file(tensors | extra, folder / "model.safetensors", metadata={"format": "pt"})
+    prune_checkpoint(folder, tmp_path / "out", [5, 6], device="cpu")
+    shorter = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert torch.equal(logits_of(shorter), skipped_by_hand(model, "model.layers", (5, 6), IDS))
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert {int(name.split(".")[2]) for name in written if ".layers." in name} == set(range(59))
+
+
+@pytest.mark.parametrize("model_type", ["phi", "mixtral"])
+def test_one_block_alone_is_what_can_stay(model_type: str, tmp_path: Path) -> None:
+    model = randomised(tiny_model(model_type, 2))
+    prune_checkpoint(saved(model, tmp_path / "in"), tmp_path / "out", [0], device="cpu")
+    assert len(shortgpt.load(tmp_path / "out", device="cpu")) == 1
+    assert len(shortgpt.remove(shortgpt.wrap(model), [0])) == 1
+
+
+def test_experts_have_their_published_names_from_memory_and_from_disk(tmp_path: Path) -> None:
+    folder = saved(tiny_model("mixtral"), tmp_path / "in")
+    prune_checkpoint(folder, tmp_path / "disk", [1, 4], verify=False)
+    shortgpt.remove(shortgpt.load(folder, device="cpu"), [1, 4]).save(tmp_path / "memory")
+    disk, memory = (load_file(tmp_path / road / "model.safetensors") for road in ("disk", "memory"))
+    assert memory.keys() == disk.keys()
+    assert all(torch.equal(memory[name], disk[name]) for name in disk)
+
+
+def test_verifying_code_that_was_not_trusted_is_a_mistake_with_advice(
+    own_code: Path, tmp_path: Path, run_cli: Callable[..., Ran]
+) -> None:
+    prune_checkpoint(own_code, tmp_path / "out", [1], device="cpu", trust_remote_code=True)
+    ran = run_cli("verify", tmp_path / "out", "--device", "cpu")
+    assert ran.status == 2
+    assert "--trust-remote-code" in ran.err

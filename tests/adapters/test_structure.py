@@ -708,3 +708,44 @@ def test_where_it_is_not_certain_the_error_names_the_lists_that_are_there(names:
         list_in_files(names, "model.layers", 4)
     expected = f"no list of tensors is the model's 4 blocks 'model.layers'; numbered lists: {told}"
     assert str(error.value) == expected
+
+
+# -- what misled it once --------------------------------------------------------------------------------------
+
+
+class Separate(nn.Module):
+    """Calls the layers of its attention itself, all on the same normalised stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.norm2, self.mlp = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.norm(x)
+        x = x + nn.functional.scaled_dot_product_attention(self.q(u), self.k(u), self.v(u), is_causal=True)
+        return x + self.mlp(self.norm2(x))
+
+
+def test_layers_of_one_attention_are_no_parallel_parts() -> None:
+    assert find_structure(Net(through("layers"), layers=blocks(make=Separate))).norm_placement == "pre"
+
+
+def test_a_norm_whose_class_ends_in_more_than_norm_is_one() -> None:
+    assert shortgpt.wrap(tiny_model("nemotron")).norm_placement == "pre"  # NemotronLayerNorm1P
+
+
+def test_parts_that_do_not_train_do_not_train_afterwards() -> None:
+    net = Net(through("layers"), layers=blocks()).train()
+    frozen = net.get_submodule("layers.0").eval()
+    find_structure(net)
+    assert not frozen.training
+    assert net.training
+
+
+def test_a_chain_is_preferred_to_a_larger_part_in_a_list_of_its_own() -> None:
+    def run(net: Any, x: Tensor) -> Tensor:
+        return net.neck[0](through("layers")(net, x))
+
+    net = Net(run, layers=blocks(), neck=nn.ModuleList([Block(size=999)]))
+    assert find_structure(net).path == "layers"
