@@ -3,8 +3,6 @@
 import errno
 import os
 import random
-import shutil
-import subprocess
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -125,20 +123,3 @@ def test_a_piece_is_all_that_an_interruption_waits_for(
         places = copy_range(reader, 1500, len(BYTES), writer)
         assert [next(places) for _ in range(4)] == [1500, 2000, 102_000, 202_000]
         assert writer.tell() == 200_500
-
-
-def test_blocks_are_shared_where_the_file_system_can(tmp_path: Path) -> None:
-    """On Btrfs and XFS: set SHORTGPT_REFLINKS to a folder there."""
-    if "SHORTGPT_REFLINKS" not in os.environ:
-        pytest.skip("needs a file system that shares blocks: set SHORTGPT_REFLINKS to a folder of one")
-    folder = Path(os.environ["SHORTGPT_REFLINKS"]) / "shortgpt-test"
-    folder.mkdir()
-    try:
-        source, target = folder / "source", folder / "target"
-        source.write_bytes(BYTES)
-        copied(source, target, 8 + 4096, len(BYTES), b"x" * 8)
-        assert target.read_bytes() == b"x" * 8 + BYTES[8 + 4096 :]
-        extents = subprocess.run(["filefrag", "-v", target], capture_output=True, text=True, check=True).stdout
-        assert "shared" in extents
-    finally:
-        shutil.rmtree(folder)
