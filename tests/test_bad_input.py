@@ -119,7 +119,10 @@ def test_an_unknown_architecture(
         assert "Plugins that failed to load: broken (plugged_broken_0): RuntimeError: sorry." in message
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1]", b"null"])
+NESTED, LONG = b"[" * 100_000, b'{"num_hidden_layers": ' + b"9" * 10_000 + b"}"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1]", b"null", NESTED, LONG])
 def test_a_damaged_config(refused: Refused, model: Path, text: Path, tmp_path: Path, content: bytes) -> None:
     (model / "config.json").write_bytes(content)
     for command in every_command(model, tmp_path, text):
