@@ -39,7 +39,7 @@ class Weights:
     """The named tensors of a checkpoint: safetensors or torch files, one or sharded.
 
     Raises:
-        CheckpointError: files are missing or damaged.
+        CheckpointError: files are missing or damaged, or contradict the index.
     """
 
     def __init__(self, source: Source) -> None:
@@ -87,13 +87,21 @@ class Weights:
         files = list(self.files)
         if self.source.path.is_dir():
             files.insert(0, self.source.path / "config.json")
+        stop = stop or threading.Event()
         with ThreadPoolExecutor(AT_A_TIME) as pool:
-            return dict(zip((file.name for file in files), pool.map(file_hash, files, repeat(stop)), strict=True))
+            try:
+                return dict(zip((file.name for file in files), pool.map(file_hash, files, repeat(stop)), strict=True))
+            except BaseException:  # an interruption does not wait for the files that are being read
+                stop.set()
+                raise
 
     def write(
         self, folder: Path, renamed: Mapping[str, str], folds: Mapping[str, Fold], progress: Progress | None
     ) -> None:
-        """Write the renamed tensors (new name → old) into files like the source's; empty ones are left out."""
+        """Write the renamed tensors (new name → old) into files like the source's; empty ones are left out.
+
+        Files of safetensors are written several at a time; `progress` is called in the thread that asked.
+        """
         parts = self._parts(renamed)
         names = {file: self._new_name(file, number, len(parts)) for number, file in enumerate(parts, start=1)}
         done = 0

@@ -617,3 +617,21 @@ def test_what_is_saved_from_memory_records_the_hashes_of_its_source(tmp_path: Pa
         name: hashlib.sha256((llama_folder / name).read_bytes()).hexdigest()
         for name in ("config.json", "model.safetensors")
     }
+
+
+def test_an_interruption_does_not_wait_for_the_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tiny("llama"), tmp_path / "in", "sharded safetensors")
+    stopped: list[bool] = []
+
+    def endless(file: Path, stop: threading.Event) -> str:
+        stop.wait(0.1)  # until all have begun
+        if file.name == "config.json":
+            os.kill(os.getpid(), signal.SIGINT)
+        stopped.append(stop.wait(30))
+        return ""
+
+    monkeypatch.setattr(weights, "file_hash", endless)
+    with pytest.raises(KeyboardInterrupt):
+        weights.Weights(shortgpt.families.resolve(source)).hashes()
+    assert stopped
+    assert all(stopped)
