@@ -70,7 +70,7 @@ class Source:
             )
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, too deep or numbers too long
             raise CheckpointError(
                 f"{self.name}: config.json is damaged ({error}); fetch or save the model again"
             ) from None
