@@ -48,7 +48,8 @@ class Structural(TransformersFamily):
     sequence = StructuralBlocks
     opener = staticmethod(transformers_loader.loading_class)
     structure: Structure
-    left_out: tuple[str, ...]  # patterns of tensors in files that the library does not load: extra prediction heads
+    own_names: frozenset[str]  # the model's tensors
+    left_out: re.Pattern[str]  # tensors in files that the library does not load: extra prediction heads
     part: tuple[str, ...]  # where the blocks' own config is in the whole: (), ("text_config",), ...
 
     # -- config -----------------------------------------------------------------------------------------------
@@ -114,7 +115,7 @@ class Structural(TransformersFamily):
     # -- tensors ----------------------------------------------------------------------------------------------
 
     def rename(self, names: Iterable[str], depth: int, keep: Sequence[int]) -> dict[str, str]:
-        loaded = [name for name in names if not any(re.search(pattern, name) for pattern in self.left_out)]
+        loaded = [name for name in names if name in self.own_names or not self.left_out.search(name)]
         return removal.rename_blocks(loaded, (list_in_files(loaded, self.structure.path, depth),), depth, keep)
 
     def check_tensors(self, config: Config, names: Iterable[str]) -> None:
@@ -144,7 +145,8 @@ class Structural(TransformersFamily):
         self.structure = _FOUND.get(key) or structure
         self.norm_placement = self.structure.norm_placement
         self.block_lists = (self.structure.path,)
-        self.left_out = tuple(model._keys_to_ignore_on_load_unexpected or ())
+        self.own_names = frozenset(model.state_dict())
+        self.left_out = re.compile("|".join(model._keys_to_ignore_on_load_unexpected or ()) or "(?!)")
         named = copy.copy(config)
         named.architectures = [type(model).__name__]  # as a saved model's config has it
         opener = self.opener(named).__name__
