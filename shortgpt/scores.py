@@ -10,7 +10,7 @@ as the unit. Only one boundary is held at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -225,7 +225,7 @@ def score(
         pass_ = _Pass(model, batch, measures, report)
         model.trace(batch, pass_.tap)
         sums.append(pass_.sums(number))
-        counts.extend(pass_.lengths.tolist())
+        counts.extend(pass_.lengths)
         dtype = pass_.dtype
         report("batches", number + 1, len(data.batches))
     table = torch.cat(sums)  # [sequences, blocks, criteria + 2]
@@ -251,7 +251,8 @@ def score(
 class _Pass:
     """The sums of one batch: [sequences, blocks, criteria + ‖x_i‖ + ‖x_{i+1} − x_i‖ + two counts of broken tokens].
 
-    They stay on the device until the batch is done, and one boundary is held at a time.
+    They stay on the device until the batch is done. One boundary is held at a time, with the norms of its tokens, which
+    serve the block before it and the block after it; in float64 there is never more of the stream than a chunk.
     """
 
     def __init__(
@@ -265,25 +266,28 @@ class _Pass:
 
         self.model, self.measures, self.report = model, measures, report
         mask = batch.get("attention_mask")
-        self.real = torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
-        self.padded = not bool(self.real.all())
-        self.lengths = self.real.sum(1)
+        self.shape = batch["input_ids"].shape
+        real = torch.ones(self.shape, dtype=torch.bool) if mask is None else mask.bool().cpu()
+        self.lengths: list[int] = real.sum(1).tolist()
+        self.count = sum(self.lengths)
+        # The mask selects and never multiplies: whatever the padding holds, NaN too, is not looked at.
+        self.chosen = None if bool(real.all()) else real.flatten().nonzero().squeeze(1)
         self.held: Tensor | None = None
         self.version = 0
 
     def tap(self, boundary: int, hidden: Tensor) -> None:
         if self.held is None:
             self._begin(hidden)
-        hidden = hidden.to(self.real.device)  # a model may be spread over several devices
-        if hidden.shape[:2] != self.real.shape:
+        hidden = hidden.to(self.norms.device)  # a model may be spread over several devices
+        if hidden.shape[:2] != self.shape:
             raise AdapterError(
                 f"{self.model.name}: boundary {boundary} has the shape {tuple(hidden.shape)}, but the batch has "
-                f"{tuple(self.real.shape)} tokens; a boundary is [batch, tokens, width]"
+                f"{tuple(self.shape)} tokens; a boundary is [batch, tokens, width]"
             )
-        if boundary > 0 and self.held is not None:
-            if _version(self.held) != self.version:
-                raise AdapterError(f"{self.model.block_names[boundary - 1]} wrote into the stream that it was given")
-            self._add(boundary - 1, self.held, hidden)
+        if self.held is not None and _version(self.held) != self.version:
+            raise AdapterError(f"{self.model.block_names[boundary - 1]} wrote into the stream that it was given")
+        self._look(boundary - 1, hidden)
+        if boundary > 0:
             self.report("blocks", boundary, len(self.model))
         self.held, self.version = hidden, _version(hidden)
 
@@ -300,43 +304,74 @@ class _Pass:
     def _begin(self, hidden: Tensor) -> None:
         import torch
 
-        from shortgpt.influence import precise
+        from shortgpt.influence import precise, tokens_at_a_time
 
         self.dtype = str(hidden.dtype).removeprefix("torch.")
-        self.real = self.real.to(hidden.device)
+        wide = precise(hidden[:0])
+        self.chunk = min(tokens_at_a_time(hidden), self.count)
+        self.room = wide.new_empty(3, self.chunk, hidden.shape[-1])  # a chunk of x_i, of x_{i+1}, and their products
+        self.norms = wide.new_empty(self.count)
+        if self.chosen is not None:
+            self.chosen = self.chosen.to(hidden.device)
         # A device without float64 computes a token's value in float32; the sums are float64 all the same, on the CPU.
-        home = hidden.device if precise(hidden[:0]).dtype == torch.float64 else torch.device("cpu")
-        self.owner = torch.arange(len(self.real), device=home).repeat_interleave(self.lengths.to(home))
-        shape = (len(self.real), len(self.model), len(self.measures) + 4)
+        home = hidden.device if wide.dtype == torch.float64 else torch.device("cpu")
+        shape = (len(self.lengths), len(self.model), len(self.measures) + 4)
         self.rows = torch.zeros(shape, dtype=torch.float64, device=home)
 
-    def _add(self, block: int, before: Tensor, after: Tensor) -> None:
+    def _look(self, block: int, hidden: Tensor) -> None:
+        """Take the norms of a boundary; and where a boundary came before it, the sums of the block between them."""
         import torch
 
-        from shortgpt.influence import chunks, norm, precise
+        from shortgpt.influence import norm
 
-        # The mask selects and never multiplies: whatever the padding holds, NaN too, is not looked at.
-        x, y = (v[self.real] if self.padded else v.flatten(0, 1) for v in (before, after))
-        for here in chunks(x):
-            u, v = precise(x[here]), precise(y[here])
-            norm_before, norm_after = norm(u), norm(v)
-            columns = [
-                *self._values(u, v),
-                norm_before,
-                norm(v - u),
-                (~(norm_before.isfinite() & norm_after.isfinite())).to(u.dtype),
-                ((norm_before == 0) | (norm_after == 0)).to(u.dtype),
-            ]
-            values = torch.stack(columns, 1).to(self.rows)
-            self.rows[:, block].index_add_(0, self.owner[here], values)
+        norms = torch.empty_like(self.norms)
+        columns = norms.new_empty(len(self.measures) + 4, self.count)
+        *values, stream, update, infinite, zero = columns
+        for at in range(0, self.count, self.chunk):
+            here = slice(at, min(at + self.chunk, self.count))
+            u, v, w = self.room[:, : here.stop - at]
+            v.copy_(self._tokens(hidden, here))
+            norms[here] = norm(v)
+            if self.held is None:
+                continue
+            u.copy_(self._tokens(self.held, here))
+            for (entry, criterion), column in zip(self.measures, values, strict=True):
+                column[here] = self._values(entry, criterion, u, v, w, self.norms[here], norms[here])
+            update[here] = norm(torch.sub(v, u, out=w))
+        if self.held is not None:
+            stream.copy_(self.norms)
+            infinite.copy_(~(self.norms.isfinite() & norms.isfinite()))
+            zero.copy_((self.norms == 0) | (norms == 0))
+            parts = columns.to(self.rows).split(self.lengths, 1)
+            self.rows[:, block] = torch.stack([part.sum(1) for part in parts])
+        self.norms = norms
 
-    def _values(self, before: Tensor, after: Tensor) -> Iterator[Tensor]:
-        for entry, criterion in self.measures:
-            with plugins.running("criterion", entry):
-                values = criterion.values(before, after)
-                if values.shape != before.shape[:1]:
-                    raise ValueError(f"it gave values of shape {tuple(values.shape)} for {len(before)} tokens")
-            yield values
+    def _tokens(self, hidden: Tensor, here: slice) -> Tensor:
+        """Some of the real tokens of a boundary, [tokens, width]."""
+        flat = hidden.flatten(0, 1)
+        return flat[here] if self.chosen is None else flat[self.chosen[here]]
+
+    def _values(
+        self,
+        entry: plugins.Extension,
+        criterion: Criterion,
+        before: Tensor,
+        after: Tensor,
+        room: Tensor,
+        norm_before: Tensor,
+        norm_after: Tensor,
+    ) -> Tensor:
+        import torch
+
+        from shortgpt.influence import BlockInfluence, distance_of
+
+        if type(criterion) is BlockInfluence and before.dtype == torch.float64:  # the norms are at hand
+            return distance_of(torch.mul(before, after, out=room).sum(-1), norm_before, norm_after)
+        with plugins.running("criterion", entry):
+            values = criterion.values(before, after)
+            if values.shape != before.shape[:1]:
+                raise ValueError(f"it gave values of shape {tuple(values.shape)} for {len(before)} tokens")
+        return values
 
 
 def _version(hidden: Tensor) -> int:
