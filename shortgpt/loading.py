@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+from shortgpt import processes
 from shortgpt.blocks import BlockSequence
 from shortgpt.errors import ModelError
 from shortgpt.families import OpenOptions, recognise, recognise_model, resolve
@@ -76,7 +78,7 @@ def wrap(
 
 
 def default_device(device: str | None) -> str:
-    """The device asked for, or the accelerator where there is one.
+    """The device asked for, or the accelerator where there is one; under `torchrun`, the CUDA device of this process.
 
     Raises:
         ModelError: there is no such device.
@@ -84,7 +86,9 @@ def default_device(device: str | None) -> str:
     import torch
 
     if device is None:
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if device == "cuda" and processes.started()[1] > 1:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:

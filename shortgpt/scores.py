@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from shortgpt import plugins
+from shortgpt import plugins, processes
 from shortgpt.calibration import Calibration, CalibrationInfo, calibrate
-from shortgpt.errors import AdapterError, HiddenStateError, SelectionError, ShortGPTError
+from shortgpt.errors import AdapterError, CalibrationError, HiddenStateError, SelectionError, ShortGPTError
 from shortgpt.values import Value
 
 if TYPE_CHECKING:
@@ -188,6 +188,9 @@ def score(
 ) -> Scores:
     """Score every block of a model, in one pass over the calibration set.
 
+    Where `torch.distributed` has a process group, each process takes its share of the batches; all of them call this,
+    and all get the scores of the whole set. A batch that does not fit into memory is taken in halves.
+
     Args:
         calibration: a named source, a path, an iterable of texts or of token batches, or a `Calibration`; with the
             other arguments as `shortgpt.calibrate` takes them.
@@ -201,6 +204,7 @@ def score(
     Raises:
         HiddenStateError: the stream holds NaN, infinity or a zero vector. The message names block and batch.
         CalibrationError, UnknownNameError: see `calibrate`.
+        torch.OutOfMemoryError: not even one sequence fits into memory.
     """
     import torch
 
@@ -214,21 +218,19 @@ def score(
         raise ShortGPTError("no criterion was given; name at least one")
     data = calibration
     if not isinstance(data, Calibration):
-        data = calibrate(
-            calibration, model, sequences=sequences, tokens=tokens, seed=seed, field=field, batch_size=batch_size
+        data = processes.agreed(
+            lambda: calibrate(
+                calibration, model, sequences=sequences, tokens=tokens, seed=seed, field=field, batch_size=batch_size
+            )
         )
     report = progress or (lambda what, done, total: None)
-    sums: list[Tensor] = []
-    counts: list[int] = []
-    dtype = "unknown"
-    for number, batch in enumerate(data.batches):
-        pass_ = _Pass(model, batch, measures, report)
-        model.trace(batch, pass_.tap)
-        sums.append(pass_.sums(number))
-        counts.extend(pass_.lengths)
-        dtype = pass_.dtype
-        report("batches", number + 1, len(data.batches))
-    table = torch.cat(sums)  # [sequences, blocks, criteria + 2]
+    rank, size = processes.rank_and_size()
+    parts = processes.gathered(processes.agreed(lambda: _share(model, data, measures, report, rank, size)))
+    if len({token_hash for token_hash, _ in parts}) > 1:
+        raise CalibrationError("the processes read different calibration texts; give all of them the same")
+    found = sorted((batch for _, batches in parts for batch in batches), key=lambda batch: batch.number)
+    counts = [count for batch in found for count in batch.lengths]
+    table = torch.cat([batch.sums for batch in found])  # [sequences, blocks, criteria + 2]
     means = table[..., len(measures) :].sum(0) / sum(counts)
     return Scores(
         model=model.name,
@@ -244,8 +246,95 @@ def score(
         total_parameters=model.total_parameters(),
         pinned=dict(model.pinned),
         calibration=data.info,
-        dtype=dtype,
+        dtype=found[-1].dtype,
     )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What one batch came to: its place among the batches, sums [sequences, blocks, criteria + 2], tokens of each
+    sequence, and the stream's dtype."""
+
+    number: int
+    sums: Tensor
+    lengths: list[int]
+    dtype: str
+
+
+def _share(
+    model: BlockSequence,
+    data: Calibration,
+    measures: Sequence[tuple[plugins.Extension, Criterion]],
+    report: Progress,
+    rank: int,
+    size: int,
+) -> tuple[str, list[_Batch]]:
+    """One process's share of the pass: every size-th batch, whole, so that sums don't depend on how many there are."""
+    found: list[_Batch] = []
+    mine = list(enumerate(data.batches))[rank::size]
+    rows = 0
+    for number, batch in mine:
+        scored, rows = _scored(model, batch, number, measures, report, rows)
+        found.append(scored)
+        report("batches", len(found), len(mine))
+    return data.info.token_hash, found
+
+
+def _scored(
+    model: BlockSequence,
+    batch: TokenBatch,
+    number: int,
+    measures: Sequence[tuple[plugins.Extension, Criterion]],
+    report: Progress,
+    rows: int,
+) -> tuple[_Batch, int]:
+    """The sums of a batch, taken `rows` sequences at a time (0: all at once), or fewer where memory does not suffice;
+    and how many at a time that came to."""
+    import torch
+
+    from shortgpt.verification import release_memory
+
+    total = len(batch["input_ids"])
+    sums: list[Tensor] = []
+    lengths: list[int] = []
+    while len(lengths) < total:
+        now = min(rows or total, total - len(lengths))
+        part = _rows(batch, len(lengths), now)
+        pass_ = _Pass(model, part, measures, report)
+        try:
+            model.trace(part, pass_.tap)
+            sums.append(pass_.sums(number))
+        except RuntimeError as error:  # torch's OutOfMemoryError is one
+            if now == 1 or not _is_lack_of_memory(error):
+                raise
+            rows = (now + 1) // 2
+        else:
+            lengths.extend(pass_.lengths)
+            dtype = pass_.dtype
+            continue
+        del pass_  # outside the `except`, whose error holds what the pass held
+        release_memory()
+    return _Batch(number, torch.cat(sums), lengths, dtype), rows
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Whether a device's memory, or the host's, did not suffice: most devices say so in the message only."""
+    return type(error).__name__ == "OutOfMemoryError" or any(
+        sign in str(error) for sign in ("out of memory", "DefaultCPUAllocator: ")
+    )
+
+
+def _rows(batch: TokenBatch, first: int, count: int) -> TokenBatch:
+    """Some sequences of a batch: of every tensor that has a row a sequence, these rows."""
+    import torch
+
+    total = len(batch["input_ids"])
+    if count == total:
+        return batch
+    return {
+        name: value[first : first + count] if isinstance(value, torch.Tensor) and value.shape[:1] == (total,) else value
+        for name, value in batch.items()
+    }
 
 
 class _Pass:

@@ -59,6 +59,7 @@ def prune(
     Give one of --blocks, --ratio, --remove, --plan. The result is loaded again in a fresh process and compared with the
     original with these blocks skipped; where they differ, nothing is kept and the exit status is 1.
     """
+    from shortgpt import processes
     from shortgpt.blocks import parse_blocks
     from shortgpt.checkpoint import check_output, prune_checkpoint
     from shortgpt.families import resolve
@@ -78,6 +79,9 @@ def prune(
     if len(chosen) != 1:
         found = "two choices at once" if chosen else "nothing was chosen"
         raise SelectionError(f"{found} ({', '.join(chosen) or 'no blocks'}); give one of {', '.join(given)}")
+    first = processes.started()[0] == 0
+    if not first and (remove is not None or plan_file is not None):
+        return  # nothing is scored, so there is nothing to share
     check_output(output)
     common.check_wishes(json_file)
     opening = {name: options.pop(name) for name in ("device", "dtype", "trust_remote_code")}
@@ -89,6 +93,8 @@ def prune(
             plan = Plan.read(plan_file)
         else:
             plan = _scored(model, blocks, ratio, criterion, opening, progress, options)
+        if not first:
+            return
         done = prune_checkpoint(
             resolve(model, architecture), output, plan, verify=verify, export_as=export_as, progress=progress, **opening
         )
@@ -108,16 +114,18 @@ def _scored(
     progress: Any,
     calibration: dict[str, Any],
 ) -> Plan:
+    from shortgpt import processes
     from shortgpt.loading import load
     from shortgpt.scores import DEFAULT_CRITERION, check_number, score
     from shortgpt.verification import release_memory
 
     common.number_of_blocks(blocks, ratio, 100, 0.25)  # a mistake here is told before the model is loaded
-    opened = load(model, tokenizer=calibration.pop("tokenizer"), **opening)
-    count = common.number_of_blocks(blocks, ratio, len(opened), 0.25)
-    check_number(count, len(opened), opened.pinned)
-    source = calibration.pop("calibration")
-    scores = score(opened, source, criteria=(criterion or DEFAULT_CRITERION,), progress=progress, **calibration)
+    source, tokenizer = calibration.pop("calibration"), calibration.pop("tokenizer")
+    with processes.group(opening["device"]):
+        opened = processes.agreed(lambda: load(model, tokenizer=tokenizer, **opening))
+        count = common.number_of_blocks(blocks, ratio, len(opened), 0.25)
+        check_number(count, len(opened), opened.pinned)
+        scores = score(opened, source, criteria=(criterion or DEFAULT_CRITERION,), progress=progress, **calibration)
     del opened
     release_memory()
     return scores.plan(count)
