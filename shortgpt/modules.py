@@ -117,7 +117,8 @@ class TorchBlockSequence(BlockSequence):
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        first = next(self.model.parameters()).device
+        return _where_it_runs(self.model) or first if first.type == "meta" else first
 
     def trace(self, batch: TokenBatch, tap: Tap) -> None:
         last = len(self) - 1
@@ -223,6 +224,17 @@ class TorchBlockSequence(BlockSequence):
             owner, _, target = new.rpartition(".")
             if getattr(module, leaf).shape == shorter.get_buffer(new).shape:
                 setattr(shorter.get_submodule(owner), target, getattr(module, leaf))
+
+
+def _where_it_runs(model: nn.Module) -> torch.device | None:
+    """The device on which accelerate runs a model whose weights it keeps elsewhere; None where it keeps none."""
+    for module in model.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for one in (hook, *getattr(hook, "hooks", ())):
+            device = getattr(one, "execution_device", None)
+            if device is not None:
+                return torch.device(device)
+    return None
 
 
 def _unsaved_buffers(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
