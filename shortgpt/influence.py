@@ -54,9 +54,9 @@ def distance_of(product: Tensor, norm_x: Tensor, norm_y: Tensor) -> Tensor:
     return (1 - product / (norm_x * norm_y)).clamp_min(0)
 
 
-def norm(x: Tensor) -> Tensor:
+def norm(x: Tensor, *, out: Tensor | None = None) -> Tensor:
     """`‖x‖` along the last axis. In float64 it cannot overflow for what came from a narrower float."""
-    return torch.linalg.vector_norm(x, dim=-1)
+    return torch.linalg.vector_norm(x, dim=-1, out=out)
 
 
 def tokens_at_a_time(hidden: Tensor) -> int:

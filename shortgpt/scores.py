@@ -411,23 +411,33 @@ class _Pass:
         """Take the norms of a boundary; and where a boundary came before it, the sums of the block between them."""
         import torch
 
-        from shortgpt.influence import norm
+        from shortgpt.influence import BlockInfluence, distance_of, norm
 
         norms = torch.empty_like(self.norms)
         columns = norms.new_empty(len(self.measures) + 4, self.count)
         *values, stream, update, infinite, zero = columns
+        influences, others = [], []
+        for value, (entry, criterion) in zip(values, self.measures, strict=True):
+            if type(criterion) is BlockInfluence and norms.dtype == torch.float64:
+                influences.append(value)  # the norms are at hand: it needs one product more
+            else:
+                others.append((value, entry, criterion))
         for at in range(0, self.count, self.chunk):
             here = slice(at, min(at + self.chunk, self.count))
             u, v, w = self.room[:, : here.stop - at]
             v.copy_(self._tokens(hidden, here))
-            norms[here] = norm(v)
+            norm(v, out=norms[here])
             if self.held is None:
                 continue
             u.copy_(self._tokens(self.held, here))
-            for (entry, criterion), column in zip(self.measures, values, strict=True):
-                column[here] = self._values(entry, criterion, u, v, w, self.norms[here], norms[here])
-            update[here] = norm(torch.sub(v, u, out=w))
+            for value, entry, criterion in others:
+                value[here] = self._values(entry, criterion, u, v)
+            for value in influences:
+                torch.sum(torch.mul(u, v, out=w), -1, out=value[here])
+            norm(torch.sub(v, u, out=w), out=update[here])
         if self.held is not None:
+            for value in influences:
+                value.copy_(distance_of(value, self.norms, norms))
             stream.copy_(self.norms)
             infinite.copy_(~(self.norms.isfinite() & norms.isfinite()))
             zero.copy_((self.norms == 0) | (norms == 0))
@@ -440,22 +450,7 @@ class _Pass:
         flat = hidden.flatten(0, 1)
         return flat[here] if self.chosen is None else flat[self.chosen[here]]
 
-    def _values(
-        self,
-        entry: plugins.Extension,
-        criterion: Criterion,
-        before: Tensor,
-        after: Tensor,
-        room: Tensor,
-        norm_before: Tensor,
-        norm_after: Tensor,
-    ) -> Tensor:
-        import torch
-
-        from shortgpt.influence import BlockInfluence, distance_of
-
-        if type(criterion) is BlockInfluence and before.dtype == torch.float64:  # the norms are at hand
-            return distance_of(torch.mul(before, after, out=room).sum(-1), norm_before, norm_after)
+    def _values(self, entry: plugins.Extension, criterion: Criterion, before: Tensor, after: Tensor) -> Tensor:
         with plugins.running("criterion", entry):
             values = criterion.values(before, after)
             if values.shape != before.shape[:1]:
