@@ -127,6 +127,8 @@ def prune_checkpoint(
             outcome = expected
         elif expected is not None:
             outcome = verification.check(folder, written, expected, options, folded=bool(folds), rounding=rounding)
+            made = Weights(resolve(folder)).hashes()
+            outcome = replace(outcome, files={name: made[name] for name in made if name != "config.json"})
         before = family.parameters(config) or weights.parameters(weights.names)
         after = family.parameters(family.rewrite_config(config, keep)) or weights.parameters(renamed.values())
         plan = replace(

@@ -70,7 +70,7 @@ class Source:
             )
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, too deep or numbers too long
             raise CheckpointError(
                 f"{self.name}: config.json is damaged ({error}); fetch or save the model again"
             ) from None
@@ -187,6 +187,10 @@ class Family(ABC):
 
     def parameters(self, config: Config) -> int | None:
         """The number of parameters of a model of this config, tied ones once; None where only its tensors tell."""
+        return None
+
+    def block_parameters(self, config: Config) -> tuple[int, ...] | None:
+        """The number of parameters of each block of a model of this config; None where only its tensors tell."""
         return None
 
     def rename(self, names: Iterable[str], depth: int, keep: Sequence[int]) -> dict[str, str]:

@@ -33,7 +33,7 @@ class Inspection(Value):
         norm_placement: where the blocks normalise the stream.
         depth: the number of blocks.
         classes: each block's class; empty where the adapter does not tell.
-        parameters: the parameters of each block; empty where the folder holds no weights.
+        parameters: the parameters of each block; empty where neither config nor files tell.
         stream: how the blocks hand the stream on, in words.
         fields: the config fields that depend on the blocks.
         pinned: blocks that cannot be removed, each with its reason.
@@ -80,7 +80,7 @@ def inspect(
         norm_placement=family.norm_placement,
         depth=depth,
         classes=classes,
-        parameters=_parameters(source, family, depth),
+        parameters=family.block_parameters(config) or _parameters(source, family, depth),
         stream=stream,
         fields=tuple(
             Field(name, config_rules.short(own[name]), rule.name if rule is not None else NO_RULE)
@@ -94,7 +94,7 @@ def inspect(
 
 
 def _parameters(source: Source, family: Family, depth: int) -> tuple[int, ...]:
-    """Each block's share of the tensors: what is gone without it."""
+    """Each block's share of the tensors in the files: what is gone without it."""
     try:
         weights = Weights(source)
     except CheckpointError:

@@ -35,6 +35,7 @@ class Verification(Value):
         generated: how many tokens of cached greedy generation were compared with uncached.
         device, dtype: where and in what the check ran.
         not_generated: why no tokens were generated.
+        files: file name → SHA-256 of the weights that were written.
         probe_ids: the probe batch itself.
         fingerprint: some of the expected logits, at places that `shortgpt.verification` knows: what a later check
             compares with when the original is not at hand.
@@ -50,6 +51,7 @@ class Verification(Value):
     device: str | None = None
     dtype: str | None = None
     not_generated: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
     probe_ids: tuple[tuple[int, ...], ...] = ()
     fingerprint: tuple[float, ...] = ()
 

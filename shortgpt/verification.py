@@ -267,7 +267,7 @@ def ask(directory: Path, family: Family, input_ids: Tensor, options: OpenOptions
             reason = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
             if "OutOfMemoryError" in reason or reason.startswith("MemoryError"):
                 return Verification(verified=False, reason=f"the process that loaded it ran out of memory ({reason})")
-            raise VerificationError(f"what was written cannot be loaded by its family's own loader: {reason}")
+            raise VerificationError(f"what was written cannot be loaded and run by its family's own loader: {reason}")
         return Answer.of(load_file(answer_file))
 
 
@@ -343,23 +343,30 @@ def verify_again(
 
     source = resolve(directory)
     plan = Plan.beside(source.path)
-    made = plan.verification if plan is not None else None
-    if plan is None or made is None or not made.fingerprint:
-        lack = "no shortgpt.json" if plan is None else "no verification in its shortgpt.json"
+    if plan is None:
         raise ModelError(
-            f"{source.name}: there is {lack}, so there is nothing to compare with; "
+            f"{source.name}: it holds no shortgpt.json; `shortgpt verify` checks what `shortgpt prune` wrote"
+        )
+    made = plan.verification
+    if made is None or not made.fingerprint:
+        raise ModelError(
+            f"{source.name}: it was not verified when it was made, so there is nothing to compare with; "
             "name the model that it was made from (--original)"
         )
     family = recognise(source, plan.export_as or plan.architecture)
-    size = Weights(source).bytes_in(made.dtype or "auto")
-    short = lacking_memory(size, device)
+    family.read_config(source, trust_remote_code=trust_remote_code)  # one clear message for what cannot be opened
+    weights = Weights(source)
+    changed = [name for name, found in weights.hashes().items() if made.files.get(name, found) != found]
+    if changed:
+        raise VerificationError(f"{', '.join(changed)}: not the bytes that were written when it was made")
+    short = lacking_memory(weights.bytes_in(made.dtype or "auto"), device)
     if short:
-        return plan, Verification(verified=False, reason=short)
+        raise VerificationError(f"it could not be opened to be verified: {short}")
     options = OpenOptions(device=device, dtype=made.dtype or "auto", trust_remote_code=trust_remote_code)
     folder = source.path if source.path.is_dir() else source.path.parent
     answer = ask(folder, family, torch.tensor(made.probe_ids), options)
     if isinstance(answer, Verification):
-        return plan, answer
+        raise VerificationError(f"it could not be opened to be verified: {answer.reason}")
     found, expected = torch.tensor(fingerprint(answer.logits)), torch.tensor(made.fingerprint)
     difference, largest = (found - expected).abs().max().item(), made.max_logit or 0.0
     eps = torch.finfo(getattr(torch, answer.dtype)).eps

@@ -10,53 +10,49 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
+from shortgpt.copying import BUFFER, copy_range, write_all
 from shortgpt.errors import CheckpointError
 from shortgpt.families import Fold, Source
+from shortgpt.headers import MAX_HEADER, Entry, elements, quoted, read_header, read_json, write_header
 from shortgpt.scores import Progress
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
-PIECE = 1 << 24  # bytes copied at a time
+Job = Callable[[Callable[[], None], threading.Event], None]
+"""A file to be written: called with what to call after each tensor, and with what is set when it should end."""
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One tensor of a file: its shape and where it begins; for safetensors, the bytes of the file that it takes."""
-
-    shape: tuple[int, ...]
-    dtype: str = ""
-    begin: int = 0
-    end: int = 0
-
-    @property
-    def nbytes(self) -> int:
-        return self.end - self.begin
+AT_A_TIME = min(4, os.cpu_count() or 1)  # files copied, and files hashed
 
 
 class Weights:
     """The named tensors of a checkpoint: safetensors or torch files, one or sharded.
 
     Raises:
-        CheckpointError: files are missing or damaged.
+        CheckpointError: files are missing or damaged, or contradict the index.
     """
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.index: str | None = None
+        self.weight_map: dict[str, str] = {}
         self.files = self._find()
         self.tensors: dict[Path, dict[str, Entry]] = {}
         self.metadata: dict[Path, dict[str, str]] = {}
         for file in self.files:
             reader = self._read_safetensors if file.suffix == ".safetensors" else self._read_torch
             self.tensors[file] = reader(file)
+        self._check_index()
         self.names = [name for entries in self.tensors.values() for name in entries]
 
     @property
@@ -68,12 +64,12 @@ class Weights:
         """The number of elements of the named tensors; tied ones count once."""
         wanted = set(names)
         places = {
-            (file, entry.begin): entry
+            (file, entry.begin, entry.end): entry
             for file, table in self.tensors.items()
             for name, entry in table.items()
             if name in wanted
         }
-        return sum(_elements(entry.shape) for entry in places.values())
+        return sum(elements(entry.shape) for entry in places.values())
 
     @property
     def is_half(self) -> bool:
@@ -91,17 +87,23 @@ class Weights:
         files = list(self.files)
         if self.source.path.is_dir():
             files.insert(0, self.source.path / "config.json")
-        return {file.name: file_hash(file, stop) for file in files}
+        stop = stop or threading.Event()
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            try:
+                return dict(zip((file.name for file in files), pool.map(file_hash, files, repeat(stop)), strict=True))
+            except BaseException:  # an interruption does not wait for the files that are being read
+                stop.set()
+                raise
 
     def write(
         self, folder: Path, renamed: Mapping[str, str], folds: Mapping[str, Fold], progress: Progress | None
     ) -> None:
-        """Write the renamed tensors (new name → old) into files like the source's; empty ones are left out."""
-        parts = []
-        for file, entries in self.tensors.items():
-            part = {new: old for new, old in renamed.items() if old in entries}
-            if part:
-                parts.append((file, part))
+        """Write the renamed tensors (new name → old) into files like the source's; empty ones are left out.
+
+        Files of safetensors are written several at a time; `progress` is called in the thread that asked.
+        """
+        parts = self._parts(renamed)
+        names = {file: self._new_name(file, number, len(parts)) for number, file in enumerate(parts, start=1)}
         done = 0
 
         def one_more() -> None:
@@ -110,22 +112,33 @@ class Weights:
             if progress is not None:
                 progress("tensors", done, len(renamed))
 
-        weight_map: dict[str, str] = {}
-        for number, (file, part) in enumerate(parts, start=1):
-            name = file.name
-            if self.index is not None:
-                name = re.sub(r"\d+-of-\d+", f"{number:05d}-of-{len(parts):05d}", name)
-            write = self._write_safetensors if file.suffix == ".safetensors" else self._write_torch
-            write(file, folder / name, part, folds, one_more)
-            weight_map.update(dict.fromkeys(part, name))
+        jobs: list[Job] = []
+        for file, part in parts.items():
+            if file.suffix == ".safetensors":
+                jobs.append(partial(self._write_safetensors, file, folder / names[file], part, folds))
+            else:
+                self._write_torch(file, folder / names[file], part, folds, one_more)
+        _at_once(jobs, one_more)
         if self.index is not None:
             total = sum(
                 self._becomes(self.tensors[file][old], folds.get(new))[1]
-                for file, part in parts
+                for file, part in parts.items()
                 for new, old in part.items()
             )
+            weight_map = {new: names[file] for file, part in parts.items() for new in part}
             index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
             (folder / self.index).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+    def _parts(self, renamed: Mapping[str, str]) -> dict[Path, dict[str, str]]:
+        """The renamed tensors (new name → old) by the file they are in, without files of which nothing stays."""
+        place = {old: file for file, entries in self.tensors.items() for old in entries}
+        parts: dict[Path, dict[str, str]] = {file: {} for file in self.tensors}
+        for new, old in renamed.items():
+            parts[place[old]][new] = old
+        return {file: part for file, part in parts.items() if part}
+
+    def _new_name(self, file: Path, number: int, count: int) -> str:
+        return file.name if self.index is None else re.sub(r"\d+-of-\d+", f"{number:05d}-of-{count:05d}", file.name)
 
     # -- reading ----------------------------------------------------------------------------------------------
 
@@ -138,11 +151,9 @@ class Weights:
                 return [path / single]
             if (path / index).is_file():
                 self.index = index
-                try:
-                    names = sorted(set(json.loads((path / index).read_text(encoding="utf-8"))["weight_map"].values()))
-                    missing = [name for name in names if not (path / name).is_file()]
-                except (ValueError, KeyError, AttributeError, TypeError) as error:
-                    raise CheckpointError(f"{self.source.name}: {index} is damaged ({error!r})") from None
+                self.weight_map = self._read_index(path / index)
+                names = sorted(set(self.weight_map.values()))
+                missing = [name for name in names if not (path / name).is_file()]
                 if missing:
                     raise CheckpointError(
                         f"{self.source.name}: {index} names {len(missing)} files that are missing ({missing[0]}, ...); "
@@ -154,19 +165,47 @@ class Weights:
             "fetch or save the model again"
         )
 
+    def _read_index(self, file: Path) -> dict[str, str]:
+        """Tensor name → file name. The files lie beside the index: a name that leads elsewhere is refused."""
+        try:
+            if file.stat().st_size > MAX_HEADER:
+                raise ValueError(f"larger than {MAX_HEADER} bytes")
+            weight_map = read_json(file.read_bytes())["weight_map"]
+            pairs = list(weight_map.items())
+            if not all(isinstance(shard, str) for _, shard in pairs):
+                raise TypeError("a file's name is no text")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise CheckpointError(f"{self.source.name}: {file.name} is damaged ({error!r})") from None
+        suffix = ".safetensors" if ".safetensors" in file.name else ".bin"
+        for name, shard in pairs:
+            if not shard.isprintable() or set("/\\:") & set(shard) or not shard.endswith(suffix):
+                raise CheckpointError(
+                    f"{self.source.name}: {file.name} says that the tensor {quoted(name)} is in {quoted(shard)}; "
+                    f"supported are {suffix} files beside the index, by their names alone"
+                )
+        return dict(pairs)
+
+    def _check_index(self) -> None:
+        """Every tensor is in one file, and that is the one that the index says."""
+        found: dict[str, Path] = {}
+        for file, entries in self.tensors.items():
+            for name in entries:
+                if name in found:
+                    raise CheckpointError(
+                        f"{self.source.name}: the tensor {quoted(name)} is in two files, {found[name].name} and "
+                        f"{file.name}; fetch or save the model again"
+                    )
+                found[name] = file
+        for name, shard in self.weight_map.items():
+            if name not in found or found[name].name != shard:
+                where = f"is in {found[name].name}" if name in found else "is in no file"
+                raise CheckpointError(
+                    f"{self.source.name}: {self.index} says that the tensor {quoted(name)} is in {shard}, but it "
+                    f"{where}; fetch or save the model again"
+                )
+
     def _read_safetensors(self, file: Path) -> dict[str, Entry]:
-        header, start = _safetensors_header(file)
-        self.metadata[file] = header.pop("__metadata__", {})
-        entries = {
-            name: Entry(tuple(t["shape"]), t["dtype"], *(start + offset for offset in t["data_offsets"]))
-            for name, t in header.items()
-        }
-        end = max((entry.end for entry in entries.values()), default=start)
-        if file.stat().st_size != end:
-            raise CheckpointError(
-                f"{file}: truncated or damaged: its header speaks of {end} bytes, it has {file.stat().st_size}; "
-                "fetch the model again"
-            )
+        entries, self.metadata[file] = read_header(file)
         return entries
 
     def _read_torch(self, file: Path) -> dict[str, Entry]:
@@ -223,30 +262,36 @@ class Weights:
     # -- writing ----------------------------------------------------------------------------------------------
 
     def _write_safetensors(
-        self, file: Path, target: Path, part: Mapping[str, str], folds: Mapping[str, Fold], one_more: Callable[[], None]
+        self,
+        file: Path,
+        target: Path,
+        part: Mapping[str, str],
+        folds: Mapping[str, Fold],
+        one_more: Callable[[], None],
+        stop: threading.Event,
     ) -> None:
-        entries = self.tensors[file]
-        order = sorted(part, key=lambda new: entries[part[new]].begin)
+        entries = {new: self.tensors[file][old] for new, old in part.items()}
+        runs = _runs(entries, folds)
         header: dict[str, Any] = {}
-        if self.metadata[file]:
-            header["__metadata__"] = self.metadata[file]
         at = 0
-        for new in order:
-            entry = entries[part[new]]
-            shape, size = self._becomes(entry, folds.get(new))
-            header[new] = {"dtype": entry.dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        for new in chain.from_iterable(runs):
+            shape, size = self._becomes(entries[new], folds.get(new))
+            header[new] = {"dtype": entries[new].dtype, "shape": list(shape), "data_offsets": [at, at + size]}
             at += size
-        head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        head += b" " * (-len(head) % 8)  # the data begin at a multiple of 8, as the format asks
-        with file.open("rb") as reader, target.open("wb") as writer:
-            writer.write(struct.pack("<Q", len(head)) + head)
-            for new in order:
-                entry = entries[part[new]]
-                if new in folds:
-                    writer.write(self._folded(part[new], folds[new]))
-                else:
-                    _copy_range(reader, writer, entry.begin, entry.end)
-                one_more()
+        with file.open("rb", buffering=0) as reader, target.open("wb", buffering=0) as writer:
+            write_all(writer, write_header(header, self.metadata[file], entries[runs[0][0]].begin))
+            for run in runs:
+                if run[0] in folds:
+                    write_all(writer, self._folded(part[run[0]], folds[run[0]]))
+                    one_more()
+                    continue
+                written = 0
+                for at in copy_range(reader, entries[run[0]].begin, entries[run[-1]].end, writer):
+                    while written < len(run) and entries[run[written]].end <= at:
+                        written += 1
+                        one_more()
+                    if stop.is_set():
+                        return
 
     def _becomes(self, entry: Entry, fold: Fold | None) -> tuple[tuple[int, ...], int]:
         """The shape and the bytes of a tensor behind its fold."""
@@ -256,7 +301,7 @@ class Weights:
 
         empty = _Lazy(self, lambda other: torch.empty(self.entry(other).shape, device="meta"))
         shape = tuple(fold(torch.empty(entry.shape, device="meta"), empty).shape)
-        return shape, entry.nbytes * _elements(shape) // max(_elements(entry.shape), 1)
+        return shape, entry.nbytes * elements(shape) // max(elements(entry.shape), 1)
 
     def _folded(self, name: str, fold: Fold) -> Any:
         import torch
@@ -300,49 +345,45 @@ class _Lazy(Mapping[str, Any]):
         return len(self.weights.names)
 
 
-def _safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
-    """The parsed header of a safetensors file, and where its data begin."""
-    with file.open("rb") as reader:
-        size = reader.read(8)
-        length = struct.unpack("<Q", size)[0] if len(size) == 8 else 0
-        text = reader.read(length) if 0 < length <= file.stat().st_size else b""
-    try:
-        header = json.loads(text)
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                begin, end = tensor["data_offsets"]
-                numbers = (*tensor["shape"], begin, end - begin)
-                if not isinstance(tensor["dtype"], str) or not all(isinstance(n, int) and n >= 0 for n in numbers):
-                    raise ValueError(name)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(
-            f"{file}: truncated or damaged: it has no safetensors header; fetch the model again"
-        ) from None
-    return header, 8 + length
+def _runs(entries: Mapping[str, Entry], alone: Mapping[str, Any]) -> list[list[str]]:
+    """The names in the order of their bytes, those together that lie side by side; each of `alone` by itself."""
+    runs: list[list[str]] = []
+    for name in sorted(entries, key=lambda name: (entries[name].begin, entries[name].end)):
+        before = runs[-1][-1] if runs else name
+        if runs and entries[before].end == entries[name].begin and before not in alone and name not in alone:
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+    return runs
 
 
-def _copy_range(reader: Any, writer: Any, begin: int, end: int) -> None:
-    reader.seek(begin)
-    left = end - begin
-    while left:
-        piece = reader.read(min(PIECE, left))
-        if not piece:
-            raise CheckpointError(f"{reader.name}: ended in the middle of a tensor")
-        writer.write(piece)
-        left -= len(piece)
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    count = 1
-    for extent in shape:
-        count *= extent
-    return count
+def _at_once(jobs: Sequence[Job], one_more: Callable[[], None]) -> None:
+    """Run jobs in threads. What they report is told here, in the thread that asked; one that fails stops the others."""
+    news: SimpleQueue[Future[None] | None] = SimpleQueue()  # None: one more tensor was written
+    stop = threading.Event()
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        try:
+            for job in jobs:
+                pool.submit(job, lambda: news.put(None), stop).add_done_callback(news.put)
+            left = len(jobs)
+            while left:
+                job_done = news.get()
+                if job_done is None:
+                    one_more()
+                else:
+                    job_done.result()
+                    left -= 1
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def file_hash(file: Path, stop: threading.Event | None = None) -> str:
     """SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
-    with file.open("rb") as reader:
-        while (piece := reader.read(PIECE)) and not (stop and stop.is_set()):
-            digest.update(piece)
+    piece = memoryview(bytearray(BUFFER))
+    with file.open("rb", buffering=0) as reader:
+        while (count := reader.readinto(piece)) and not (stop and stop.is_set()):
+            digest.update(piece[:count])
     return digest.hexdigest()

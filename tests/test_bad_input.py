@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from shortgpt import weights
+from shortgpt import copying
 from tests.support import Ran, raising, saved, tiny
 
 Refused = Callable[..., str]
@@ -119,7 +119,10 @@ def test_an_unknown_architecture(
         assert "Plugins that failed to load: broken (plugged_broken_0): RuntimeError: sorry." in message
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1]", b"null"])
+NESTED, LONG = b"[" * 100_000, b'{"num_hidden_layers": ' + b"9" * 10_000 + b"}"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1]", b"null", NESTED, LONG])
 def test_a_damaged_config(refused: Refused, model: Path, text: Path, tmp_path: Path, content: bytes) -> None:
     (model / "config.json").write_bytes(content)
     for command in every_command(model, tmp_path, text):
@@ -391,14 +394,14 @@ def test_an_output_folder_that_is_not_empty(refused: Refused, model: Path, text:
 
 def test_a_full_disk(refused: Refused, model: Path) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
-    with raising(weights, "_copy_range", full, after=3):
+    with raising(copying, "copy_piece", full, after=3):
         message = refused(*prune(model, "--remove", 1, "--no-verify"))
     assert "cannot be written (No space left on device); nothing was left behind" in message
 
 
 def test_a_source_that_vanishes_half_way(refused: Refused, model: Path) -> None:
     gone = FileNotFoundError(errno.ENOENT, "No such file or directory", "/elsewhere/model.safetensors")
-    with raising(weights, "_copy_range", gone, after=3):
+    with raising(copying, "copy_piece", gone, after=3):
         message = refused(*prune(model, "--remove", 1, "--no-verify"))
     assert "No such file or directory: '/elsewhere/model.safetensors'" in message
 

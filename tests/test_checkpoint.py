@@ -4,9 +4,13 @@ nothing. Files are read with safetensors' and torch's own readers."""
 import errno
 import hashlib
 import json
+import os
 import resource
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 import shortgpt
-from shortgpt import Plan, prune_checkpoint, weights
+from shortgpt import Plan, copying, prune_checkpoint, weights
 from shortgpt.errors import CheckpointError, ModelError, OutputError, SelectionError
 from tests.support import ids_of, raising, saved, skipped_by_hand, tiny
 
@@ -282,6 +286,46 @@ def test_progress_counts_tensors(tmp_path: Path, llama_folder: Path) -> None:
     assert seen == [("tensors", i, count) for i in range(1, count + 1)]
 
 
+def test_of_several_files_too_progress_is_told_in_the_thread_that_asked(tmp_path: Path) -> None:
+    source = write(tiny("llama"), tmp_path / "in", "sharded safetensors")
+    seen: list[tuple[int, int]] = []
+    threads: set[threading.Thread] = set()
+
+    def progress(what: str, done: int, count: int) -> None:
+        seen.append((done, count))
+        threads.add(threading.current_thread())
+
+    prune_checkpoint(source, tmp_path / "out", GONE, verify=False, progress=progress)
+    count = len(tensors_in(tmp_path / "out"))
+    assert seen == [(i, count) for i in range(1, count + 1)]
+    assert threads == {threading.current_thread()}
+
+
+def test_what_lies_side_by_side_is_copied_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranges: list[tuple[int, int]] = []
+
+    def noted(reader: FileIO, begin: int, end: int, writer: FileIO) -> Iterator[int]:
+        ranges.append((begin, end))
+        return copying.copy_range(reader, begin, end, writer)
+
+    monkeypatch.setattr(weights, "copy_range", noted)
+    source = saved(tiny("llama"), tmp_path / "in")
+    prune_checkpoint(source, tmp_path / "out", GONE, verify=False)
+    assert len(ranges) == 3, "head to block 0, blocks 2 and 3, block 5 to norm"
+    kept = sum(tensor.nbytes for tensor in tensors_in(tmp_path / "out").values())
+    assert sum(end - begin for begin, end in ranges) == kept
+
+
+def test_data_keep_their_place_in_a_block_of_the_disk_so_that_a_file_system_can_share_it(tmp_path: Path) -> None:
+    # Of this width every tensor takes whole blocks.
+    source = saved(tiny("llama", hidden_size=1024, intermediate_size=64, vocab_size=1024).float(), tmp_path / "in")
+    prune_checkpoint(source, tmp_path / "out", GONE, verify=False)
+    before, after = ((folder / "model.safetensors").read_bytes() for folder in (source, tmp_path / "out"))
+    begins = [8 + int.from_bytes(raw[:8], "little") for raw in (before, after)]
+    assert begins[0] % 4096 == begins[1] % 4096
+    assert before[begins[0] :][: 1 << 22] == after[begins[1] :][: 1 << 22], "lm_head, the first tensor"
+
+
 # -- saving a shorter model that is in memory -----------------------------------------------------------------
 
 
@@ -352,15 +396,39 @@ def test_a_full_disk_while_a_model_in_memory_is_saved_is_the_same_error(tmp_path
     assert everything_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("after", [0, 5, 20])
+@pytest.mark.parametrize("after", [0, 2, 5])
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_a_run_that_dies_in_the_middle_leaves_nothing(
     tmp_path: Path, llama_folder: Path, error: BaseException, after: int
 ) -> None:
     expected = OutputError if isinstance(error, OSError) else KeyboardInterrupt
-    with pytest.raises(expected), raising(weights, "_copy_range", error, after=after):
+    with pytest.raises(expected), raising(copying, "copy_piece", error, after=after):
         prune_checkpoint(llama_folder, tmp_path / "deep" / "out", GONE, verify=False)
     assert everything_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("interrupt", [True, False])
+def test_what_ends_one_file_ends_all_that_are_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt: bool
+) -> None:
+    source = write(tiny("llama"), tmp_path / "in", "sharded safetensors")
+    before, size = everything_in(tmp_path), sum(file.stat().st_size for file in source.glob("*.safetensors"))
+    done: list[int] = []
+    original = copying.copy_piece
+
+    def a_byte_at_a_time(reader: FileIO, at: int, count: int, writer: FileIO) -> int:
+        done.append(1)
+        if len(done) == 100:
+            if not interrupt:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(reader, at, 1, writer)
+
+    monkeypatch.setattr(copying, "copy_piece", a_byte_at_a_time)
+    with pytest.raises(KeyboardInterrupt if interrupt else OutputError):
+        prune_checkpoint(source, tmp_path / "out", GONE, verify=False)
+    assert everything_in(tmp_path) == before
+    assert len(done) < size / 4, "the others went on to their ends"
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
@@ -549,3 +617,21 @@ def test_what_is_saved_from_memory_records_the_hashes_of_its_source(tmp_path: Pa
         name: hashlib.sha256((llama_folder / name).read_bytes()).hexdigest()
         for name in ("config.json", "model.safetensors")
     }
+
+
+def test_an_interruption_does_not_wait_for_the_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tiny("llama"), tmp_path / "in", "sharded safetensors")
+    stopped: list[bool] = []
+
+    def endless(file: Path, stop: threading.Event) -> str:
+        stop.wait(0.1)  # until all have begun
+        if file.name == "config.json":
+            os.kill(os.getpid(), signal.SIGINT)
+        stopped.append(stop.wait(30))
+        return ""
+
+    monkeypatch.setattr(weights, "file_hash", endless)
+    with pytest.raises(KeyboardInterrupt):
+        weights.Weights(shortgpt.families.resolve(source)).hashes()
+    assert stopped
+    assert all(stopped)

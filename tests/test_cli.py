@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import shortgpt
-from shortgpt import Comparison, Plan, Scores, plugins, weights
+from shortgpt import Comparison, Plan, Scores, copying, plugins
 from shortgpt.cli import cli
 from shortgpt.plugins import Extension, Registry
 from tests.support import Ran, ids_of, raising, saved, skipped_by_hand, tiny
@@ -354,7 +354,7 @@ def test_a_reader_that_has_gone_is_no_error(arguments: tuple[str, ...], buffered
 
 
 def test_an_interrupt_is_status_130_and_leaves_nothing(run_cli: Run, llama_folder: Path, tmp_path: Path) -> None:
-    with raising(weights, "_copy_range", KeyboardInterrupt(), after=3):
+    with raising(copying, "copy_piece", KeyboardInterrupt(), after=3):
         ran = run_cli("prune", llama_folder, "-o", tmp_path / "a" / "out", "--remove", "1", "--no-verify")
     assert told(ran, 130) == "shortgpt: interrupted; nothing was left behind\n"
     assert list(tmp_path.iterdir()) == []
@@ -363,7 +363,9 @@ def test_an_interrupt_is_status_130_and_leaves_nothing(run_cli: Run, llama_folde
 def test_being_told_to_end_leaves_nothing_either(
     run_cli: Run, llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "_copy_range", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(
+        copying, "copy_piece", lambda reader, at, count, writer: os.kill(os.getpid(), signal.SIGTERM) or count
+    )
     ran = run_cli("prune", llama_folder, "-o", tmp_path / "out", "--remove", "1", "--no-verify")
     assert ran.status == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []

@@ -372,8 +372,10 @@ models of random weights: 6 and 9 blocks, two seeds, four sets of blocks removed
 blocks 2 and 3. For {excused} others the library's own cached generation is broken or does not exist, with all blocks as
 well; all else is verified for them.
 
-An encoder-decoder's row is its decoder. Any other model of transformers takes the same road: `shortgpt inspect MODEL`
-shows what was found in it. A torch model that is not of transformers can be scored and shortened in memory.
+An encoder-decoder's row is its decoder. Where a type carries several streams, or one in another layout, Block Influence
+is one cosine a token over all that the token carries; the adapter's file says what that is. Any other model of
+transformers takes the same road: `shortgpt inspect MODEL` shows what was found in it. A torch model that is not of
+transformers can be scored and shortened in memory.
 """
 
 

@@ -101,6 +101,9 @@ class HrmText(Structural):
         classes, stream = super().describe_blocks(config)
         return classes, f"{stream}; in every pass of both stacks, {' and '.join(STACKS)}"
 
+    def block_parameters(self, config: Config) -> None:
+        """A block is in several lists."""
+
     def find(self, model: PreTrainedModel) -> Structure:
         path = next(name for name, _ in model.named_modules() if name.endswith(STACKS[0]))
         blocks = model.get_submodule(path).children()

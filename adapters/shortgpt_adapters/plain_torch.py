@@ -31,10 +31,12 @@ class PlainBlocks(FoundBlocks):
 
     def __init__(self, family: PlainTorch, model: nn.Module, **details: Any) -> None:
         super().__init__(family, model, **details)
-        embedding = next((module for module in model.modules() if isinstance(module, nn.Embedding)), None)
-        if embedding is None:
+        inside = {module for block in self.blocks for module in block.modules()}
+        tables = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding) and m not in inside]
+        if not tables:
             raise ModelError(f"{self.name}: a {type(model).__name__} has no torch.nn.Embedding that takes token ids")
-        self.vocab_size = embedding.num_embeddings
+        self.vocab_size, *positions = tables
+        self.max_tokens = min(positions, default=None)
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
         return logits_of(self.model(**arguments(self.model, batch)))

@@ -48,6 +48,7 @@ class Structural(TransformersFamily):
     sequence = StructuralBlocks
     opener = staticmethod(transformers_loader.loading_class)
     structure: Structure
+    left_out: tuple[str, ...]  # patterns of tensors in files that the library does not load: extra prediction heads
     part: tuple[str, ...]  # where the blocks' own config is in the whole: (), ("text_config",), ...
 
     # -- config -----------------------------------------------------------------------------------------------
@@ -113,8 +114,8 @@ class Structural(TransformersFamily):
     # -- tensors ----------------------------------------------------------------------------------------------
 
     def rename(self, names: Iterable[str], depth: int, keep: Sequence[int]) -> dict[str, str]:
-        names = list(names)
-        return removal.rename_blocks(names, (list_in_files(names, self.structure.path, depth),), depth, keep)
+        loaded = [name for name in names if not any(re.search(pattern, name) for pattern in self.left_out)]
+        return removal.rename_blocks(loaded, (list_in_files(loaded, self.structure.path, depth),), depth, keep)
 
     def check_tensors(self, config: Config, names: Iterable[str]) -> None:
         """Nothing is asked here: a checkpoint's names are not always the model's.
@@ -143,6 +144,7 @@ class Structural(TransformersFamily):
         self.structure = _FOUND.get(key) or structure
         self.norm_placement = self.structure.norm_placement
         self.block_lists = (self.structure.path,)
+        self.left_out = tuple(model._keys_to_ignore_on_load_unexpected or ())
         named = copy.copy(config)
         named.architectures = [type(model).__name__]  # as a saved model's config has it
         opener = self.opener(named).__name__

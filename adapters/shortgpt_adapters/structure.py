@@ -111,7 +111,12 @@ def find_structure(model: nn.Module, inputs: Mapping[str, Any] | None = None) ->
         raise AdapterError(f"{type(model).__name__} cannot be run on {PROBE[1]} token ids: {failure}") from failure
     if not ordered:
         raise AdapterError(f"{type(model).__name__}: no list of blocks runs in order, each once ({_told(runs)})")
-    path = max(ordered, key=lambda path: sum(p.numel() for p in model.get_submodule(path).parameters()))
+
+    def weight(path: str) -> tuple[bool, int]:
+        """A list of one counts where there is no chain."""
+        return len(ordered[path]) > 1, sum(p.numel() for p in model.get_submodule(path).parameters())
+
+    path = max(ordered, key=weight)
     run = ordered[path]
     classes = tuple(type(block).__name__ for block in _children(model, path))
     if failure is not None:
@@ -174,7 +179,7 @@ def _watch(model: nn.Module, inputs: Mapping[str, Any], device: torch.device) ->
             call = stack.pop()
             call.output, call.done = output, True
 
-    training = model.training
+    training = {module: module.training for module in model.modules()}
     failure: Exception | None = None
     with torch.no_grad(), ExitStack() as hooks:
         for module in {*places, *within}:
@@ -188,7 +193,8 @@ def _watch(model: nn.Module, inputs: Mapping[str, Any], device: torch.device) ->
         except Exception as error:  # on the meta device a model can fail in any way; elsewhere it is told
             failure = error
         finally:
-            model.train(training)
+            for module, flag in training.items():
+                module.training = flag
     return calls, failure
 
 
@@ -317,7 +323,7 @@ def _norm_placement(call: _Call, stream_in: Place, stream_out: int | None) -> No
     before = [made[norm] for norm, value in norms.items() if norm in made and _same(value, stream)]
     if not before:
         return "unknown"
-    parts = [inner for inner in call.inner if inner not in norms]
+    parts = [inner for inner in call.inner if inner not in norms and any(inner.module.children())]
     read = [value for module in modules for _, value in _given(module)]
     for norm, value in norms.items():
         of_a_part = any(_same(value, tensor) for part in parts for _, tensor in _tensors(part.output))
@@ -334,7 +340,7 @@ def _below(call: _Call) -> Iterator[_Call]:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    return re.search(r"norm(\dd)?$", type(module).__name__, re.IGNORECASE) is not None
+    return re.search(r"norm(\d\w*)?$", type(module).__name__, re.IGNORECASE) is not None
 
 
 # -- the blocks that were found -------------------------------------------------------------------------------

@@ -80,6 +80,10 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
     def parameters(self, config: Config) -> int:
         return sum(parameter.numel() for parameter in self._empty(config).parameters())
 
+    def block_parameters(self, config: Config) -> tuple[int, ...] | None:
+        blocks = self._empty(config).get_submodule(self.block_lists[0]).children()
+        return tuple(sum(parameter.numel() for parameter in block.parameters()) for block in blocks)
+
     def _empty(self, config: Config) -> PreTrainedModel:
         """A model of a config that was read, without memory for its tensors."""
         try:
@@ -169,6 +173,8 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
             for name, buffer in module._buffers.items():
                 if buffer is not None:
                     module._buffers[name] = buffer.to(like.device)
+        if hasattr(like, "_weight_conversions"):  # under which names its tensors are saved
+            model._weight_conversions = like._weight_conversions
         model.requires_grad_(False)
         model.generation_config = copy.deepcopy(like.generation_config)
         return model.eval()

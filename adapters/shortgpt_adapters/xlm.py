@@ -88,6 +88,9 @@ class Xlm(Structural):
         stream = f"comes in as argument 0 of {first}[i], goes out as the output of {last}[i], [batch, tokens, width]"
         return self.structure.classes, f"{', '.join(LISTS)}: {stream}"
 
+    def block_parameters(self, config: Config) -> None:
+        """A block is in several lists."""
+
     def find(self, model: PreTrainedModel) -> Structure:
         path = next(name for name, _ in model.named_modules() if name.rpartition(".")[2] == LISTS[0])
         return Structure(path, ("XlmBlock",) * len(model.get_submodule(path)), norm_placement="post")

@@ -82,7 +82,7 @@ def _run(arguments: list[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         status = _say("interrupted; nothing was left behind", 130)
     except VerificationError as error:
-        status = _say(f"verification failed: {error}; nothing was kept", 1)
+        status = _say(f"verification failed: {error}", 1)
     except ShortGPTError as error:
         status = _say(f"error: {error}", 2)
     except BrokenPipeError:  # the reader of our output has gone, `shortgpt ... | head`

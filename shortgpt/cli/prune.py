@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shortgpt.cli import common
-from shortgpt.errors import SelectionError
+from shortgpt.errors import SelectionError, VerificationError
 
 if TYPE_CHECKING:
     from shortgpt.plan import Plan
@@ -95,9 +95,13 @@ def prune(
             plan = _scored(model, blocks, ratio, criterion, opening, progress, options)
         if not first:
             return
-        done = prune_checkpoint(
-            resolve(model, architecture), output, plan, verify=verify, export_as=export_as, progress=progress, **opening
-        )
+        source = resolve(model, architecture)
+        try:
+            done = prune_checkpoint(
+                source, output, plan, verify=verify, export_as=export_as, progress=progress, **opening
+            )
+        except VerificationError as error:
+            raise VerificationError(f"{error}; nothing was kept") from error
     if isinstance(plan, Plan) and plan_file and plan.source_hashes not in ({}, done.source_hashes):
         common.note(f"note: {plan_file} was made from other weights than those of {model}", quiet)
     if json_file != "-":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from shortgpt.cli import common
+from shortgpt.errors import ModelError, SelectionError
 
 
 @click.command(epilog="Example:  shortgpt verify shorter")
@@ -34,11 +35,24 @@ def verify(
     common.check_wishes(json_file)
     device = default_device(device)
     if original is None:
+        if dtype != "auto":
+            raise SelectionError(
+                "--dtype goes with --original; the record is compared in the dtype in which it was made"
+            )
         plan, outcome = verification.verify_again(model, device=device, trust_remote_code=trust_remote_code)
     else:
         source = resolve(model)
         plan = Plan.read(source.path if source.path.is_dir() else source.path.parent)
+        if plan.export_as is not None:
+            raise ModelError(
+                f"{model}: it was written as {plan.export_as}; verify it by its record, without --original"
+            )
         whole = load(original, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        if (whole.architecture, len(whole)) != (plan.architecture, plan.depth):
+            raise ModelError(
+                f"{model}: it was made from a {plan.architecture} of {plan.depth} blocks, {original} is a "
+                f"{whole.architecture} of {len(whole)}"
+            )
         outcome = verification.verify(whole, source.path, plan.blocks, dtype=dtype, trust_remote_code=trust_remote_code)
     if json_file != "-":
         screen = common.console()

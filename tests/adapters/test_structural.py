@@ -101,16 +101,18 @@ def written(model: Any, folder: Path) -> Path:
 def stream_by_hooks(model: nn.Module, path: str, **batch: Tensor) -> list[Tensor]:
     """What each block is given first, and what the last one gives, in float64."""
     seen: list[Tensor] = []
-    hooks = []
     found = list(model.get_submodule(path).children())
-    for block in found:
-        hooks.append(block.register_forward_pre_hook(lambda module, args: seen.append(args[0].double())))
-    give = found[-1].register_forward_hook(
-        lambda module, args, output: seen.append((output if isinstance(output, Tensor) else output[0]).double())
-    )
+
+    def given(module: nn.Module, args: Any) -> None:
+        seen.append(args[0].double())
+
+    def gave(module: nn.Module, args: Any, output: Any) -> None:
+        seen.append((output if isinstance(output, Tensor) else output[0]).double())
+
+    hooks = [*(block.register_forward_pre_hook(given) for block in found), found[-1].register_forward_hook(gave)]
     with torch.no_grad():
         model(**batch)
-    for hook in (*hooks, give):
+    for hook in hooks:
         hook.remove()
     return seen
 
@@ -132,7 +134,7 @@ def test_llama4_numbers_its_expert_blocks_anew_even_where_their_list_is_as_long_
 
 def test_llama4_expert_blocks_between_others_are_those_that_they_were(tmp_path: Path) -> None:
     model = changed("llama4_text", moe_layers=[1, 3, 4])
-    found = proven(model, written(model, tmp_path / "in"), "model.layers", (1, 2))
+    found = proven(model, written(model, tmp_path / "in"), "model.layers", (1, 2), verify=False)
     assert found["moe_layers"] == [1, 2]
     assert [block.is_moe_layer for block in opened(tmp_path / "out").model.layers] == [False, True, True, False]
 
@@ -143,7 +145,7 @@ def test_llama4_blocks_without_rotary_positions_stay_without_though_no_field_of_
     model = changed("llama4_text", moe_layers=None, no_rope_layers=None, layer_types=None, interleave_moe_layer_step=2)
     source = written(model, tmp_path / "in")
     edit(source, "moe_layers", "no_rope_layers", "layer_types")
-    found = proven(model, source, "model.layers", (1, 2))
+    found = proven(model, source, "model.layers", (1, 2), verify=False)
     assert found["no_rope_layers"] == [1, 0, 1, 1]  # of 1 1 1 0 1 1; four blocks would be given 1 1 1 0
     assert found["layer_types"] == [CHUNKED, FULL, CHUNKED, CHUNKED]
     assert found["moe_layers"] == [1, 3]  # of 1, 3 and 5
@@ -181,7 +183,7 @@ def test_qwen3_next_keeps_an_attention_block_since_its_cache_counts_tokens_there
 @pytest.mark.parametrize(("gone", "dense"), [((0, 4), 2), ((3, 5), 3), ((0, 1, 2), 0)])
 def test_deepseek_v3_counts_the_dense_blocks_that_stay(tmp_path: Path, gone: tuple[int, ...], dense: int) -> None:
     model = changed("deepseek_v3", first_k_dense_replace=3)
-    found = proven(model, written(model, tmp_path / "in"), "model.layers", gone)
+    found = proven(model, written(model, tmp_path / "in"), "model.layers", gone, verify=False)
     assert found["first_k_dense_replace"] == dense
     kinds = [type(block.mlp).__name__ for block in opened(tmp_path / "out").model.layers]
     assert kinds == ["DeepseekV3MLP"] * dense + ["DeepseekV3MoE"] * (6 - len(gone) - dense)
@@ -321,7 +323,7 @@ def test_nemotron_h_of_the_hub_names_its_blocks_by_signs_and_a_count(tmp_path: P
     model = tiny_model("nemotron_h")
     source = written(model, tmp_path / "in")
     edit(source, "layers_block_type", hybrid_override_pattern="ME*-*M", num_hidden_layers=6)
-    found = proven(model, source, "model.layers", (0, 3))
+    found = proven(model, source, "model.layers", (0, 3), verify=False)
     assert found["layers_block_type"] == ["moe", FULL, FULL, LINEAR]
     assert found.get("num_hidden_layers", 4) == 4
     assert "hybrid_override_pattern" not in found
@@ -414,7 +416,7 @@ def test_a_base_checkpoint_whose_names_lack_the_prefix_is_pruned_under_those_nam
     source = written(model.get_submodule(base), tmp_path / "in")
     edit(source, architectures=[type(model).__name__])  # as the hub has them
     assert any(name.startswith(named) for name in load_file(source / "model.safetensors"))
-    proven(model, source, path, (1, 4))
+    proven(model, source, path, (1, 4), verify=False)
     names = load_file(tmp_path / "out" / "model.safetensors").keys()
     assert names == {name for name in load_file(source / "model.safetensors") if not name.startswith(blocks_4_5(named))}
 
@@ -743,3 +745,46 @@ def test_a_list_with_an_entry_for_each_block_is_refused_whatever_its_name(tmp_pa
         prune_checkpoint(written(model, tmp_path / "in"), tmp_path / "out", [1], device="cpu")
     model.config.temperatures = [1.0, 2.0]
     shortgpt.remove(shortgpt.wrap(model), [1])
+
+
+# -- files that hold more than the library loads --------------------------------------------------------------
+
+
+def test_prediction_blocks_behind_the_last_one_are_left_out_as_the_library_leaves_them_out(tmp_path: Path) -> None:
+    model = randomised(AutoModelForCausalLM.from_config(tiny_config("deepseek_v3", 61), dtype=torch.float32))
+    folder = saved(model, tmp_path / "in")  # as published: 61 blocks, and a 62nd that predicts further tokens
+    tensors = load_file(folder / "model.safetensors")
+    extra = {name.replace(".60.", ".61."): tensor.clone() for name, tensor in tensors.items() if ".layers.60." in name}
+    extra["model.layers.61.eh_proj.weight"] = torch.ones(64, 128)
+    save_file(tensors | extra, folder / "model.safetensors", metadata={"format": "pt"})
+    prune_checkpoint(folder, tmp_path / "out", [5, 6], device="cpu")
+    shorter = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert torch.equal(logits_of(shorter), skipped_by_hand(model, "model.layers", (5, 6), IDS))
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert {int(name.split(".")[2]) for name in written if ".layers." in name} == set(range(59))
+
+
+@pytest.mark.parametrize("model_type", ["phi", "mixtral"])
+def test_one_block_alone_is_what_can_stay(model_type: str, tmp_path: Path) -> None:
+    model = randomised(tiny_model(model_type, 2))
+    prune_checkpoint(saved(model, tmp_path / "in"), tmp_path / "out", [0], device="cpu")
+    assert len(shortgpt.load(tmp_path / "out", device="cpu")) == 1
+    assert len(shortgpt.remove(shortgpt.wrap(model), [0])) == 1
+
+
+def test_experts_have_their_published_names_from_memory_and_from_disk(tmp_path: Path) -> None:
+    folder = saved(tiny_model("mixtral"), tmp_path / "in")
+    prune_checkpoint(folder, tmp_path / "disk", [1, 4], verify=False)
+    shortgpt.remove(shortgpt.load(folder, device="cpu"), [1, 4]).save(tmp_path / "memory")
+    disk, memory = (load_file(tmp_path / road / "model.safetensors") for road in ("disk", "memory"))
+    assert memory.keys() == disk.keys()
+    assert all(torch.equal(memory[name], disk[name]) for name in disk)
+
+
+def test_verifying_code_that_was_not_trusted_is_a_mistake_with_advice(
+    own_code: Path, tmp_path: Path, run_cli: Callable[..., Ran]
+) -> None:
+    prune_checkpoint(own_code, tmp_path / "out", [1], device="cpu", trust_remote_code=True)
+    ran = run_cli("verify", tmp_path / "out", "--device", "cpu")
+    assert ran.status == 2
+    assert "--trust-remote-code" in ran.err

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -189,6 +190,25 @@ def test_a_block_that_is_spread_over_two_lists_is_in_neither() -> None:
         find_structure(Net(interleaved, attention=blocks(), mlp=blocks()))
 
 
+@pytest.mark.parametrize("style", ["tensor", "tuple"])
+def test_one_block_alone_is_a_chain_too(style: str) -> None:
+    if style == "tensor":
+        found = find_structure(Net(through("layers"), layers=blocks(1)))
+    else:
+        found = find_structure(styled(STYLES["the second argument, the first of a list"], count=1))
+    assert (found.path, found.classes) == ("layers", ("Block" if style == "tensor" else "Styled",))
+    assert (found.stream_in, found.stream_out) == ((0, None) if style == "tensor" else (1, 0))
+
+
+@pytest.mark.parametrize("model_type", ["phi", "falcon"])
+def test_all_blocks_but_one_can_go(model_type: str, tmp_path: Path) -> None:
+    model = tiny_model(model_type, 3)
+    shorter = shortgpt.remove(shortgpt.wrap(model), [0, 2])
+    assert len(shorter) == 1
+    shorter.save(tmp_path / "out")
+    assert len(shortgpt.load(tmp_path / "out", device="cpu")) == 1
+
+
 def test_a_sequential_runs_its_members_itself() -> None:
     net = Net(lambda net, x: net.stack(x), stack=nn.Sequential(*blocks()))
     assert find_structure(net).path == "stack"
@@ -251,7 +271,7 @@ class Styled(Block):
         return self.style.answer(y, y.softmax(-1))
 
 
-def styled(style: Style, gone: tuple[int, ...] = ()) -> Net:
+def styled(style: Style, gone: tuple[int, ...] = (), count: int = 4) -> Net:
     """A model of such blocks that runs without some of them."""
 
     def run(net: Any, x: Tensor) -> Tensor:
@@ -261,8 +281,7 @@ def styled(style: Style, gone: tuple[int, ...] = ()) -> Net:
                 x = style.read(style.call(block, x, bias))
         return x
 
-    torch.manual_seed(0)
-    return Net(run, layers=blocks(4, lambda: Styled(style)))
+    return Net(run, layers=blocks(count, lambda: Styled(style)))
 
 
 @pytest.mark.parametrize("style", STYLES.values(), ids=STYLES)
@@ -399,7 +418,6 @@ def remembering(by_name: bool, gone: tuple[int, ...] = ()) -> Net:
                 x, state = block(x, state=state) if by_name else block(x, state)
         return x + state
 
-    torch.manual_seed(0)
     return Net(run, layers=blocks(4, Remembering))
 
 
@@ -552,6 +570,15 @@ def test_a_pass_that_breaks_off_on_the_meta_device_shows_which_list_began_to_run
     assert (begun.norm_placement, str(begun)) == ("unknown", "layers; the rest is found when the model runs")
 
 
+def test_where_it_breaks_off_and_another_list_is_as_long_neither_is_taken_for_the_blocks() -> None:
+    layers = blocks(5)
+    layers[2] = Stumbling()
+    net = Net(after(through("layers"), through("tail")), layers=layers, tail=blocks(5, lambda: Block(64)))
+    assert find_structure(net).path == "tail"
+    with pytest.raises(AdapterError, match=r"layers or tail\? A pass without weights breaks off"):
+        find_structure(deepcopy(net).to("meta"))
+
+
 # -- the model is left as it was ------------------------------------------------------------------------------
 
 
@@ -681,3 +708,44 @@ def test_where_it_is_not_certain_the_error_names_the_lists_that_are_there(names:
         list_in_files(names, "model.layers", 4)
     expected = f"no list of tensors is the model's 4 blocks 'model.layers'; numbered lists: {told}"
     assert str(error.value) == expected
+
+
+# -- what misled it once --------------------------------------------------------------------------------------
+
+
+class Separate(nn.Module):
+    """Calls the layers of its attention itself, all on the same normalised stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.norm2, self.mlp = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.norm(x)
+        x = x + nn.functional.scaled_dot_product_attention(self.q(u), self.k(u), self.v(u), is_causal=True)
+        return x + self.mlp(self.norm2(x))
+
+
+def test_layers_of_one_attention_are_no_parallel_parts() -> None:
+    assert find_structure(Net(through("layers"), layers=blocks(make=Separate))).norm_placement == "pre"
+
+
+def test_a_norm_whose_class_ends_in_more_than_norm_is_one() -> None:
+    assert shortgpt.wrap(tiny_model("nemotron")).norm_placement == "pre"  # NemotronLayerNorm1P
+
+
+def test_parts_that_do_not_train_do_not_train_afterwards() -> None:
+    net = Net(through("layers"), layers=blocks()).train()
+    frozen = net.get_submodule("layers.0").eval()
+    find_structure(net)
+    assert not frozen.training
+    assert net.training
+
+
+def test_a_chain_is_preferred_to_a_larger_part_in_a_list_of_its_own() -> None:
+    def run(net: Any, x: Tensor) -> Tensor:
+        return net.neck[0](through("layers")(net, x))
+
+    net = Net(run, layers=blocks(), neck=nn.ModuleList([Block(size=999)]))
+    assert find_structure(net).path == "layers"
