@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +88,16 @@ class BlockSequence(ABC):
 
         The stream must hold the residual exactly once, and boundary L must not be normalised by the final norm.
         """
+
+    def trace_all(self, batches: Sequence[TokenBatch], taps: Sequence[Tap]) -> Iterator[int]:
+        """Trace every batch with its own tap; gives each batch's number when its last boundary was seen.
+
+        A tap sees the boundaries of its batch in order. Which batch comes when is the model's choice: here one batch
+        after another; a model whose weights are read block by block takes all of them through a block.
+        """
+        for number, (batch, tap) in enumerate(zip(batches, taps, strict=True)):
+            self.trace(batch, tap)
+            yield number
 
     @abstractmethod
     def logits(self, batch: TokenBatch) -> Tensor:

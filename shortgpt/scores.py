@@ -5,7 +5,7 @@
     token batches ─▶ trace ─▶ boundary i, i+1 ─▶ criterion, a value a token ─▶ float64 sums [sequence, block] ─▶ Scores
 
 A score is a mean over tokens. Tokens of one text are not independent, so its uncertainty is taken with the sequence
-as the unit. Only one boundary is held at a time.
+as the unit. Only one boundary of a batch is held at a time.
 """
 
 from __future__ import annotations
@@ -221,13 +221,12 @@ def score(
     sums: list[Tensor] = []
     counts: list[int] = []
     dtype = "unknown"
-    for number, batch in enumerate(data.batches):
-        pass_ = _Pass(model, batch, measures, report)
-        model.trace(batch, pass_.tap)
-        sums.append(pass_.sums(number))
-        counts.extend(pass_.lengths.tolist())
-        dtype = pass_.dtype
-        report("batches", number + 1, len(data.batches))
+    passes = [_Pass(model, batch, measures, report) for batch in data.batches]
+    for number in model.trace_all(data.batches, [pass_.tap for pass_ in passes]):
+        sums.append(passes[number].sums(number))
+        counts.extend(passes[number].lengths.tolist())
+        dtype = passes[number].dtype
+        report("batches", number + 1, len(passes))
     table = torch.cat(sums)  # [sequences, blocks, criteria + 2]
     means = table[..., len(measures) :].sum(0) / sum(counts)
     return Scores(
@@ -288,11 +287,12 @@ class _Pass:
         self.held, self.version = hidden, _version(hidden)
 
     def sums(self, batch: int) -> Tensor:
-        """The sums, on the CPU, without the counts of broken tokens.
+        """The sums, on the CPU, without the counts of broken tokens. The last boundary is let go.
 
         Raises:
             HiddenStateError: a count is not zero.
         """
+        self.held = None
         rows = self.rows.cpu()
         _refuse_broken(self.model, batch, rows)
         return rows[..., :-2]
