@@ -10,7 +10,7 @@
 Each batch is one forward pass of the model's own code, which makes masks, positions and whatever else its blocks take.
 The pass runs in a thread and waits at every block until the block's weights are there; one thread runs at a time. So
 nothing of the model need be known but which modules the blocks are, and a block is called with what it is always
-called with. What is held is the stream of all batches once, and two blocks.
+called with. What is held is the stream of all batches once, two blocks, and a thread for each batch.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -155,7 +156,7 @@ def trace_by_block(
         try:
             calls: list[_Call | None] = []
             for batch in batches:
-                passes.append(_Pass(lambda batch=batch: model.forward(batch)))  # type: ignore[misc]
+                passes.append(_Pass(partial(model.forward, batch)))
                 calls.append(passes[-1].resume())
             weights.load(0)
             for block in range(last + 1):

@@ -143,7 +143,7 @@ class Structural(TransformersFamily):
     def _look(self, model: PreTrainedModel, config: PreTrainedConfig, known: Structure | None = None) -> None:
         key = type(model), model.config.to_json_string(use_diff=False)
         structure = known or _FOUND.get(key) or self.find(model)
-        if structure.complete:
+        if structure.complete and known is None:
             _FOUND[key] = structure
         self.structure = structure
         self.norm_placement = self.structure.norm_placement
