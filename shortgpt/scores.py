@@ -5,13 +5,14 @@
     token batches ─▶ trace ─▶ boundary i, i+1 ─▶ criterion, a value a token ─▶ float64 sums [sequence, block] ─▶ Scores
 
 A score is a mean over tokens. Tokens of one text are not independent, so its uncertainty is taken with the sequence
-as the unit. Only one boundary is held at a time.
+as the unit. Only one boundary of a batch is held at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shortgpt import plugins, processes
@@ -272,9 +273,15 @@ def _share(
     """One process's share of the pass: every size-th batch, whole, so that sums don't depend on how many there are."""
     found: list[_Batch] = []
     mine = list(enumerate(data.batches))[rank::size]
+    look = partial(_Pass, model, measures, report, _Room())
+    if model.streamed:
+        passes = [look(batch) for _, batch in mine]
+        model.trace_all([batch for _, batch in mine], [pass_.tap for pass_ in passes])
+        found = [pass_.result(number) for pass_, (number, _) in zip(passes, mine, strict=True)]
+        return data.info.token_hash, found
     rows = 0
     for number, batch in mine:
-        scored, rows = _scored(model, batch, number, measures, report, rows)
+        scored, rows = _scored(model, batch, number, look, rows)
         found.append(scored)
         report("batches", len(found), len(mine))
     return data.info.token_hash, found
@@ -284,8 +291,7 @@ def _scored(
     model: BlockSequence,
     batch: TokenBatch,
     number: int,
-    measures: Sequence[tuple[plugins.Extension, Criterion]],
-    report: Progress,
+    look: Callable[[TokenBatch], _Pass],
     rows: int,
 ) -> tuple[_Batch, int]:
     """The sums of a batch, taken `rows` sequences at a time (0: all at once), or fewer where memory does not suffice;
@@ -295,26 +301,26 @@ def _scored(
     from shortgpt.verification import release_memory
 
     total = len(batch["input_ids"])
-    sums: list[Tensor] = []
-    lengths: list[int] = []
-    while len(lengths) < total:
-        now = min(rows or total, total - len(lengths))
-        part = _rows(batch, len(lengths), now)
-        pass_ = _Pass(model, part, measures, report)
+    parts: list[_Batch] = []
+    done = 0
+    while done < total:
+        now = min(rows or total, total - done)
+        part = _rows(batch, done, now)
+        pass_ = look(part)
         try:
             model.trace(part, pass_.tap)
-            sums.append(pass_.sums(number))
+            parts.append(pass_.result(number))
         except RuntimeError as error:  # torch's OutOfMemoryError is one
             if now == 1 or not _is_lack_of_memory(error):
                 raise
             rows = (now + 1) // 2
         else:
-            lengths.extend(pass_.lengths)
-            dtype = pass_.dtype
+            done += now
             continue
         del pass_  # outside the `except`, whose error holds what the pass held
         release_memory()
-    return _Batch(number, torch.cat(sums), lengths, dtype), rows
+    lengths = [length for part in parts for length in part.lengths]
+    return _Batch(number, torch.cat([part.sums for part in parts]), lengths, parts[-1].dtype), rows
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
@@ -337,6 +343,20 @@ def _rows(batch: TokenBatch, first: int, count: int) -> TokenBatch:
     }
 
 
+class _Room:
+    """Memory in the wide float for a chunk of x_i, of x_{i+1}, and of their products: one for all passes, for they look
+    in turn."""
+
+    held: Tensor | None = None
+
+    def of(self, like: Tensor, tokens: int, width: int) -> Tensor:
+        """[3, tokens, width] of the dtype and on the device of `like`."""
+        held, size = self.held, 3 * tokens * width
+        if held is None or (held.device, held.dtype) != (like.device, like.dtype) or held.numel() < size:
+            held = self.held = like.new_empty(size)
+        return held[:size].view(3, tokens, width)
+
+
 class _Pass:
     """The sums of one batch: [sequences, blocks, criteria + ‖x_i‖ + ‖x_{i+1} − x_i‖ + two counts of broken tokens].
 
@@ -347,13 +367,14 @@ class _Pass:
     def __init__(
         self,
         model: BlockSequence,
-        batch: TokenBatch,
         measures: Sequence[tuple[plugins.Extension, Criterion]],
         report: Progress,
+        room: _Room,
+        batch: TokenBatch,
     ) -> None:
         import torch
 
-        self.model, self.measures, self.report = model, measures, report
+        self.model, self.measures, self.report, self.room = model, measures, report, room
         mask = batch.get("attention_mask")
         self.shape = batch["input_ids"].shape
         real = torch.ones(self.shape, dtype=torch.bool) if mask is None else mask.bool().cpu()
@@ -380,15 +401,16 @@ class _Pass:
             self.report("blocks", boundary, len(self.model))
         self.held, self.version = hidden, _version(hidden)
 
-    def sums(self, batch: int) -> Tensor:
-        """The sums, on the CPU, without the counts of broken tokens.
+    def result(self, number: int) -> _Batch:
+        """What it came to. The last boundary is let go.
 
         Raises:
-            HiddenStateError: a count is not zero.
+            HiddenStateError: a count of broken tokens is not zero.
         """
+        self.held = None
         rows = self.rows.cpu()
-        _refuse_broken(self.model, batch, rows)
-        return rows[..., :-2]
+        _refuse_broken(self.model, number, rows)
+        return _Batch(number, rows[..., :-2], self.lengths, self.dtype)
 
     def _begin(self, hidden: Tensor) -> None:
         import torch
@@ -398,7 +420,6 @@ class _Pass:
         self.dtype = str(hidden.dtype).removeprefix("torch.")
         wide = precise(hidden[:0])
         self.chunk = min(tokens_at_a_time(hidden), self.count)
-        self.room = wide.new_empty(3, self.chunk, hidden.shape[-1])  # a chunk of x_i, of x_{i+1}, and their products
         self.norms = wide.new_empty(self.count)
         if self.chosen is not None:
             self.chosen = self.chosen.to(hidden.device)
@@ -413,6 +434,7 @@ class _Pass:
 
         from shortgpt.influence import BlockInfluence, distance_of, norm
 
+        room = self.room.of(self.norms, self.chunk, hidden.shape[-1])
         norms = torch.empty_like(self.norms)
         columns = norms.new_empty(len(self.measures) + 4, self.count)
         *values, stream, update, infinite, zero = columns
@@ -424,7 +446,7 @@ class _Pass:
                 others.append((value, entry, criterion))
         for at in range(0, self.count, self.chunk):
             here = slice(at, min(at + self.chunk, self.count))
-            u, v, w = self.room[:, : here.stop - at]
+            u, v, w = room[:, : here.stop - at]
             v.copy_(self._tokens(hidden, here))
             norm(v, out=norms[here])
             if self.held is None:

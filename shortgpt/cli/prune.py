@@ -36,6 +36,7 @@ class _AsOption(click.Command):
 @click.option("--verify/--no-verify", default=True, help="Prove the result against the original. Default: yes.")
 @click.option("--as", "export_as", metavar="NAME", help="Write the result as this architecture; --as-NAME is the same.")
 @click.option("--architecture", help="Take this adapter instead of looking for one.")
+@common.stream_option
 @common.calibration_options
 @common.model_options
 @common.output_options
@@ -50,6 +51,7 @@ def prune(
     verify: bool,
     export_as: str | None,
     architecture: str | None,
+    stream: bool,
     json_file: str | None,
     quiet: bool,
     **options: Any,
@@ -57,7 +59,8 @@ def prune(
     """Remove blocks from MODEL and write a checkpoint that its own library loads.
 
     Give one of --blocks, --ratio, --remove, --plan. The result is loaded again in a fresh process and compared with the
-    original with these blocks skipped; where they differ, nothing is kept and the exit status is 1.
+    original with these blocks skipped; where they differ, nothing is kept and the exit status is 1. That takes the
+    memory of the whole model, which --stream does not change: --no-verify leaves it out.
     """
     from shortgpt import processes
     from shortgpt.blocks import parse_blocks
@@ -70,7 +73,7 @@ def prune(
     chosen = [name for name, value in given.items() if value is not None]
     idle = [
         f"--{name.replace('_', '-')}"
-        for name in (*CHOOSING, "criterion")
+        for name in (*CHOOSING, "criterion", "stream")
         if (remove is not None or plan_file is not None)
         and click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     ]
@@ -92,7 +95,7 @@ def prune(
         elif plan_file is not None:
             plan = Plan.read(plan_file)
         else:
-            plan = _scored(model, blocks, ratio, criterion, opening, progress, options)
+            plan = _scored(model, blocks, ratio, criterion, opening | {"stream": stream}, progress, options)
         if not first:
             return
         source = resolve(model, architecture)

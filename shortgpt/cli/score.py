@@ -19,6 +19,7 @@ DEFAULT_RATIO = 0.25
 @click.option("--blocks", type=int, help="Mark the N blocks that would be removed.")
 @click.option("--ratio", type=float, help=f"Mark this share of the blocks. Default: {DEFAULT_RATIO}.")
 @click.option("--architecture", help="Take this adapter instead of looking for one.")
+@common.stream_option
 @common.calibration_options
 @common.model_options
 @common.report_option
@@ -29,6 +30,7 @@ def score(
     blocks: int | None,
     ratio: float | None,
     architecture: str | None,
+    stream: bool,
     device: str | None,
     dtype: str,
     trust_remote_code: bool,
@@ -61,6 +63,7 @@ def score(
                 tokenizer=tokenizer,
                 trust_remote_code=trust_remote_code,
                 architecture=architecture,
+                stream=stream,
             )
         )
         count = common.number_of_blocks(blocks, ratio, len(opened), DEFAULT_RATIO)
