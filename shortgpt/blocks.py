@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +88,20 @@ class BlockSequence(ABC):
 
         The stream must hold the residual exactly once, and boundary L must not be normalised by the final norm.
         """
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the blocks' weights stay in their files: `trace_all` reads them once, and `trace` at every call."""
+        return False
+
+    def trace_all(self, batches: Sequence[TokenBatch], taps: Sequence[Tap]) -> None:
+        """Trace every batch with its own tap, which sees the boundaries of its batch in order.
+
+        Which batch comes when is the model's choice: here one batch after another; a model whose weights are read block
+        by block takes all of them through a block.
+        """
+        for batch, tap in zip(batches, taps, strict=True):
+            self.trace(batch, tap)
 
     @abstractmethod
     def logits(self, batch: TokenBatch) -> Tensor:

@@ -81,11 +81,13 @@ class Source:
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """How to open a model. `dtype` is a torch dtype's name, or "auto": the one it was saved in."""
+    """How to open a model. `dtype` is a torch dtype's name, or "auto": the one it was saved in. With `stream` the
+    blocks' weights stay in their files and are read when a block's turn comes."""
 
     device: str = "cpu"
     dtype: str = "auto"
     trust_remote_code: bool = False
+    stream: bool = False
 
 
 class Family(ABC):
@@ -108,6 +110,7 @@ class Family(ABC):
         tolerance: the largest difference of logits between removing and skipping, relative to the largest logit:
             0.0, no difference at all, unless the family's own arithmetic depends on a block's place. (Folded weights
             are allowed rounding as well.)
+        streams: whether `open` can leave the blocks' weights in their files (`OpenOptions.stream`).
     """
 
     architecture: ClassVar[str]
@@ -118,6 +121,7 @@ class Family(ABC):
     exports: ClassVar[tuple[str, ...]] = ()
     load_example: str = ""
     tolerance: ClassVar[float] = 0.0
+    streams: ClassVar[bool] = False
 
     def admit(self, source: Source) -> None:
         """Raise an `UnknownArchitectureError` where the family cannot take this source after all.

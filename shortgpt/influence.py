@@ -8,7 +8,6 @@ products are summed in float64: at BI 1e-4, fp16 arithmetic has no correct digit
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -45,25 +44,28 @@ def cosine_distance(x: Tensor, y: Tensor) -> Tensor:
     distance of 1e-3 or more and to 1e-5 at 1e-5; over many tokens to 1e-7.
     """
     if x.dtype == torch.float64:
-        norms = norm(x) * norm(y)
-        return (1 - torch.linalg.vecdot(x, y) / norms).clamp_min(0)
+        return distance_of(torch.linalg.vecdot(x, y), norm(x), norm(y))
     difference = torch.nn.functional.normalize(x, dim=-1) - torch.nn.functional.normalize(y, dim=-1)
     return 0.5 * torch.linalg.vecdot(difference, difference)
 
 
-def norm(x: Tensor) -> Tensor:
-    """`‖x‖` along the last axis. As a root of a product, which runs several times faster than `vector_norm`, and
-    cannot overflow in float64 for what came from a narrower float."""
-    return torch.linalg.vecdot(x, x).sqrt()
+def distance_of(product: Tensor, norm_x: Tensor, norm_y: Tensor) -> Tensor:
+    """`1 − x·y / (‖x‖ ‖y‖)` from its parts, float64. Rounding takes it no lower than 0."""
+    return (1 - product / (norm_x * norm_y)).clamp_min(0)
 
 
-def chunks(hidden: Tensor) -> Iterator[slice]:
-    """Slices of [tokens, width] to take to float64 at a time: as much as stays in a processor's cache, and on an
-    accelerator as much as keeps it busy and is small beside the model."""
-    size = max(1, (1 << 16 if hidden.device.type == "cpu" else 1 << 24) // hidden.shape[-1])
-    return (slice(at, at + size) for at in range(0, len(hidden), size))
+def norm(x: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """`‖x‖` along the last axis. In float64 it cannot overflow for what came from a narrower float."""
+    return torch.linalg.vector_norm(x, dim=-1, out=out)
+
+
+def tokens_at_a_time(hidden: Tensor) -> int:
+    """How many tokens of [..., width] to take to float64 at a time: what stays in the caches of the processor's cores,
+    and on an accelerator what keeps it busy and is small beside the model."""
+    numbers = torch.get_num_threads() << 16 if hidden.device.type == "cpu" else 1 << 21
+    return max(1, numbers // hidden.shape[-1])
 
 
 def precise(hidden: Tensor) -> Tensor:
-    """A chunk of the stream in the widest float its device has."""
+    """Part of the stream in the widest float its device has."""
     return hidden.to(torch.float32 if hidden.device.type == "mps" else torch.float64)

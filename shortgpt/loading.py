@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+from shortgpt import processes
 from shortgpt.blocks import BlockSequence
 from shortgpt.errors import ModelError
 from shortgpt.families import OpenOptions, recognise, recognise_model, resolve
@@ -19,6 +21,7 @@ def load(
     tokenizer: Any = None,
     trust_remote_code: bool = False,
     architecture: str | None = None,
+    stream: bool = False,
 ) -> BlockSequence:
     """Open a model.
 
@@ -28,15 +31,25 @@ def load(
         dtype: "float32", "bfloat16", "float16", or "auto": what it was saved in.
         tokenizer: in place of the model's own: a callable, or the folder or hub id of one.
         architecture: take this adapter instead of looking for one.
+        stream: leave the blocks' weights in their files; `shortgpt.score` reads them block by block, so that a model
+            larger than memory can be scored. Such a model can be traced and scored, and nothing else.
 
     Raises:
-        ModelError: it cannot be found, read or recognised.
+        ModelError: it cannot be found, read or recognised, or cannot be streamed.
     """
     source = resolve(name, architecture)
     family = recognise(source, architecture)
     options = OpenOptions(
-        device=default_device(device), dtype=checked_dtype(dtype), trust_remote_code=trust_remote_code
+        device=default_device(device),
+        dtype=checked_dtype(dtype),
+        trust_remote_code=trust_remote_code,
+        stream=stream,
     )
+    if stream and not family.streams:
+        raise ModelError(
+            f"{source.name}: models of the adapter {family.architecture!r} cannot be streamed block by block, only "
+            "those that transformers loads; load it whole (without --stream)"
+        )
     model = family.open(source, options)
     if tokenizer is not None:
         model.tokenizer = named_tokenizer(tokenizer)
@@ -76,7 +89,7 @@ def wrap(
 
 
 def default_device(device: str | None) -> str:
-    """The device asked for, or the accelerator where there is one.
+    """The device asked for, or the accelerator where there is one; under `torchrun`, the CUDA device of this process.
 
     Raises:
         ModelError: there is no such device.
@@ -84,7 +97,9 @@ def default_device(device: str | None) -> str:
     import torch
 
     if device is None:
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if device == "cuda" and processes.started()[1] > 1:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:

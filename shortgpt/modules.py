@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from shortgpt.blocks import BlockSequence, Tap, TokenBatch
 from shortgpt.errors import AdapterError, ModelError
 from shortgpt.families import Config, Family, Source
+from shortgpt.streaming import BlockWeights, trace_by_block
 
 
 class _Enough(Exception):
@@ -37,7 +38,12 @@ class TorchBlockSequence(BlockSequence):
         family: the adapter's other side.
         model: the whole model; put into eval mode. Its parameters are never written to.
         name: what a report calls it.
+
+    Attributes:
+        weights: where the blocks' weights come from when they are not in memory; None where they are.
     """
+
+    weights: BlockWeights | None = None
 
     def __init__(
         self,
@@ -117,9 +123,25 @@ class TorchBlockSequence(BlockSequence):
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        if self.weights is not None:
+            return self.weights.device
+        first = next(self.model.parameters()).device
+        return _where_it_runs(self.model) or first if first.type == "meta" else first
+
+    @property
+    def streamed(self) -> bool:
+        return self.weights is not None
+
+    def trace_all(self, batches: Sequence[TokenBatch], taps: Sequence[Tap]) -> None:
+        if self.weights is None:
+            super().trace_all(batches, taps)
+        else:
+            trace_by_block(self, self.weights, [self._placed(batch) for batch in batches], taps)
 
     def trace(self, batch: TokenBatch, tap: Tap) -> None:
+        if self.weights is not None:
+            trace_by_block(self, self.weights, [self._placed(batch)], [tap])
+            return
         last = len(self) - 1
         seen: list[int] = []
 
@@ -147,6 +169,7 @@ class TorchBlockSequence(BlockSequence):
             )
 
     def logits(self, batch: TokenBatch) -> Tensor:
+        self._refuse_streamed("give logits")
         with torch.no_grad():
             return self.forward(self._placed(batch))
 
@@ -163,6 +186,7 @@ class TorchBlockSequence(BlockSequence):
 
     def without(self, blocks: Iterable[int]) -> BlockSequence:
         family = self.family
+        self._refuse_streamed("be made shorter in memory")
         self._refuse_unusual()
         keep = family.keep(self.config, blocks)
         tensors = self.tensors()
@@ -176,6 +200,7 @@ class TorchBlockSequence(BlockSequence):
         return wrapped
 
     def write(self, directory: Path) -> None:
+        self._refuse_streamed("be saved")
         self.family.write_model(self, directory)
 
     def parameter_counts(self) -> tuple[int, ...]:
@@ -188,6 +213,13 @@ class TorchBlockSequence(BlockSequence):
 
     def _placed(self, batch: TokenBatch) -> dict[str, Any]:
         return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+    def _refuse_streamed(self, what: str) -> None:
+        if self.weights is not None:
+            raise ModelError(
+                f"{self.name}: its blocks' weights are still in their files (stream), so it can be traced and scored, "
+                f"and cannot {what}; load it whole, or prune it on disk (`shortgpt prune`, shortgpt.prune_checkpoint)"
+            )
 
     def _refuse_unusual(self) -> None:
         """Models whose tensors are not where they seem to be cannot be rebuilt in memory."""
@@ -223,6 +255,17 @@ class TorchBlockSequence(BlockSequence):
             owner, _, target = new.rpartition(".")
             if getattr(module, leaf).shape == shorter.get_buffer(new).shape:
                 setattr(shorter.get_submodule(owner), target, getattr(module, leaf))
+
+
+def _where_it_runs(model: nn.Module) -> torch.device | None:
+    """The device on which accelerate runs a model whose weights it keeps elsewhere; None where it keeps none."""
+    for module in model.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for one in (hook, *getattr(hook, "hooks", ())):
+            device = getattr(one, "execution_device", None)
+            if device is not None:
+                return torch.device(device)
+    return None
 
 
 def _unsaved_buffers(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:

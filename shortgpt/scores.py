@@ -5,18 +5,19 @@
     token batches ─▶ trace ─▶ boundary i, i+1 ─▶ criterion, a value a token ─▶ float64 sums [sequence, block] ─▶ Scores
 
 A score is a mean over tokens. Tokens of one text are not independent, so its uncertainty is taken with the sequence
-as the unit. Only one boundary is held at a time.
+as the unit. Only one boundary of a batch is held at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from shortgpt import plugins
+from shortgpt import plugins, processes
 from shortgpt.calibration import Calibration, CalibrationInfo, calibrate
-from shortgpt.errors import AdapterError, HiddenStateError, SelectionError, ShortGPTError
+from shortgpt.errors import AdapterError, CalibrationError, HiddenStateError, SelectionError, ShortGPTError
 from shortgpt.values import Value
 
 if TYPE_CHECKING:
@@ -188,6 +189,9 @@ def score(
 ) -> Scores:
     """Score every block of a model, in one pass over the calibration set.
 
+    Where `torch.distributed` has a process group, each process takes its share of the batches; all of them call this,
+    and all get the scores of the whole set. A batch that does not fit into memory is taken in halves.
+
     Args:
         calibration: a named source, a path, an iterable of texts or of token batches, or a `Calibration`; with the
             other arguments as `shortgpt.calibrate` takes them.
@@ -201,6 +205,7 @@ def score(
     Raises:
         HiddenStateError: the stream holds NaN, infinity or a zero vector. The message names block and batch.
         CalibrationError, UnknownNameError: see `calibrate`.
+        torch.OutOfMemoryError: not even one sequence fits into memory.
     """
     import torch
 
@@ -214,21 +219,19 @@ def score(
         raise ShortGPTError("no criterion was given; name at least one")
     data = calibration
     if not isinstance(data, Calibration):
-        data = calibrate(
-            calibration, model, sequences=sequences, tokens=tokens, seed=seed, field=field, batch_size=batch_size
+        data = processes.agreed(
+            lambda: calibrate(
+                calibration, model, sequences=sequences, tokens=tokens, seed=seed, field=field, batch_size=batch_size
+            )
         )
     report = progress or (lambda what, done, total: None)
-    sums: list[Tensor] = []
-    counts: list[int] = []
-    dtype = "unknown"
-    for number, batch in enumerate(data.batches):
-        pass_ = _Pass(model, batch, measures, report)
-        model.trace(batch, pass_.tap)
-        sums.append(pass_.sums(number))
-        counts.extend(pass_.lengths.tolist())
-        dtype = pass_.dtype
-        report("batches", number + 1, len(data.batches))
-    table = torch.cat(sums)  # [sequences, blocks, criteria + 2]
+    rank, size = processes.rank_and_size()
+    parts = processes.gathered(processes.agreed(lambda: _share(model, data, measures, report, rank, size)))
+    if len({token_hash for token_hash, _ in parts}) > 1:
+        raise CalibrationError("the processes read different calibration texts; give all of them the same")
+    found = sorted((batch for _, batches in parts for batch in batches), key=lambda batch: batch.number)
+    counts = [count for batch in found for count in batch.lengths]
+    table = torch.cat([batch.sums for batch in found])  # [sequences, blocks, criteria + 2]
     means = table[..., len(measures) :].sum(0) / sum(counts)
     return Scores(
         model=model.name,
@@ -244,99 +247,237 @@ def score(
         total_parameters=model.total_parameters(),
         pinned=dict(model.pinned),
         calibration=data.info,
-        dtype=dtype,
+        dtype=found[-1].dtype,
     )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What one batch came to: its place among the batches, sums [sequences, blocks, criteria + 2], tokens of each
+    sequence, and the stream's dtype."""
+
+    number: int
+    sums: Tensor
+    lengths: list[int]
+    dtype: str
+
+
+def _share(
+    model: BlockSequence,
+    data: Calibration,
+    measures: Sequence[tuple[plugins.Extension, Criterion]],
+    report: Progress,
+    rank: int,
+    size: int,
+) -> tuple[str, list[_Batch]]:
+    """One process's share of the pass: every size-th batch, whole, so that sums don't depend on how many there are."""
+    found: list[_Batch] = []
+    mine = list(enumerate(data.batches))[rank::size]
+    look = partial(_Pass, model, measures, report, _Room())
+    if model.streamed:
+        passes = [look(batch) for _, batch in mine]
+        model.trace_all([batch for _, batch in mine], [pass_.tap for pass_ in passes])
+        found = [pass_.result(number) for pass_, (number, _) in zip(passes, mine, strict=True)]
+        return data.info.token_hash, found
+    rows = 0
+    for number, batch in mine:
+        scored, rows = _scored(model, batch, number, look, rows)
+        found.append(scored)
+        report("batches", len(found), len(mine))
+    return data.info.token_hash, found
+
+
+def _scored(
+    model: BlockSequence,
+    batch: TokenBatch,
+    number: int,
+    look: Callable[[TokenBatch], _Pass],
+    rows: int,
+) -> tuple[_Batch, int]:
+    """The sums of a batch, taken `rows` sequences at a time (0: all at once), or fewer where memory does not suffice;
+    and how many at a time that came to."""
+    import torch
+
+    from shortgpt.verification import release_memory
+
+    total = len(batch["input_ids"])
+    parts: list[_Batch] = []
+    done = 0
+    while done < total:
+        now = min(rows or total, total - done)
+        part = _rows(batch, done, now)
+        pass_ = look(part)
+        try:
+            model.trace(part, pass_.tap)
+            parts.append(pass_.result(number))
+        except RuntimeError as error:  # torch's OutOfMemoryError is one
+            if now == 1 or not _is_lack_of_memory(error):
+                raise
+            rows = (now + 1) // 2
+        else:
+            done += now
+            continue
+        del pass_  # outside the `except`, whose error holds what the pass held
+        release_memory()
+    lengths = [length for part in parts for length in part.lengths]
+    return _Batch(number, torch.cat([part.sums for part in parts]), lengths, parts[-1].dtype), rows
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Whether a device's memory, or the host's, did not suffice: most devices say so in the message only."""
+    return type(error).__name__ == "OutOfMemoryError" or any(
+        sign in str(error) for sign in ("out of memory", "DefaultCPUAllocator: ")
+    )
+
+
+def _rows(batch: TokenBatch, first: int, count: int) -> TokenBatch:
+    """Some sequences of a batch: of every tensor that has a row a sequence, these rows."""
+    import torch
+
+    total = len(batch["input_ids"])
+    if count == total:
+        return batch
+    return {
+        name: value[first : first + count] if isinstance(value, torch.Tensor) and value.shape[:1] == (total,) else value
+        for name, value in batch.items()
+    }
+
+
+class _Room:
+    """Memory in the wide float for a chunk of x_i, of x_{i+1}, and of their products: one for all passes, for they look
+    in turn."""
+
+    held: Tensor | None = None
+
+    def of(self, like: Tensor, tokens: int, width: int) -> Tensor:
+        """[3, tokens, width] of the dtype and on the device of `like`."""
+        held, size = self.held, 3 * tokens * width
+        if held is None or (held.device, held.dtype) != (like.device, like.dtype) or held.numel() < size:
+            held = self.held = like.new_empty(size)
+        return held[:size].view(3, tokens, width)
 
 
 class _Pass:
     """The sums of one batch: [sequences, blocks, criteria + ‖x_i‖ + ‖x_{i+1} − x_i‖ + two counts of broken tokens].
 
-    They stay on the device until the batch is done, and one boundary is held at a time.
+    They stay on the device until the batch is done. One boundary is held at a time, with the norms of its tokens, which
+    serve the block before it and the block after it; in float64 there is never more of the stream than a chunk.
     """
 
     def __init__(
         self,
         model: BlockSequence,
-        batch: TokenBatch,
         measures: Sequence[tuple[plugins.Extension, Criterion]],
         report: Progress,
+        room: _Room,
+        batch: TokenBatch,
     ) -> None:
         import torch
 
-        self.model, self.measures, self.report = model, measures, report
+        self.model, self.measures, self.report, self.room = model, measures, report, room
         mask = batch.get("attention_mask")
-        self.real = torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
-        self.padded = not bool(self.real.all())
-        self.lengths = self.real.sum(1)
+        self.shape = batch["input_ids"].shape
+        real = torch.ones(self.shape, dtype=torch.bool) if mask is None else mask.bool().cpu()
+        self.lengths: list[int] = real.sum(1).tolist()
+        self.count = sum(self.lengths)
+        # The mask selects and never multiplies: whatever the padding holds, NaN too, is not looked at.
+        self.chosen = None if bool(real.all()) else real.flatten().nonzero().squeeze(1)
         self.held: Tensor | None = None
         self.version = 0
 
     def tap(self, boundary: int, hidden: Tensor) -> None:
         if self.held is None:
             self._begin(hidden)
-        hidden = hidden.to(self.real.device)  # a model may be spread over several devices
-        if hidden.shape[:2] != self.real.shape:
+        hidden = hidden.to(self.norms.device)  # a model may be spread over several devices
+        if hidden.shape[:2] != self.shape:
             raise AdapterError(
                 f"{self.model.name}: boundary {boundary} has the shape {tuple(hidden.shape)}, but the batch has "
-                f"{tuple(self.real.shape)} tokens; a boundary is [batch, tokens, width]"
+                f"{tuple(self.shape)} tokens; a boundary is [batch, tokens, width]"
             )
-        if boundary > 0 and self.held is not None:
-            if _version(self.held) != self.version:
-                raise AdapterError(f"{self.model.block_names[boundary - 1]} wrote into the stream that it was given")
-            self._add(boundary - 1, self.held, hidden)
+        if self.held is not None and _version(self.held) != self.version:
+            raise AdapterError(f"{self.model.block_names[boundary - 1]} wrote into the stream that it was given")
+        self._look(boundary - 1, hidden)
+        if boundary > 0:
             self.report("blocks", boundary, len(self.model))
         self.held, self.version = hidden, _version(hidden)
 
-    def sums(self, batch: int) -> Tensor:
-        """The sums, on the CPU, without the counts of broken tokens.
+    def result(self, number: int) -> _Batch:
+        """What it came to. The last boundary is let go.
 
         Raises:
-            HiddenStateError: a count is not zero.
+            HiddenStateError: a count of broken tokens is not zero.
         """
+        self.held = None
         rows = self.rows.cpu()
-        _refuse_broken(self.model, batch, rows)
-        return rows[..., :-2]
+        _refuse_broken(self.model, number, rows)
+        return _Batch(number, rows[..., :-2], self.lengths, self.dtype)
 
     def _begin(self, hidden: Tensor) -> None:
         import torch
 
-        from shortgpt.influence import precise
+        from shortgpt.influence import precise, tokens_at_a_time
 
         self.dtype = str(hidden.dtype).removeprefix("torch.")
-        self.real = self.real.to(hidden.device)
+        wide = precise(hidden[:0])
+        self.chunk = min(tokens_at_a_time(hidden), self.count)
+        self.norms = wide.new_empty(self.count)
+        if self.chosen is not None:
+            self.chosen = self.chosen.to(hidden.device)
         # A device without float64 computes a token's value in float32; the sums are float64 all the same, on the CPU.
-        home = hidden.device if precise(hidden[:0]).dtype == torch.float64 else torch.device("cpu")
-        self.owner = torch.arange(len(self.real), device=home).repeat_interleave(self.lengths.to(home))
-        shape = (len(self.real), len(self.model), len(self.measures) + 4)
+        home = hidden.device if wide.dtype == torch.float64 else torch.device("cpu")
+        shape = (len(self.lengths), len(self.model), len(self.measures) + 4)
         self.rows = torch.zeros(shape, dtype=torch.float64, device=home)
 
-    def _add(self, block: int, before: Tensor, after: Tensor) -> None:
+    def _look(self, block: int, hidden: Tensor) -> None:
+        """Take the norms of a boundary; and where a boundary came before it, the sums of the block between them."""
         import torch
 
-        from shortgpt.influence import chunks, norm, precise
+        from shortgpt.influence import BlockInfluence, distance_of, norm
 
-        # The mask selects and never multiplies: whatever the padding holds, NaN too, is not looked at.
-        x, y = (v[self.real] if self.padded else v.flatten(0, 1) for v in (before, after))
-        for here in chunks(x):
-            u, v = precise(x[here]), precise(y[here])
-            norm_before, norm_after = norm(u), norm(v)
-            columns = [
-                *self._values(u, v),
-                norm_before,
-                norm(v - u),
-                (~(norm_before.isfinite() & norm_after.isfinite())).to(u.dtype),
-                ((norm_before == 0) | (norm_after == 0)).to(u.dtype),
-            ]
-            values = torch.stack(columns, 1).to(self.rows)
-            self.rows[:, block].index_add_(0, self.owner[here], values)
+        room = self.room.of(self.norms, self.chunk, hidden.shape[-1])
+        norms = torch.empty_like(self.norms)
+        columns = norms.new_empty(len(self.measures) + 4, self.count)
+        *values, stream, update, infinite, zero = columns
+        influences, others = [], []
+        for value, (entry, criterion) in zip(values, self.measures, strict=True):
+            if type(criterion) is BlockInfluence and norms.dtype == torch.float64:
+                influences.append(value)  # the norms are at hand: it needs one product more
+            else:
+                others.append((value, entry, criterion))
+        for at in range(0, self.count, self.chunk):
+            here = slice(at, min(at + self.chunk, self.count))
+            u, v, w = room[:, : here.stop - at]
+            v.copy_(self._tokens(hidden, here))
+            norm(v, out=norms[here])
+            if self.held is None:
+                continue
+            u.copy_(self._tokens(self.held, here))
+            for value, entry, criterion in others:
+                value[here] = self._values(entry, criterion, u, v)
+            for value in influences:
+                torch.sum(torch.mul(u, v, out=w), -1, out=value[here])
+            norm(torch.sub(v, u, out=w), out=update[here])
+        if self.held is not None:
+            for value in influences:
+                value.copy_(distance_of(value, self.norms, norms))
+            stream.copy_(self.norms)
+            infinite.copy_(~(self.norms.isfinite() & norms.isfinite()))
+            zero.copy_((self.norms == 0) | (norms == 0))
+            parts = columns.to(self.rows).split(self.lengths, 1)
+            self.rows[:, block] = torch.stack([part.sum(1) for part in parts])
+        self.norms = norms
 
-    def _values(self, before: Tensor, after: Tensor) -> Iterator[Tensor]:
-        for entry, criterion in self.measures:
-            with plugins.running("criterion", entry):
-                values = criterion.values(before, after)
-                if values.shape != before.shape[:1]:
-                    raise ValueError(f"it gave values of shape {tuple(values.shape)} for {len(before)} tokens")
-            yield values
+    def _tokens(self, hidden: Tensor, here: slice) -> Tensor:
+        """Some of the real tokens of a boundary, [tokens, width]."""
+        flat = hidden.flatten(0, 1)
+        return flat[here] if self.chosen is None else flat[self.chosen[here]]
+
+    def _values(self, entry: plugins.Extension, criterion: Criterion, before: Tensor, after: Tensor) -> Tensor:
+        with plugins.running("criterion", entry):
+            values = criterion.values(before, after)
+            if values.shape != before.shape[:1]:
+                raise ValueError(f"it gave values of shape {tuple(values.shape)} for {len(before)} tokens")
+        return values
 
 
 def _version(hidden: Tensor) -> int:

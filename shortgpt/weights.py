@@ -32,6 +32,23 @@ SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 Job = Callable[[Callable[[], None], threading.Event], None]
 """A file to be written: called with what to call after each tensor, and with what is set when it should end."""
 
+PIECE = 1 << 24  # bytes copied at a time
+TORCH_DTYPES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
+"""A tensor's type as safetensors and as torch call it."""
+
 AT_A_TIME = min(4, os.cpu_count() or 1)  # files copied, and files hashed
 
 
@@ -234,6 +251,30 @@ class Weights:
 
         with safe_open(file, framework="pt") as tensors:
             return tensors.get_tensor(name)
+
+    def read(self, name: str) -> Any:
+        """One tensor of a safetensors file, read into memory of its own. Other threads run meanwhile.
+
+        Raises:
+            CheckpointError: the file ends too early, or holds a type that torch does not know.
+        """
+        import torch
+
+        file = next(file for file, table in self.tensors.items() if name in table)
+        entry = self.tensors[file][name]
+        if entry.dtype not in TORCH_DTYPES:
+            known = ", ".join(TORCH_DTYPES)
+            raise CheckpointError(f"{file}: {name} is of the type {entry.dtype}; tensors of {known} can be read")
+        buffer = torch.empty(entry.nbytes, dtype=torch.uint8)
+        left = memoryview(buffer.numpy().data)
+        with file.open("rb", buffering=0) as reader:
+            reader.seek(entry.begin)
+            while left:
+                count = reader.readinto(left)
+                if not count:
+                    raise CheckpointError(f"{file}: ended in the middle of {name}; fetch the model again")
+                left = left[count:]
+        return buffer.view(getattr(torch, TORCH_DTYPES[entry.dtype])).reshape(entry.shape)
 
     def tensors_of(self, file: Path) -> dict[str, Any]:
         """The tensors of one file, mapped from it rather than read."""

@@ -33,7 +33,7 @@ NAMES = {
 
 FUNCTIONS = {
     "load": "(name: str | Path, *, device: str | None = None, dtype: str = auto, tokenizer: Any = None, "
-    "trust_remote_code: bool = False, architecture: str | None = None) -> BlockSequence",
+    "trust_remote_code: bool = False, architecture: str | None = None, stream: bool = False) -> BlockSequence",
     "wrap": "(model: Any, *, tokenizer: Any = None, name: str | None = None, architecture: str | None = None) "
     "-> BlockSequence",
     "calibrate": "(source: Any, model: BlockSequence, *, sequences: int | None = None, tokens: int | None = None, "

@@ -171,6 +171,50 @@ def test_a_real_model_is_scored_alike_in_batches_of_any_size() -> None:
     assert all_.values == pytest.approx(one.values, rel=1e-5)
 
 
+# -- lack of memory -------------------------------------------------------------------------------------------
+
+
+class Small(Playback):
+    """Has memory for so many sequences at a time; of larger batches it has seen two boundaries when that ends."""
+
+    def __init__(self, stream: Tensor, fits: int, error: RuntimeError | None = None) -> None:
+        super().__init__(stream)
+        self.fits, self.error, self.sizes = fits, error or torch.OutOfMemoryError("CUDA out of memory"), []
+
+    def trace(self, batch: TokenBatch, tap: Tap) -> None:
+        self.sizes: list[int] = [*self.sizes, len(batch["input_ids"])]
+        if len(batch["input_ids"]) <= self.fits:
+            return super().trace(batch, tap)
+        for boundary in range(2):
+            tap(boundary, self.stream[boundary][batch["input_ids"]])
+        raise self.error
+
+
+@pytest.mark.parametrize("fits", [1, 2, 3, 4, 5])
+def test_a_batch_that_does_not_fit_is_halved_and_no_sum_is_lost_or_counted_twice(fits: int) -> None:
+    whole = batches(LENGTHS, rows=6)
+    assert shortgpt.score(Small(stream(), fits), whole) == shortgpt.score(Playback(stream()), whole)
+
+
+def test_the_size_that_fits_is_kept_for_the_batches_after_it() -> None:
+    model = Small(stream(), fits=2)
+    shortgpt.score(model, batches([*LENGTHS, 9, 9], rows=4))
+    assert model.sizes == [4, 2, 2, 2, 2]
+
+
+def test_where_not_even_one_sequence_fits_the_device_says_so() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        shortgpt.score(Small(stream(), fits=0), batches(LENGTHS, rows=4))
+
+
+def test_the_processor_that_lacks_memory_says_so_in_words_only() -> None:
+    lacking = RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: 12 bytes")
+    whole = batches(LENGTHS, rows=6)
+    assert shortgpt.score(Small(stream(), 2, lacking), whole) == shortgpt.score(Playback(stream()), whole)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        shortgpt.score(Small(stream(), 2, RuntimeError("shapes cannot be multiplied")), whole)
+
+
 # -- broken streams -------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from transformers import CONFIG_MAPPING, DynamicCache, PreTrainedConfig, PreTrai
 from shortgpt import removal
 from shortgpt.blocks import BlockSequence
 from shortgpt.config_rules import rewrite_config
-from shortgpt.errors import AdapterError, CheckpointError, ConfigRewriteError
+from shortgpt.errors import AdapterError, CheckpointError, ConfigRewriteError, ModelError
 from shortgpt.families import Config, OpenOptions, Source, describe, unknown_architecture
 from shortgpt_adapters import transformers_loader
 from shortgpt_adapters.structure import FoundBlocks, Structure, find_structure, is_empty
@@ -128,21 +128,26 @@ class Structural(TransformersFamily):
 
     def open(self, source: Source, options: OpenOptions) -> BlockSequence:
         self.read_config(source, trust_remote_code=options.trust_remote_code)
+        if options.stream and not self.structure.complete:
+            raise ModelError(
+                f"{source.name}: how the blocks of a {self.resolved.model_type} hand the stream on shows only when it "
+                "runs with its weights, so it cannot be streamed; load it whole (without --stream)"
+            )
         return super().open(source, options)
 
     def wrap(self, model: Any, *, name: str, tokenizer: Any = None, source: Source | None = None) -> BlockSequence:
         own = copy.copy(self)  # what is found holds for this model only
         own.resolved, own.trusted = model.config, True  # its code runs already
-        own._look(model, model.config)
+        # Where weights are still in their files, what was found without any holds.
+        own._look(model, model.config, vars(self).get("structure") if is_empty(model) else None)
         return super(Structural, own).wrap(model, name=name, tokenizer=tokenizer, source=source)
 
-    def _look(self, model: PreTrainedModel, config: PreTrainedConfig) -> None:
+    def _look(self, model: PreTrainedModel, config: PreTrainedConfig, known: Structure | None = None) -> None:
         key = type(model), model.config.to_json_string(use_diff=False)
-        if key not in _FOUND:
-            structure = self.find(model)
-            if structure.complete:
-                _FOUND[key] = structure
-        self.structure = _FOUND.get(key) or structure
+        structure = known or _FOUND.get(key) or self.find(model)
+        if structure.complete and known is None:
+            _FOUND[key] = structure
+        self.structure = structure
         self.norm_placement = self.structure.norm_placement
         self.block_lists = (self.structure.path,)
         self.own_names = frozenset(model.state_dict())

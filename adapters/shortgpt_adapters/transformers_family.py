@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from shortgpt.blocks import BlockSequence
 from shortgpt.checkpoint import copy_companions
-from shortgpt.errors import CheckpointError, ModelError
+from shortgpt.errors import CheckpointError, ModelError, ShortGPTError
 from shortgpt.families import Config, OpenOptions, Source
 from shortgpt.modules import TorchBlockSequence, TorchFamily
 from shortgpt_adapters import transformers_loader
 from shortgpt_adapters.structure import find_structure
 from shortgpt_adapters.transformers_loader import arguments, logits_of, unfit
+from shortgpt_adapters.transformers_loader import quiet as quiet
+from shortgpt_adapters.transformers_stream import leaving_blocks_in_files
 
 
 class TransformersBlocks(TorchBlockSequence):
@@ -55,6 +56,7 @@ class TransformersFamily(TorchFamily):
 
     sequence = TransformersBlocks
     loader = "shortgpt_adapters.transformers_loader:reload"
+    streams = True
     load_example = """from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
@@ -127,14 +129,25 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
         settings: dict[str, Any] = {"dtype": options.dtype, "trust_remote_code": options.trust_remote_code}
         if options.device != "cpu":
             settings["device_map"] = {"": options.device}
-        try:
-            with quiet():
+        if options.stream and self.sequence.trace is not TorchBlockSequence.trace:
+            raise ModelError(
+                f"{source.name}: models of the adapter {self.architecture!r} do more than hand one stream from block "
+                "to block, and cannot be streamed; load it whole (without --stream)"
+            )
+        with ExitStack() as stack:
+            weights = None
+            if options.stream:
+                weights = stack.enter_context(leaving_blocks_in_files(source.name, self.block_lists[0]))
+            stack.enter_context(quiet())
+            try:
                 opener = self.opener(config)
                 model, info = opener.from_pretrained(source.path, output_loading_info=True, **settings)
-        except torch.cuda.OutOfMemoryError:
-            raise ModelError(f"{source.name} does not fit into the memory of {options.device}") from None
-        except Exception as error:  # safetensors, torch, pickle and transformers each have their own
-            raise CheckpointError(f"{source.name}: transformers cannot load it ({_first_line(error)})") from error
+            except torch.cuda.OutOfMemoryError:
+                raise ModelError(f"{source.name} does not fit into the memory of {options.device}") from None
+            except ShortGPTError:
+                raise
+            except Exception as error:  # safetensors, torch, pickle and transformers each have their own
+                raise CheckpointError(f"{source.name}: transformers cannot load it ({_first_line(error)})") from error
         faults = unfit(info)
         if "unexpected_keys" in faults:  # a head that this class lacks is none of our business; a lost block is
             in_blocks = re.compile(rf"(.*\.)?{self.block_lists[0].rpartition('.')[2]}\.\d+\..*")
@@ -146,7 +159,10 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
                 f"{source.name}: the weights do not fit the config: {len(names)} {kind.replace('_', ' ')} ({names[0]}, "
                 "...); the checkpoint is incomplete, or its config.json was changed"
             )
-        return self.wrap(model, name=source.name, tokenizer=open_tokenizer(source, options), source=source)
+        blocks = self.wrap(model, name=source.name, tokenizer=open_tokenizer(source, options), source=source)
+        assert isinstance(blocks, TransformersBlocks)
+        blocks.weights = weights
+        return blocks
 
     def build(self, config: Config, tensors: Mapping[str, Tensor], *, like: Any) -> nn.Module:
         # The library builds the model from the config with tensors of the right shapes that hold no memory, and
@@ -205,20 +221,6 @@ def _attention(config: PreTrainedConfig) -> str | dict[str, Any]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and no advice from transformers; its errors still come."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def _config(source: Source, trust_remote_code: bool) -> Any:

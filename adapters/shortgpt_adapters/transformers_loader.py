@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,20 @@ def unfit(info: dict[str, Any]) -> dict[str, list[str]]:
     """What `from_pretrained` had to invent, drop or could not fit, by kind; constants of old checkpoints left out."""
     found = {kind: sorted(n for n in map(str, names) if not CONSTANTS.fullmatch(n)) for kind, names in info.items()}
     return {kind: names for kind, names in found.items() if names}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no advice from transformers; its errors still come."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def read_config(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:

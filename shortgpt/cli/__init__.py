@@ -6,6 +6,7 @@ is told in one message on the standard error, without a traceback. Nothing here 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
+from shortgpt import processes
 from shortgpt._version import __version__
 from shortgpt.cli.compare import compare
 from shortgpt.cli.demo import demo
@@ -23,6 +25,9 @@ from shortgpt.cli.prune import prune
 from shortgpt.cli.score import score
 from shortgpt.cli.verify import verify
 from shortgpt.errors import ShortGPTError, VerificationError
+
+SHARED = ("score", "prune")
+"""The commands whose scoring is shared by the processes that `torchrun` starts. Only the first one speaks."""
 
 
 @click.group(
@@ -35,6 +40,12 @@ def cli() -> None:
 
     MODEL is a model folder, a checkpoint file, a hub id, or a small model that ships with shortgpt, such as zoo:llama.
     """
+    command = click.get_current_context().invoked_subcommand
+    if processes.started()[1] > 1 and command not in SHARED:
+        raise ShortGPTError(
+            f"{command} runs in one process, found torchrun with {processes.started()[1]}; run it without torchrun "
+            f"(with it: {', '.join(SHARED)}; compare takes the files that score --json wrote)"
+        )
 
 
 for command in (score, prune, verify, compare, inspect, plugins, demo):
@@ -43,6 +54,14 @@ for command in (score, prune, verify, compare, inspect, plugins, demo):
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
+    if processes.started()[0] == 0:
+        sys.exit(_run(arguments))
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        status = _run(arguments)
+    sys.exit(status)
+
+
+def _run(arguments: list[str] | None) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -75,7 +94,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if type(error).__name__ != "OutOfMemoryError":
             raise
         status = _say("error: out of memory; take a smaller --batch-size or --dtype, or another --device", 2)
-    sys.exit(status)
+    return status
 
 
 def _say(message: str, status: int) -> int:

@@ -67,6 +67,11 @@ def output_options(command: Command) -> Command:
     return _with(options, command)
 
 
+stream_option = click.option(
+    "--stream",
+    is_flag=True,
+    help="Score with the weights read block by block, for a model larger than memory. Moves no result.",
+)
 report_option = click.option("--report", metavar="NAME", help="Print in this format instead: json, csv, markdown, ...")
 
 

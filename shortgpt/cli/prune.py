@@ -36,6 +36,7 @@ class _AsOption(click.Command):
 @click.option("--verify/--no-verify", default=True, help="Prove the result against the original. Default: yes.")
 @click.option("--as", "export_as", metavar="NAME", help="Write the result as this architecture; --as-NAME is the same.")
 @click.option("--architecture", help="Take this adapter instead of looking for one.")
+@common.stream_option
 @common.calibration_options
 @common.model_options
 @common.output_options
@@ -50,6 +51,7 @@ def prune(
     verify: bool,
     export_as: str | None,
     architecture: str | None,
+    stream: bool,
     json_file: str | None,
     quiet: bool,
     **options: Any,
@@ -57,8 +59,10 @@ def prune(
     """Remove blocks from MODEL and write a checkpoint that its own library loads.
 
     Give one of --blocks, --ratio, --remove, --plan. The result is loaded again in a fresh process and compared with the
-    original with these blocks skipped; where they differ, nothing is kept and the exit status is 1.
+    original with these blocks skipped; where they differ, nothing is kept and the exit status is 1. That takes the
+    memory of the whole model, which --stream does not change: --no-verify leaves it out.
     """
+    from shortgpt import processes
     from shortgpt.blocks import parse_blocks
     from shortgpt.checkpoint import check_output, prune_checkpoint
     from shortgpt.families import resolve
@@ -69,7 +73,7 @@ def prune(
     chosen = [name for name, value in given.items() if value is not None]
     idle = [
         f"--{name.replace('_', '-')}"
-        for name in (*CHOOSING, "criterion")
+        for name in (*CHOOSING, "criterion", "stream")
         if (remove is not None or plan_file is not None)
         and click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     ]
@@ -78,6 +82,9 @@ def prune(
     if len(chosen) != 1:
         found = "two choices at once" if chosen else "nothing was chosen"
         raise SelectionError(f"{found} ({', '.join(chosen) or 'no blocks'}); give one of {', '.join(given)}")
+    first = processes.started()[0] == 0
+    if not first and (remove is not None or plan_file is not None):
+        return  # nothing is scored, so there is nothing to share
     check_output(output)
     common.check_wishes(json_file)
     opening = {name: options.pop(name) for name in ("device", "dtype", "trust_remote_code")}
@@ -88,7 +95,9 @@ def prune(
         elif plan_file is not None:
             plan = Plan.read(plan_file)
         else:
-            plan = _scored(model, blocks, ratio, criterion, opening, progress, options)
+            plan = _scored(model, blocks, ratio, criterion, opening | {"stream": stream}, progress, options)
+        if not first:
+            return
         source = resolve(model, architecture)
         try:
             done = prune_checkpoint(
@@ -112,16 +121,18 @@ def _scored(
     progress: Any,
     calibration: dict[str, Any],
 ) -> Plan:
+    from shortgpt import processes
     from shortgpt.loading import load
     from shortgpt.scores import DEFAULT_CRITERION, check_number, score
     from shortgpt.verification import release_memory
 
     common.number_of_blocks(blocks, ratio, 100, 0.25)  # a mistake here is told before the model is loaded
-    opened = load(model, tokenizer=calibration.pop("tokenizer"), **opening)
-    count = common.number_of_blocks(blocks, ratio, len(opened), 0.25)
-    check_number(count, len(opened), opened.pinned)
-    source = calibration.pop("calibration")
-    scores = score(opened, source, criteria=(criterion or DEFAULT_CRITERION,), progress=progress, **calibration)
+    source, tokenizer = calibration.pop("calibration"), calibration.pop("tokenizer")
+    with processes.group(opening["device"]):
+        opened = processes.agreed(lambda: load(model, tokenizer=tokenizer, **opening))
+        count = common.number_of_blocks(blocks, ratio, len(opened), 0.25)
+        check_number(count, len(opened), opened.pinned)
+        scores = score(opened, source, criteria=(criterion or DEFAULT_CRITERION,), progress=progress, **calibration)
     del opened
     release_memory()
     return scores.plan(count)

@@ -19,6 +19,7 @@ DEFAULT_RATIO = 0.25
 @click.option("--blocks", type=int, help="Mark the N blocks that would be removed.")
 @click.option("--ratio", type=float, help=f"Mark this share of the blocks. Default: {DEFAULT_RATIO}.")
 @click.option("--architecture", help="Take this adapter instead of looking for one.")
+@common.stream_option
 @common.calibration_options
 @common.model_options
 @common.report_option
@@ -29,6 +30,7 @@ def score(
     blocks: int | None,
     ratio: float | None,
     architecture: str | None,
+    stream: bool,
     device: str | None,
     dtype: str,
     trust_remote_code: bool,
@@ -40,8 +42,10 @@ def score(
     """Score every block of MODEL.
 
     For each block: Block Influence ± standard error (the lower, the more redundant), parameters, and rank. Marked is
-    what `shortgpt prune` would remove.
+    what `shortgpt prune` would remove. Under `torchrun --no-python shortgpt score ...` each process takes a share of
+    the calibration, on a GPU of its own where there are some.
     """
+    from shortgpt import processes
     from shortgpt.loading import load
     from shortgpt.reports import scores_table
     from shortgpt.scores import DEFAULT_CRITERION, check_number
@@ -49,22 +53,29 @@ def score(
 
     common.check_wishes(json_file, report)
     common.number_of_blocks(blocks, ratio, 100, DEFAULT_RATIO)  # a mistake here is told before the model is loaded
-    opened = load(
-        model,
-        device=device,
-        dtype=dtype,
-        tokenizer=calibration.pop("tokenizer"),
-        trust_remote_code=trust_remote_code,
-        architecture=architecture,
-    )
-    count = common.number_of_blocks(blocks, ratio, len(opened), DEFAULT_RATIO)
-    if blocks is not None or ratio is not None:
-        check_number(count, len(opened), opened.pinned)
-    count = min(
-        count, len(opened) - max(1, len(opened.pinned))
-    )  # a model of one block is scored, and nothing is marked
-    source = calibration.pop("calibration")
-    with common.progress_bars(quiet) as progress:
-        scores = run(opened, source, criteria=criteria or (DEFAULT_CRITERION,), progress=progress, **calibration)
+    tokenizer = calibration.pop("tokenizer")
+    with processes.group(device) as place:
+        opened = processes.agreed(
+            lambda: load(
+                model,
+                device=place,
+                dtype=dtype,
+                tokenizer=tokenizer,
+                trust_remote_code=trust_remote_code,
+                architecture=architecture,
+                stream=stream,
+            )
+        )
+        count = common.number_of_blocks(blocks, ratio, len(opened), DEFAULT_RATIO)
+        if blocks is not None or ratio is not None:
+            check_number(count, len(opened), opened.pinned)
+        count = min(
+            count, len(opened) - max(1, len(opened.pinned))
+        )  # a model of one block is scored, and nothing is marked
+        source = calibration.pop("calibration")
+        with common.progress_bars(quiet) as progress:
+            scores = run(opened, source, criteria=criteria or (DEFAULT_CRITERION,), progress=progress, **calibration)
+    if processes.started()[0] > 0:
+        return  # the first process reports
     marked = scores.least_influential(count) if count else ()
     common.emit(scores, scores_table(scores, marked), json_file, report)

@@ -1,0 +1,296 @@
+"""A model whose blocks are read one at a time gives the scores that it gives when it is in memory."""
+
+import gc
+import json
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import shortgpt
+from shortgpt import streaming
+from shortgpt.errors import AdapterError, CheckpointError, ModelError
+from tests.support import Ran, ids_of, saved, tiny
+from tests.tiny_types import tiny_batch, tiny_model, upstream_mended
+
+NAMED = ("llama", "mistral", "gpt2", "gpt2_postnorm", "openai-gpt", "mamba", "mamba2", "falcon_mamba", "rwkv")
+FOUND = (
+    "qwen3",  # windows in some blocks
+    "gemma3_text",  # rotary frequencies by kind of block
+    "bloom",  # ALiBi
+    "opt",
+    "gpt_oss",
+    "mixtral",  # experts fused when they are loaded
+    "deepseek_v3",
+    "gemma4_text",  # blocks that read other blocks' keys and values
+    "gemma3n_text",
+    "zaya",  # a state beside the stream
+    "lfm2",
+)
+WHOLE_ONLY = {"zamba2": "one tensor", "xlm": "adapter 'xlm'", "qwen4_exp_text": "all their values at once"}
+
+
+def batches_of(count: int = 3) -> list[dict[str, Any]]:
+    """Batches of unequal size, one of them padded."""
+    mask = torch.ones(2, 24, dtype=torch.long)
+    mask[1, 17:] = 0
+    return [{"input_ids": ids_of(rows=1 + seed % 2, seed=seed)} for seed in range(count)] + [
+        {"input_ids": ids_of(seed=9), "attention_mask": mask}
+    ]
+
+
+def both_ways(folder: Path, batches: Any, **options: Any) -> tuple[shortgpt.Scores, shortgpt.Scores]:
+    whole = shortgpt.score(shortgpt.load(folder, device="cpu", **options), batches)
+    return whole, shortgpt.score(shortgpt.load(folder, device="cpu", stream=True, **options), batches)
+
+
+def our_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("shortgpt")]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_streamed_scores_equal_those_of_the_model_in_memory_for_types_with_an_adapter(
+    name: str, tmp_path: Path
+) -> None:
+    whole, streamed = both_ways(saved(tiny(name), tmp_path / name, tokenizer=False), batches_of())
+    assert streamed == whole
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_streamed_scores_equal_those_of_the_model_in_memory_for_types_whose_blocks_are_found(
+    name: str, tmp_path: Path
+) -> None:
+    with upstream_mended():
+        model = tiny_model(name)
+        model.save_pretrained(tmp_path / name)
+        whole, streamed = both_ways(tmp_path / name, [tiny_batch(name, model, seed=seed) for seed in range(3)])
+    assert streamed == whole
+
+
+def test_streamed_scores_are_cosines_that_plain_hooks_see(tmp_path: Path) -> None:
+    model = tiny("llama")
+    ids = ids_of()
+    seen: list[torch.Tensor] = []
+    for layer in model.model.layers:
+        layer.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model.model.norm.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    with torch.no_grad():
+        model(input_ids=ids)
+    stream = [hidden.double() for hidden in seen]
+    folder = saved(tiny("llama"), tmp_path / "llama", tokenizer=False)
+    scores = shortgpt.score(shortgpt.load(folder, device="cpu", stream=True), [{"input_ids": ids}])
+    for x, y, value in zip(stream, stream[1:], scores.values, strict=False):
+        cosine = (x * y).sum(-1) / (x.norm(dim=-1) * y.norm(dim=-1))
+        assert value == pytest.approx((1 - cosine).mean().item(), rel=1e-9)
+
+
+def test_shards_other_dtypes_and_tied_embeddings_are_read_as_the_library_reads_them(tmp_path: Path) -> None:
+    sharded = saved(tiny("llama"), tmp_path / "sharded", tokenizer=False, max_shard_size="40KB")
+    assert len(list(sharded.glob("*.safetensors"))) > 2
+    whole, streamed = both_ways(sharded, batches_of())
+    assert streamed == whole
+    whole, streamed = both_ways(sharded, batches_of(), dtype="bfloat16")
+    assert streamed == whole
+    assert streamed.dtype == "bfloat16"
+    tied = saved(tiny("llama", tie_word_embeddings=True), tmp_path / "tied", tokenizer=False)
+    whole, streamed = both_ways(tied, batches_of())
+    assert streamed == whole
+
+
+def test_names_without_the_models_prefix_are_found(tmp_path: Path) -> None:
+    folder = saved(tiny("gpt2"), tmp_path / "gpt2", tokenizer=False)
+    file = folder / "model.safetensors"
+    save_file({name.removeprefix("transformer."): tensor for name, tensor in load_file(file).items()}, file)
+    whole, streamed = both_ways(folder, batches_of())
+    assert streamed == whole
+
+
+def test_a_streamed_model_is_scored_again_and_again(llama_folder: Path) -> None:
+    model = shortgpt.load(llama_folder, device="cpu", stream=True)
+    assert shortgpt.score(model, batches_of()) == shortgpt.score(model, batches_of())
+
+
+def test_no_more_than_two_blocks_are_in_memory_at_a_time(llama_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = shortgpt.load(llama_folder, device="cpu", stream=True)
+    weights = model.weights
+    loaded: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+    load = type(weights).load
+
+    def watched(self: Any, block: int) -> None:
+        nonlocal most
+        load(self, block)
+        loaded.append(weakref.ref(model.blocks[block].mlp.up_proj.weight))
+        gc.collect()
+        most = max(most, sum(ref() is not None for ref in loaded))
+
+    monkeypatch.setattr(type(weights), "load", watched)
+    shortgpt.score(model, batches_of())
+    assert len(loaded) == 6
+    assert most <= 2  # the reader may be later than the block before it
+    gc.collect()
+    assert not any(ref() is not None for ref in loaded)
+    assert all(p.is_meta for block in model.blocks for p in block.parameters())
+    assert model.model.lm_head.weight.is_meta
+    assert not model.model.model.embed_tokens.weight.is_meta
+
+
+def test_a_blocks_weights_are_read_once_however_many_batches_there_are(
+    llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shortgpt.weights import Weights
+
+    read: list[str] = []
+    original = Weights.read
+
+    def watched(self: Weights, name: str) -> Any:
+        read.append(name)
+        return original(self, name)
+
+    monkeypatch.setattr(Weights, "read", watched)
+    model = shortgpt.load(llama_folder, device="cpu", stream=True)
+    shortgpt.score(model, batches_of(5))
+    in_file = set(load_file(llama_folder / "model.safetensors"))
+    assert sorted(read) == sorted(in_file - {"lm_head.weight"})
+
+
+def test_what_needs_the_whole_model_is_refused_and_says_what_can_be_done(llama_folder: Path, tmp_path: Path) -> None:
+    model = shortgpt.load(llama_folder, device="cpu", stream=True)
+    for attempt in (
+        lambda: model.logits({"input_ids": ids_of()}),
+        lambda: shortgpt.remove(model, [1]),
+        lambda: model.save(tmp_path / "out"),
+    ):
+        with pytest.raises(ModelError, match="still in their files"):
+            attempt()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", WHOLE_ONLY)
+def test_types_whose_blocks_do_not_stand_alone_are_refused_before_anything_is_scored(name: str, tmp_path: Path) -> None:
+    tiny_model(name).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=WHOLE_ONLY[name]):
+        shortgpt.load(tmp_path, device="cpu", stream=True)
+
+
+def test_adapters_that_cannot_stream_say_so(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"d_model": 8, "n_layer": 2, "ssm_cfg": {}}))
+    with pytest.raises(ModelError, match="'mamba-ssm' cannot be streamed"):
+        shortgpt.load(tmp_path, device="cpu", stream=True)
+
+
+def test_a_model_that_writes_into_its_blocks_weights_is_refused(tmp_path: Path) -> None:
+    folder = saved(tiny("rwkv", rescale_every=2).half(), tmp_path / "rwkv", tokenizer=False)
+    model = shortgpt.load(folder, device="cpu", stream=True)  # in fp16 the library divides weights in place
+    with pytest.raises(ModelError, match=r"writes into the weights of rwkv\.blocks"):
+        shortgpt.score(model, batches_of())
+
+
+def test_weights_that_are_no_safetensors_are_refused(tmp_path: Path) -> None:
+    folder = saved(tiny("llama"), tmp_path / "llama", tokenizer=False)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin; streaming reads safetensors"):
+        shortgpt.load(folder, device="cpu", stream=True)
+
+
+@pytest.mark.parametrize("damage", ["missing", "shape", "truncated"])
+def test_a_damaged_checkpoint_is_told_before_anything_is_scored(tmp_path: Path, damage: str) -> None:
+    folder = saved(tiny("llama"), tmp_path / "llama", tokenizer=False)
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    if damage == "missing":
+        del tensors["model.layers.3.mlp.up_proj.weight"]
+        save_file(tensors, file)
+    elif damage == "shape":
+        tensors["model.layers.3.mlp.up_proj.weight"] = torch.zeros(5, 7)
+        save_file(tensors, file)
+    else:
+        file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError):
+        shortgpt.load(folder, device="cpu", stream=True)
+
+
+def test_an_error_in_a_block_ends_every_waiting_pass(llama_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = shortgpt.load(llama_folder, device="cpu", stream=True)
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise ArithmeticError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.blocks[2].mlp, "forward", broken)
+        with pytest.raises(ArithmeticError):
+            shortgpt.score(model, batches_of())
+    assert our_threads() == []
+    assert not any("forward" in vars(block) for block in model.blocks)
+    whole = shortgpt.score(shortgpt.load(llama_folder, device="cpu"), batches_of())
+    assert shortgpt.score(model, batches_of()) == whole
+
+
+def test_an_error_before_the_blocks_is_the_callers(llama_folder: Path) -> None:
+    model = shortgpt.load(llama_folder, device="cpu", stream=True)
+    with pytest.raises(IndexError):
+        model.trace({"input_ids": ids_of() + 10_000}, lambda boundary, hidden: None)
+    assert our_threads() == []
+
+
+def test_blocks_that_run_out_of_order_are_an_error(llama_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = shortgpt.load(llama_folder, device="cpu", stream=True)
+    monkeypatch.setattr(type(model.weights), "load", lambda self, block: None)
+    model.model.model.layers = torch.nn.ModuleList([*model.blocks[1:], model.blocks[0]])
+    with pytest.raises(AdapterError, match="one after another"):
+        shortgpt.score(model, batches_of())
+    assert our_threads() == []
+
+
+def test_hooks_on_a_block_see_the_stream_that_they_see_in_memory(llama_folder: Path) -> None:
+    seen: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+    for stream in seen:
+        model = shortgpt.load(llama_folder, device="cpu", stream=stream)
+        model.blocks[3].register_forward_hook(lambda m, args, output, into=seen[stream]: into.append(output))
+        model.trace({"input_ids": ids_of()}, lambda boundary, hidden: None)
+    assert torch.equal(seen[True][0], seen[False][0])
+
+
+def test_the_command_prints_the_same_table_with_stream(llama_folder: Path, run_cli: Callable[..., Ran]) -> None:
+    command = ("score", llama_folder, "--sequences", 3, "--tokens", 16, "--batch-size", 2, "--device", "cpu")
+    whole, streamed = run_cli(*command), run_cli(*command, "--stream")
+    assert streamed.status == 0
+    assert streamed.out == whole.out
+
+
+def test_prune_chooses_the_same_blocks_with_stream(
+    llama_folder: Path, tmp_path: Path, run_cli: Callable[..., Ran]
+) -> None:
+    files = []
+    for extra in ((), ("--stream",)):
+        out = tmp_path / f"out{len(extra)}"
+        options = ("--blocks", 2, "--sequences", 3, "--tokens", 16, "--device", "cpu", "--no-verify", *extra)
+        ran = run_cli("prune", llama_folder, "--output", out, *options)
+        assert ran.status == 0, ran.err
+        files.append((out / "model.safetensors").read_bytes())
+    assert files[0] == files[1]
+    ran = run_cli("prune", llama_folder, "--output", tmp_path / "no", "--remove", "1", "--stream")
+    assert ran.status == 2
+    assert "--stream: nothing is scored" in ran.err
+
+
+def test_passes_take_turns_so_that_one_thread_runs_at_a_time() -> None:
+    order: list[str] = []
+
+    def forward(name: str) -> None:
+        order.append(f"{name} begins")
+        streaming._Pass.current.it.call((0, name))
+        order.append(f"{name} ends")
+
+    passes = [streaming._Pass(lambda name=name: forward(name)) for name in "ab"]
+    assert order == []
+    assert [pass_.resume()[1] for pass_ in passes] == ["a", "b"]
+    assert passes[0].resume() is None
+    passes[1].stop()
+    assert order == ["a begins", "b begins", "a ends"]
