@@ -13,13 +13,17 @@ from shortgpt.errors import ShortGPTError
 
 _HOMES = {
     "Architecture": "plugins",
+    "BatchCriterion": "criteria",
     "BlockInfluence": "influence",
     "BlockSequence": "blocks",
     "Calibration": "calibration",
     "Comparison": "comparison",
-    "Criterion": "influence",
+    "Criterion": "criteria",
+    "Cut": "blocks",
+    "Evaluator": "evaluation",
     "Extension": "plugins",
     "Family": "families",
+    "OrderCriterion": "criteria",
     "Plan": "plan",
     "Scores": "scores",
     "Source": "families",
@@ -43,6 +47,7 @@ __all__ = ["ShortGPTError", "__version__", *sorted(_HOMES)]
 
 if TYPE_CHECKING:
     from shortgpt.blocks import BlockSequence as BlockSequence
+    from shortgpt.blocks import Cut as Cut
     from shortgpt.blocks import Tap as Tap
     from shortgpt.blocks import TokenBatch as TokenBatch
     from shortgpt.calibration import Calibration as Calibration
@@ -50,11 +55,14 @@ if TYPE_CHECKING:
     from shortgpt.checkpoint import prune_checkpoint as prune_checkpoint
     from shortgpt.comparison import Comparison as Comparison
     from shortgpt.comparison import compare as compare
+    from shortgpt.criteria import BatchCriterion as BatchCriterion
+    from shortgpt.criteria import Criterion as Criterion
+    from shortgpt.criteria import OrderCriterion as OrderCriterion
+    from shortgpt.evaluation import Evaluator as Evaluator
     from shortgpt.families import Family as Family
     from shortgpt.families import Source as Source
     from shortgpt.hookspecs import hookimpl as hookimpl
     from shortgpt.influence import BlockInfluence as BlockInfluence
-    from shortgpt.influence import Criterion as Criterion
     from shortgpt.loading import load as load
     from shortgpt.loading import wrap as wrap
     from shortgpt.modules import TorchBlockSequence as TorchBlockSequence

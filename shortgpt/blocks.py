@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from shortgpt.errors import SelectionError
+from shortgpt.errors import ModelError, SelectionError
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,13 @@ NormPlacement = Literal["pre", "post", "sandwich", "parallel", "unknown"]
 TokenBatch = Mapping[str, Any]
 """`input_ids` (LongTensor [batch, tokens]), optionally `attention_mask` (same shape, 1 = real token), and whatever
 else the model's forward takes."""
+
+
+class Cut(NamedTuple):
+    """What is left out of a model for a while: a block, or one part of it, as `BlockSequence.parts` names it."""
+
+    block: int
+    part: str | None = None
 
 
 class Tap(Protocol):
@@ -110,6 +117,50 @@ class BlockSequence(ABC):
     @abstractmethod
     def skipping(self, blocks: Iterable[int]) -> AbstractContextManager[None]:
         """Inside the context these blocks act as the identity on the stream. Afterwards no trace of it is left."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What a block adds to the stream part by part, "mixer" (attention or what stands for it) and "mlp", where the
+        model is known to be made so; else nothing."""
+        return ()
+
+    def skipping_part(self, block: int, part: str) -> AbstractContextManager[None]:
+        """Inside the context one part of a block adds nothing to the stream.
+
+        Raises:
+            ModelError: the part is none of `parts`.
+        """
+        raise ModelError(f"{self.name}: its blocks have no part {part!r} that is known")
+
+    @contextmanager
+    def cutting(self, cut: Cut) -> Iterator[None]:
+        """Inside the context a block, or a part of one, is left out."""
+        left_out = self.skipping((cut.block,)) if cut.part is None else self.skipping_part(cut.block, cut.part)
+        with left_out:
+            yield
+
+    def ablated(self, batch: TokenBatch, cuts: Iterable[Cut], removed: Iterable[int] = ()) -> Iterator[Tensor]:
+        """The logits without each of the cuts in turn, and without the blocks `removed`: [batch, tokens, vocabulary].
+
+        What comes before a cut is the same for all of them; a family may compute it once.
+        """
+        gone = tuple(removed)
+        for cut in cuts:
+            with self.skipping(gone), self.cutting(cut):
+                logits = self.logits(batch)
+            yield logits
+
+    def refuse_readouts(self) -> str | None:
+        """Why the model's final norm and head cannot be applied at every boundary, None where they can."""
+        return f"models of the adapter {self.architecture!r} cannot be read out at inner boundaries"
+
+    def readouts(self, batch: TokenBatch) -> Iterator[Tensor]:
+        """What the model's final norm and head make of each boundary 0..L: logits, [batch, tokens, vocabulary].
+
+        Raises:
+            ModelError: `refuse_readouts` says why.
+        """
+        raise ModelError(f"{self.name}: {self.refuse_readouts()}")
 
     @abstractmethod
     def without(self, blocks: Iterable[int]) -> BlockSequence:

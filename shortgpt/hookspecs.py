@@ -26,13 +26,19 @@ def shortgpt_architectures() -> Iterable[Architecture]:
 
 @hookspec
 def shortgpt_criteria() -> Iterable[Extension]:
-    """Criteria for `--criterion`: each target a `shortgpt.Criterion` class. The lowest score goes first."""
+    """Criteria for `--criterion`: each target a class of one of the three kinds of `shortgpt.criteria`."""
     raise AssertionError("a specification, never called")
 
 
 @hookspec
 def shortgpt_calibrations() -> Iterable[Extension]:
     """Calibration sources: each target a function `(argument: str, seed: int) -> Iterable[str]` of texts."""
+    raise AssertionError("a specification, never called")
+
+
+@hookspec
+def shortgpt_evaluators() -> Iterable[Extension]:
+    """How well a text is predicted, for `--evaluator`: each target a `shortgpt.Evaluator` class."""
     raise AssertionError("a specification, never called")
 
 

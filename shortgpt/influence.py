@@ -1,32 +1,15 @@
 """Block Influence on tensors: `BI_i = 1 − E cos(x_i, x_{i+1})`, Eq. 1 of ShortGPT (arXiv:2403.03853).
 
-A criterion looks at one block and one batch: the stream before it and after it, real tokens only. It gives a value a
-token; `shortgpt.scores` sums them. For a redundant block 1 − cos is a difference of nearly equal numbers, so the
+For a redundant block 1 − cos is a difference of nearly equal numbers, so the
 products are summed in float64: at BI 1e-4, fp16 arithmetic has no correct digit left, float64 has eleven.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
 import torch
 from torch import Tensor
 
-
-class Criterion(ABC):
-    """How much a block matters, token by token. A new instance serves each scoring pass."""
-
-    @abstractmethod
-    def values(self, before: Tensor, after: Tensor) -> Tensor:
-        """The value of each token.
-
-        Args:
-            before, after: the residual stream around one block, [tokens, width], float64 (float32 on a device that
-                has no float64); finite, and no row of `before` or `after` is zero.
-
-        Returns:
-            [tokens], of the same dtype. Lower means: remove first.
-        """
+from shortgpt.criteria import Criterion
 
 
 class BlockInfluence(Criterion):

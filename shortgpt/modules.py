@@ -15,15 +15,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from shortgpt.blocks import BlockSequence, Tap, TokenBatch
+from shortgpt.blocks import BlockSequence, Cut, Tap, TokenBatch
 from shortgpt.errors import AdapterError, ModelError
 from shortgpt.families import Config, Family, Source
+from shortgpt.parts import Parts, find_parts, silent
+from shortgpt.replay import Replay, can_read_out, can_replay
 from shortgpt.streaming import BlockWeights, trace_by_block
 
 
@@ -183,6 +186,54 @@ class TorchBlockSequence(BlockSequence):
                 hook = self.blocks[index].register_forward_hook(bypass(index), with_kwargs=True)
                 hooks.callback(hook.remove)
             yield
+
+    @cached_property
+    def _parts(self) -> Parts:
+        return () if self.streamed else find_parts(self)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(self._parts[0]) if self._parts else ()
+
+    @contextmanager
+    def skipping_part(self, block: int, part: str) -> Iterator[None]:
+        if part not in self.parts:
+            raise ModelError(
+                f"{self.name}: no part {part!r} of its blocks is known, only {', '.join(self.parts) or 'none'}"
+            )
+        with silent(self._parts[block][part]):
+            yield
+
+    @cached_property
+    def _replays(self) -> bool:
+        return can_replay(self)
+
+    def ablated(self, batch: TokenBatch, cuts: Iterable[Cut], removed: Iterable[int] = ()) -> Iterator[Tensor]:
+        self._refuse_streamed("be run without some of its blocks")
+        if not self._replays:
+            yield from super().ablated(batch, cuts, removed)
+            return
+        replay = Replay(self, self._placed(batch), tuple(removed))
+        for cut in cuts:
+            yield replay.without(cut)
+
+    @cached_property
+    def _reads_out(self) -> bool:
+        return can_read_out(self)
+
+    def refuse_readouts(self) -> str | None:
+        if self.streamed:
+            return "the head of a streamed model is not in memory"
+        return (
+            None if self._reads_out else f"what a {type(self.model).__name__} does behind its blocks needs all of them"
+        )
+
+    def readouts(self, batch: TokenBatch) -> Iterator[Tensor]:
+        if reason := self.refuse_readouts():
+            raise ModelError(f"{self.name}: {reason}")
+        replay = Replay(self, self._placed(batch))
+        for boundary in range(len(self) + 1):
+            yield replay.readout(boundary)
 
     def without(self, blocks: Iterable[int]) -> BlockSequence:
         family = self.family

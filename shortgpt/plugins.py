@@ -83,6 +83,7 @@ class Registry(Value):
     architectures: tuple[Architecture, ...] = ()
     criteria: tuple[Extension, ...] = ()
     calibrations: tuple[Extension, ...] = ()
+    evaluators: tuple[Extension, ...] = ()
     reporters: tuple[Extension, ...] = ()
     models: tuple[Extension, ...] = ()
 
@@ -238,6 +239,7 @@ _HOOKS: dict[str, tuple[str, type[Extension]]] = {
     "architectures": ("shortgpt_architectures", Architecture),
     "criteria": ("shortgpt_criteria", Extension),
     "calibrations": ("shortgpt_calibrations", Extension),
+    "evaluators": ("shortgpt_evaluators", Extension),
     "reporters": ("shortgpt_reporters", Extension),
     "models": ("shortgpt_models", Extension),
 }

@@ -11,13 +11,21 @@ as the unit. Only one boundary of a batch is held at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shortgpt import plugins, processes
 from shortgpt.calibration import Calibration, CalibrationInfo, calibrate
-from shortgpt.errors import AdapterError, CalibrationError, HiddenStateError, SelectionError, ShortGPTError
+from shortgpt.criteria import AnyCriterion, BatchCriterion, Criterion, OrderCriterion
+from shortgpt.errors import (
+    AdapterError,
+    CalibrationError,
+    HiddenStateError,
+    PluginError,
+    SelectionError,
+    ShortGPTError,
+)
 from shortgpt.values import Value
 
 if TYPE_CHECKING:
@@ -25,7 +33,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from shortgpt.blocks import BlockSequence, TokenBatch
-    from shortgpt.influence import Criterion
     from shortgpt.plan import Plan
 
 Progress = Callable[[str, int, int], None]
@@ -42,7 +49,9 @@ class Scores(Value):
         model, architecture, norm_placement: of the model that was scored.
         block_names: [blocks].
         criteria: what was measured; `values`, `stderr` and `ranking` speak of the first.
-        sums: for each criterion, the float64 sums of the tokens' values, [sequences][blocks].
+        sums: for each criterion, the float64 sums of the tokens' values, [sequences][blocks]. For one that is no mean
+            over tokens there is a single row, its values.
+        counts: for each criterion, the tokens that are in each of its rows.
         tokens: the real tokens of each sequence, [sequences].
         stream_norm: mean ‖x_i‖ over tokens, before each block: the paper's mechanism is that it grows with depth.
         update_norm: mean ‖x_{i+1} − x_i‖ over tokens.
@@ -51,6 +60,7 @@ class Scores(Value):
         pinned: blocks that cannot be removed, each with its reason.
         calibration: what it was measured on.
         dtype: of the residual stream.
+        refused: criteria that were asked for and that this model cannot serve, each with the reason.
     """
 
     model: str
@@ -59,6 +69,7 @@ class Scores(Value):
     block_names: tuple[str, ...]
     criteria: tuple[str, ...]
     sums: tuple[tuple[tuple[float, ...], ...], ...]
+    counts: tuple[tuple[int, ...], ...]
     tokens: tuple[int, ...]
     stream_norm: tuple[float, ...]
     update_norm: tuple[float, ...]
@@ -67,6 +78,7 @@ class Scores(Value):
     pinned: dict[int, str]
     calibration: CalibrationInfo
     dtype: str
+    refused: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.block_names)
@@ -78,25 +90,32 @@ class Scores(Value):
             ShortGPTError: it was not measured.
         """
         if criterion not in self.criteria:
-            raise ShortGPTError(f"criterion {criterion!r} was not measured here, only {', '.join(self.criteria)}")
+            why = self.refused.get(criterion)
+            told = f": {why}" if why else f", only {', '.join(self.criteria)}"
+            raise ShortGPTError(f"criterion {criterion!r} was not measured here{told}")
         order = sorted(range(len(self.criteria)), key=lambda k: self.criteria[k] != criterion)
-        return replace(self, criteria=tuple(self.criteria[k] for k in order), sums=tuple(self.sums[k] for k in order))
+        return replace(
+            self,
+            criteria=tuple(self.criteria[k] for k in order),
+            sums=tuple(self.sums[k] for k in order),
+            counts=tuple(self.counts[k] for k in order),
+        )
 
     @property
     def values(self) -> tuple[float, ...]:
         """The mean over all tokens, [blocks]."""
-        total = sum(self.tokens)
+        total = sum(self.counts[0])
         return tuple(sum(column) / total for column in zip(*self.sums[0], strict=True))
 
     @property
     def stderr(self) -> tuple[float, ...]:
         """The standard error of `values`, [blocks]: of a ratio of sums over sequences. NaN for a single sequence."""
-        n, total = len(self.tokens), sum(self.tokens)
+        n, total = len(self.counts[0]), sum(self.counts[0])
         if n < 2:
             return (float("nan"),) * len(self)
         errors = []
         for mean, column in zip(self.values, zip(*self.sums[0], strict=True), strict=True):
-            squares = sum((s - mean * t) ** 2 for s, t in zip(column, self.tokens, strict=True))
+            squares = sum((s - mean * t) ** 2 for s, t in zip(column, self.counts[0], strict=True))
             errors.append((n / (n - 1) * squares) ** 0.5 / total)
         return tuple(errors)
 
@@ -116,7 +135,7 @@ class Scores(Value):
     def stability(self, n: int, *, resamples: int = 1000, seed: int = 0) -> float:
         """How sure the set of the n least influential is: in what share of bootstrap resamples of the sequences the
         same set comes out. 1.0 is certain; NaN for a single sequence."""
-        count = len(self.tokens)
+        count = len(self.counts[0])
         chosen = self.least_influential(n)
         if count < 2:
             return float("nan")
@@ -124,7 +143,7 @@ class Scores(Value):
 
         generator = numpy.random.default_rng(seed)
         weights = generator.multinomial(count, [1 / count] * count, size=resamples)  # how often each is drawn
-        means = weights @ numpy.asarray(self.sums[0]) / (weights @ numpy.asarray(self.tokens))[:, None]
+        means = weights @ numpy.asarray(self.sums[0]) / (weights @ numpy.asarray(self.counts[0]))[:, None]
         same = sum(_lowest(tuple(row), self.pinned, n) == chosen for row in means.tolist())
         return same / resamples
 
@@ -195,7 +214,8 @@ def score(
     Args:
         calibration: a named source, a path, an iterable of texts or of token batches, or a `Calibration`; with the
             other arguments as `shortgpt.calibrate` takes them.
-        criteria: names of installed criteria; the first is the one that `Scores` ranks by.
+        criteria: names of installed criteria; the first is the one that `Scores` ranks by. All that look at the stream
+            are taken in the same pass.
         progress: called after every block and every batch.
 
     Returns:
@@ -205,18 +225,17 @@ def score(
     Raises:
         HiddenStateError: the stream holds NaN, infinity or a zero vector. The message names block and batch.
         CalibrationError, UnknownNameError: see `calibrate`.
+        ShortGPTError: the model can serve none of the criteria.
         torch.OutOfMemoryError: not even one sequence fits into memory.
     """
     import torch
 
-    measures: list[tuple[plugins.Extension, Criterion]] = []
-    for name in criteria:
-        entry = plugins.lookup("criterion", plugins.registry().criteria, name)
-        criterion = plugins.load_target(entry.target)
-        with plugins.running("criterion", entry):
-            measures.append((entry, criterion()))
-    if not measures:
-        raise ShortGPTError("no criterion was given; name at least one")
+    asked = _open_criteria(criteria)
+    refused = {one.name: reason for one in asked if (reason := one.refuse(model))}
+    asked = [one for one in asked if one.name not in refused]
+    if not asked:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items()) or "none was given"
+        raise ShortGPTError(f"{model.name}: there is no criterion to score it by ({reasons})")
     data = calibration
     if not isinstance(data, Calibration):
         data = processes.agreed(
@@ -226,54 +245,117 @@ def score(
         )
     report = progress or (lambda what, done, total: None)
     rank, size = processes.rank_and_size()
-    parts = processes.gathered(processes.agreed(lambda: _share(model, data, measures, report, rank, size)))
+    parts = processes.gathered(processes.agreed(lambda: _share(model, data, asked, report, rank, size)))
     if len({token_hash for token_hash, _ in parts}) > 1:
         raise CalibrationError("the processes read different calibration texts; give all of them the same")
     found = sorted((batch for _, batches in parts for batch in batches), key=lambda batch: batch.number)
-    counts = [count for batch in found for count in batch.lengths]
-    table = torch.cat([batch.sums for batch in found])  # [sequences, blocks, criteria + 2]
-    means = table[..., len(measures) :].sum(0) / sum(counts)
+    lengths = [length for batch in found for length in batch.lengths]
+    norms = torch.cat([batch.norms for batch in found]).sum(0) / sum(lengths)
+    tables: dict[str, tuple[Tensor, Sequence[int]]] = {}
+    for one in asked:
+        if isinstance(one.criterion, OrderCriterion):
+            places = processes.agreed(partial(_places, one, model, data, report))
+            tables[one.name] = torch.tensor([places], dtype=torch.float64), (1,)
+        else:
+            sums = torch.cat([batch.sums[one.name] for batch in found])
+            tables[one.name] = sums, [count for batch in found for count in batch.counts[one.name]]
     return Scores(
         model=model.name,
         architecture=model.architecture,
         norm_placement=model.norm_placement,
         block_names=tuple(model.block_names),
-        criteria=tuple(criteria),
-        sums=tuple(tuple(tuple(row) for row in table[..., k].tolist()) for k in range(len(measures))),
-        tokens=tuple(counts),
-        stream_norm=tuple(means[:, 0].tolist()),
-        update_norm=tuple(means[:, 1].tolist()),
+        criteria=tuple(tables),
+        sums=tuple(tuple(tuple(row) for row in sums.tolist()) for sums, _ in tables.values()),
+        counts=tuple(tuple(counts) for _, counts in tables.values()),
+        tokens=tuple(lengths),
+        stream_norm=tuple(norms[:, 0].tolist()),
+        update_norm=tuple(norms[:, 1].tolist()),
         parameters=model.parameter_counts(),
         total_parameters=model.total_parameters(),
         pinned=dict(model.pinned),
         calibration=data.info,
         dtype=found[-1].dtype,
+        refused=refused,
     )
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """A criterion of this pass, and where it comes from."""
+
+    name: str
+    entry: plugins.Extension
+    criterion: AnyCriterion
+
+    def refuse(self, model: BlockSequence) -> str | None:
+        if model.streamed and not isinstance(self.criterion, Criterion):
+            return "it runs the model itself, whose blocks are still in their files (stream)"
+        with plugins.running("criterion", self.entry):
+            return self.criterion.refuse(model)
+
+
+def _open_criteria(names: Sequence[str]) -> list[_Asked]:
+    """New instances of criteria.
+
+    Raises:
+        UnknownNameError: one is not installed.
+        ShortGPTError: one was named twice.
+        PluginError: one cannot be made, or is none.
+    """
+    if len(set(names)) < len(names):
+        raise ShortGPTError(f"a criterion was named twice ({', '.join(names)}); name each once")
+    asked = []
+    for name in names:
+        entry = plugins.lookup("criterion", plugins.registry().criteria, name)
+        criterion = plugins.load_target(entry.target)
+        with plugins.running("criterion", entry):
+            made = criterion()
+        if not isinstance(made, AnyCriterion):
+            raise PluginError(
+                f"criterion {name!r} (plugin {entry.plugin}) is a {type(made).__name__}, not a shortgpt.Criterion, "
+                "BatchCriterion or OrderCriterion"
+            )
+        asked.append(_Asked(name, entry, made))
+    return asked
+
+
+def _places(asked: _Asked, model: BlockSequence, data: Calibration, report: Progress) -> list[int]:
+    """Each block's place in the order of a criterion."""
+    assert isinstance(asked.criterion, OrderCriterion)
+    with plugins.running("criterion", asked.entry):
+        order = list(asked.criterion.order(model, data, report))
+        if sorted(order) != list(range(len(model))):
+            raise ValueError(f"it gave the order {order} of {len(model)} blocks")
+    return [order.index(block) for block in range(len(model))]
+
+
+@dataclass(frozen=True)
 class _Batch:
-    """What one batch came to: its place among the batches, sums [sequences, blocks, criteria + 2], tokens of each
-    sequence, and the stream's dtype."""
+    """What one batch came to.
+
+    Attributes:
+        number: its place among the batches.
+        norms: sums of the stream's and the updates' norms, [sequences, blocks, 2].
+        sums, counts: for each criterion, as `Scores` has them.
+        lengths: the tokens of each sequence.
+        dtype: of the stream.
+    """
 
     number: int
-    sums: Tensor
+    norms: Tensor
+    sums: dict[str, Tensor]
+    counts: dict[str, list[int]]
     lengths: list[int]
     dtype: str
 
 
 def _share(
-    model: BlockSequence,
-    data: Calibration,
-    measures: Sequence[tuple[plugins.Extension, Criterion]],
-    report: Progress,
-    rank: int,
-    size: int,
+    model: BlockSequence, data: Calibration, asked: Sequence[_Asked], report: Progress, rank: int, size: int
 ) -> tuple[str, list[_Batch]]:
     """One process's share of the pass: every size-th batch, whole, so that sums don't depend on how many there are."""
     found: list[_Batch] = []
     mine = list(enumerate(data.batches))[rank::size]
-    look = partial(_Pass, model, measures, report, _Room())
+    look = partial(_Pass, model, asked, report, _Room())
     if model.streamed:
         passes = [look(batch) for _, batch in mine]
         model.trace_all([batch for _, batch in mine], [pass_.tap for pass_ in passes])
@@ -281,7 +363,7 @@ def _share(
         return data.info.token_hash, found
     rows = 0
     for number, batch in mine:
-        scored, rows = _scored(model, batch, number, look, rows)
+        scored, rows = _scored(model, batch, number, asked, look, rows)
         found.append(scored)
         report("batches", len(found), len(mine))
     return data.info.token_hash, found
@@ -291,13 +373,12 @@ def _scored(
     model: BlockSequence,
     batch: TokenBatch,
     number: int,
+    asked: Sequence[_Asked],
     look: Callable[[TokenBatch], _Pass],
     rows: int,
 ) -> tuple[_Batch, int]:
     """The sums of a batch, taken `rows` sequences at a time (0: all at once), or fewer where memory does not suffice;
     and how many at a time that came to."""
-    import torch
-
     from shortgpt.verification import release_memory
 
     total = len(batch["input_ids"])
@@ -309,18 +390,56 @@ def _scored(
         pass_ = look(part)
         try:
             model.trace(part, pass_.tap)
-            parts.append(pass_.result(number))
+            scored = pass_.result(number)
+            for one in asked:
+                if isinstance(one.criterion, BatchCriterion):
+                    scored.sums[one.name], scored.counts[one.name] = _measured(one, model, part)
         except RuntimeError as error:  # torch's OutOfMemoryError is one
             if now == 1 or not _is_lack_of_memory(error):
                 raise
             rows = (now + 1) // 2
         else:
+            parts.append(scored)
             done += now
             continue
         del pass_  # outside the `except`, whose error holds what the pass held
         release_memory()
-    lengths = [length for part in parts for length in part.lengths]
-    return _Batch(number, torch.cat([part.sums for part in parts]), lengths, parts[-1].dtype), rows
+    return _joined(parts), rows
+
+
+def _measured(asked: _Asked, model: BlockSequence, batch: TokenBatch) -> tuple[Tensor, list[int]]:
+    """What a criterion that runs the model makes of a batch, checked."""
+    import torch
+
+    assert isinstance(asked.criterion, BatchCriterion)
+    with plugins.running("criterion", asked.entry):
+        sums, counts = asked.criterion.measure(model, batch)
+        sums, counts = torch.as_tensor(sums).cpu(), [int(count) for count in counts]
+        shape = (len(batch["input_ids"]), len(model))
+        if sums.shape != shape or sums.dtype != torch.float64 or len(counts) != shape[0]:
+            raise ValueError(
+                f"it gave sums {tuple(sums.shape)} {sums.dtype} for {shape[0]} sequences, {shape[1]} blocks"
+            )
+    if not sums.isfinite().all():
+        raise HiddenStateError(
+            f"{model.name}: the criterion {asked.name!r} gave NaN or infinity; check the model's dtype"
+        )
+    return sums, counts
+
+
+def _joined(parts: Sequence[_Batch]) -> _Batch:
+    """Parts of one batch as one."""
+    import torch
+
+    if len(parts) == 1:
+        return parts[0]
+    return replace(
+        parts[0],
+        norms=torch.cat([part.norms for part in parts]),
+        sums={name: torch.cat([part.sums[name] for part in parts]) for name in parts[0].sums},
+        counts={name: [count for part in parts for count in part.counts[name]] for name in parts[0].counts},
+        lengths=[length for part in parts for length in part.lengths],
+    )
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
@@ -367,14 +486,18 @@ class _Pass:
     def __init__(
         self,
         model: BlockSequence,
-        measures: Sequence[tuple[plugins.Extension, Criterion]],
+        asked: Sequence[_Asked],
         report: Progress,
         room: _Room,
         batch: TokenBatch,
     ) -> None:
         import torch
 
-        self.model, self.measures, self.report, self.room = model, measures, report, room
+        self.model, self.report, self.room = model, report, room
+        looking = [(one, one.criterion) for one in asked if isinstance(one.criterion, Criterion)]
+        self.measures = [(one.entry, criterion) for one, criterion in looking if criterion.tokens == "all"]
+        self.at_last = [(one.entry, criterion) for one, criterion in looking if criterion.tokens == "last"]
+        self.names = [[one.name for one, c in looking if c.tokens == kind] for kind in ("all", "last")]
         mask = batch.get("attention_mask")
         self.shape = batch["input_ids"].shape
         real = torch.ones(self.shape, dtype=torch.bool) if mask is None else mask.bool().cpu()
@@ -397,6 +520,8 @@ class _Pass:
         if self.held is not None and _version(self.held) != self.version:
             raise AdapterError(f"{self.model.block_names[boundary - 1]} wrote into the stream that it was given")
         self._look(boundary - 1, hidden)
+        if self.at_last:
+            self._look_at_last(boundary - 1, hidden)
         if boundary > 0:
             self.report("blocks", boundary, len(self.model))
         self.held, self.version = hidden, _version(hidden)
@@ -408,9 +533,15 @@ class _Pass:
             HiddenStateError: a count of broken tokens is not zero.
         """
         self.held = None
-        rows = self.rows.cpu()
+        rows, last = self.rows.cpu(), self.last_rows.cpu()
         _refuse_broken(self.model, number, rows)
-        return _Batch(number, rows[..., :-2], self.lengths, self.dtype)
+        if not last.isfinite().all():
+            raise HiddenStateError(f"{self.model.name}: a criterion gave NaN or infinity, batch {number}; check it")
+        every, at_last = self.names
+        sums = {name: rows[..., k] for k, name in enumerate(every)}
+        sums |= {name: last[..., k] for k, name in enumerate(at_last)}
+        counts = dict.fromkeys(every, self.lengths) | {name: [1] * len(self.lengths) for name in at_last}
+        return _Batch(number, rows[..., len(every) : -2], sums, counts, self.lengths, self.dtype)
 
     def _begin(self, hidden: Tensor) -> None:
         import torch
@@ -427,6 +558,10 @@ class _Pass:
         home = hidden.device if wide.dtype == torch.float64 else torch.device("cpu")
         shape = (len(self.lengths), len(self.model), len(self.measures) + 4)
         self.rows = torch.zeros(shape, dtype=torch.float64, device=home)
+        self.last_rows = self.rows.new_zeros(*shape[:2], len(self.at_last))
+        if self.at_last:
+            ends = torch.tensor(self.lengths).cumsum(0) - 1
+            self.ends = ends.to(hidden.device) if self.chosen is None else self.chosen[ends.to(hidden.device)]
 
     def _look(self, block: int, hidden: Tensor) -> None:
         """Take the norms of a boundary; and where a boundary came before it, the sums of the block between them."""
@@ -466,6 +601,16 @@ class _Pass:
             parts = columns.to(self.rows).split(self.lengths, 1)
             self.rows[:, block] = torch.stack([part.sum(1) for part in parts])
         self.norms = norms
+
+    def _look_at_last(self, block: int, hidden: Tensor) -> None:
+        """The values of the criteria that count the last token of each sequence only."""
+        from shortgpt.influence import precise
+
+        if self.held is None:
+            return
+        u, v = (precise(part.flatten(0, 1)[self.ends]) for part in (self.held, hidden))
+        for k, (entry, criterion) in enumerate(self.at_last):
+            self.last_rows[:, block, k] = self._values(entry, criterion, u, v).to(self.last_rows)
 
     def _tokens(self, hidden: Tensor, here: slice) -> Tensor:
         """Some of the real tokens of a boundary, [tokens, width]."""

@@ -21,7 +21,7 @@ def playback(blocks: int, name: str = "m", seed: int = 0) -> Playback:
 
 def with_values(values: list[float]) -> Scores:
     scores = shortgpt.score(playback(len(values)), ["a text"])
-    return Scores.from_dict(scores.to_dict() | {"sums": [[[v * 10 for v in values]]], "tokens": [10]})
+    return Scores.from_dict(scores.to_dict() | {"sums": [[[v * 10 for v in values]]], "counts": [[10]], "tokens": [10]})
 
 
 def test_a_row_a_model_in_the_order_they_were_named() -> None:

@@ -27,7 +27,7 @@ NAMES = {
     *("load", "wrap", "calibrate", "score", "remove", "prune_checkpoint", "verify", "compare"),
     *("Calibration", "Comparison", "Plan", "Scores", "Source", "Verification"),
     *("BlockSequence", "Tap", "TokenBatch", "TorchBlockSequence"),
-    *("Family", "TorchFamily", "Criterion", "BlockInfluence"),
+    *("Family", "TorchFamily", "Criterion", "BatchCriterion", "OrderCriterion", "BlockInfluence", "Evaluator", "Cut"),
     *("Architecture", "Extension", "hookimpl"),
 }
 

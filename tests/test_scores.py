@@ -49,7 +49,9 @@ def distances(boundaries: Tensor) -> Tensor:
 def made(sums: list[list[float]], tokens: list[int], pinned: dict[int, str] | None = None) -> Scores:
     """Scores with the given sums, [sequences][blocks]."""
     example = shortgpt.score(Playback(torch.randn(len(sums[0]) + 1, 3, 4)), [{"input_ids": torch.tensor([[0, 1]])}])
-    return replace(example, sums=(tuple(map(tuple, sums)),), tokens=tuple(tokens), pinned=pinned or {})
+    return replace(
+        example, sums=(tuple(map(tuple, sums)),), counts=(tuple(tokens),), tokens=tuple(tokens), pinned=pinned or {}
+    )
 
 
 LENGTHS = [40, 7, 25, 1, 60, 33]

@@ -41,7 +41,7 @@ class XlmBlocks(StructuralBlocks):
     def __init__(self, family: TorchFamily, model: nn.Module, **details: Any) -> None:
         super().__init__(family, model, **details)
         self.stack = model.get_submodule(self.structure.path.rpartition(".")[0])
-        self.parts = list(zip(*(self.stack.get_submodule(name).children() for name in LISTS), strict=True))
+        self.pieces = list(zip(*(self.stack.get_submodule(name).children() for name in LISTS), strict=True))
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
         return super().forward(_with_mask(batch))
@@ -52,7 +52,7 @@ class XlmBlocks(StructuralBlocks):
 
         given = arguments(self.stack, _with_mask(self._placed(batch)))
         with torch.no_grad(), quiet(), ExitStack() as hooks:
-            for block, (first, *_) in enumerate(self.parts):
+            for block, (first, *_) in enumerate(self.pieces):
                 hooks.callback(first.register_forward_pre_hook(before(block)).remove)
             tap(len(self), self.stack(**given)[0])
 
@@ -69,13 +69,16 @@ class XlmBlocks(StructuralBlocks):
 
         with ExitStack() as hooks:
             for block in sorted(set(blocks)):
-                first, *_, last = self.parts[block]
+                first, *_, last = self.pieces[block]
                 hooks.callback(first.register_forward_pre_hook(enter(block)).remove)
                 hooks.callback(last.register_forward_hook(leave(block)).remove)
             yield
 
+    def refuse_readouts(self) -> str:
+        return "a block ends in another list than it begins in"
+
     def parameter_counts(self) -> tuple[int, ...]:
-        return tuple(sum(p.numel() for part in parts for p in part.parameters()) for parts in self.parts)
+        return tuple(sum(p.numel() for part in parts for p in part.parameters()) for parts in self.pieces)
 
 
 class Xlm(Structural):

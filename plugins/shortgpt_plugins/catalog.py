@@ -1,4 +1,4 @@
-"""The criteria, calibration sources and reporters that come with shortgpt, by the same door as a third party's."""
+"""Criteria, calibration sources, evaluators and reporters that come with shortgpt, by the same door as anybody's."""
 
 from shortgpt.hookspecs import hookimpl
 from shortgpt.plugins import Extension
@@ -27,6 +27,14 @@ def shortgpt_calibrations() -> tuple[Extension, ...]:
             f"{HERE}.texts:hub",
             "hub:NAME, hub:OWNER/NAME or hub:OWNER/NAME/CONFIG, with @SPLIT: any text of the hub",
         ),
+    )
+
+
+@hookimpl
+def shortgpt_evaluators() -> tuple[Extension, ...]:
+    return (
+        Extension("perplexity", f"{HERE}.evaluators:Perplexity", "exp of the mean loss of the next token"),
+        Extension("accuracy", f"{HERE}.evaluators:Accuracy", "how often the next token is the likeliest"),
     )
 
 

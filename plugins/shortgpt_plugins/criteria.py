@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from shortgpt.influence import Criterion, cosine_distance
+from shortgpt.criteria import Criterion
+from shortgpt.influence import cosine_distance
 
 
 class AngularDistance(Criterion):
