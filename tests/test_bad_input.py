@@ -408,7 +408,7 @@ def test_a_source_that_vanishes_half_way(refused: Refused, model: Path) -> None:
 
 def test_a_full_disk_for_the_json(refused: Refused, model: Path, text: Path, tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
-    command = ("score", model, "--calibration", text, *ON, "--report", "csv", "--json", tmp_path / "x.json")
+    command = ("score", model, "--calibration", text, *ON, "--format", "csv", "--json", tmp_path / "x.json")
     with raising(Path, "write_text", full):
         # The table is printed first; only the file is missing.
         from tests.support import run_cli
@@ -431,7 +431,7 @@ def test_an_unknown_criterion(refused: Refused, model: Path, text: Path) -> None
 
 def test_an_unknown_report_format(refused: Refused, model: Path) -> None:
     for command in ("score", "compare"):
-        assert "unknown report format 'cvs'. Did you mean 'csv'?" in refused(command, model, "--report", "cvs")
+        assert "unknown format 'cvs'. Did you mean 'csv'?" in refused(command, model, "--format", "cvs")
 
 
 def test_an_unknown_adapter(refused: Refused, model: Path) -> None:
@@ -456,7 +456,7 @@ def test_a_plugin_whose_criterion_cannot_be_imported(
     [
         ("criteria", ("--criterion", "mine"), "criterion 'mine' (plugin broken) failed: ZeroDivisionError"),
         ("calibrations", ("--calibration", "mine"), "calibration source 'mine' (plugin broken) failed: ZeroDivision"),
-        ("reporters", ("--report", "mine"), "report format 'mine' (plugin broken) failed: ZeroDivisionError"),
+        ("reporters", ("--format", "mine"), "format 'mine' (plugin broken) failed: ZeroDivisionError"),
     ],
 )
 def test_a_plugin_that_fails_while_it_runs(
@@ -471,7 +471,7 @@ def test_a_plugin_that_fails_while_it_runs(
 ) -> None:
     broken = types.ModuleType("broken_at_work")
     vars(broken).update(
-        criteria=type("Mine", (), {"values": lambda self, before, after: before / (1 // 0)}),
+        criteria=type("Mine", (shortgpt.Criterion,), {"values": lambda self, before, after: before / (1 // 0)}),
         calibrations=lambda argument, seed: iter([str(1 // 0)]),
         reporters=lambda result: str(1 // 0),
     )

@@ -107,7 +107,7 @@ def test_score_computes_in_the_dtype_that_was_asked_for(run_cli: Run, llama_fold
 
 @pytest.mark.parametrize("report", ["csv", "markdown", "json"])
 def test_a_report_takes_the_tables_place(run_cli: Run, llama_folder: Path, on: Any, text: Path, report: str) -> None:
-    ran = run_cli("score", llama_folder, *on, "--report", report)
+    ran = run_cli("score", llama_folder, *on, "--format", report)
     entry = plugins.lookup("report format", plugins.registry().reporters, report)
     assert ran.out == plugins.load_target(entry.target)(by_library(llama_folder, text)).rstrip("\n") + "\n"
 

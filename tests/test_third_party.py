@@ -119,7 +119,7 @@ def test_score_takes_the_architecture_the_criterion_and_the_report_format(
 ) -> None:
     criteria = ("--criterion", "norm-change", "--criterion", "block-influence")
     command = ("-m", "shortgpt", "score", "tiny", *CALIBRATION, *criteria)
-    printed = environment.ok(*command, "--report", "ranking", "--json", "scores.json", cwd=folder)
+    printed = environment.ok(*command, "--format", "ranking", "--json", "scores.json", cwd=folder)
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     assert scores["architecture"] == "pebble"
     assert scores["criteria"] == ["norm-change", "block-influence"]
@@ -134,7 +134,7 @@ def test_compare_puts_it_beside_a_model_of_ours(
     environment: Environment, folder: Path, by_hand: Mapping[str, list[float]]
 ) -> None:
     command = ("-m", "shortgpt", "compare", "tiny", "zoo:llama", "nowhere/", *CALIBRATION)
-    printed = environment.ok(*command, "--report", "ranking", "--json", "comparison.json", cwd=folder)
+    printed = environment.ok(*command, "--format", "ranking", "--json", "comparison.json", cwd=folder)
     tiny, llama, nowhere = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))["rows"]
     assert (tiny["scores"]["architecture"], llama["scores"]["architecture"]) == ("pebble", "llama")
     assert nowhere["scores"] is None

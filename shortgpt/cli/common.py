@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,7 @@ from shortgpt.errors import OutputError, SelectionError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from shortgpt.comparison import Comparison
-    from shortgpt.scores import Progress, Scores
+    from shortgpt.scores import Progress
     from shortgpt.values import Value
 
 Command = Callable[..., Any]
@@ -72,7 +72,41 @@ stream_option = click.option(
     is_flag=True,
     help="Score with the weights read block by block, for a model larger than memory. Moves no result.",
 )
-report_option = click.option("--report", metavar="NAME", help="Print in this format instead: json, csv, markdown, ...")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user wants of a result.
+
+    Attributes:
+        form: the format to print in; None for a table.
+        output: the file to print to; None for the standard output.
+        plot: the file for a picture.
+        json_file: the file for JSON.
+        quiet: no progress and no notes.
+    """
+
+    form: str | None = None
+    output: str | None = None
+    plot: str | None = None
+    json_file: str | None = None
+    quiet: bool = False
+
+
+def result_options(command: Command) -> Command:
+    """How a result is told: the command is called with `wishes`, which `check` checks before anything takes time."""
+    options = (
+        click.option("--format", "form", metavar="NAME", help="Print as json, csv, markdown, ... Default: a table."),
+        click.option("--output", "-o", metavar="FILE", help="Print into this file."),
+        click.option("--plot", metavar="FILE", help="Draw a picture: .png, .svg or .pdf (needs shortgpt[plot])."),
+    )
+
+    @functools.wraps(command)
+    def called(**given: Any) -> Any:
+        names = ("form", "output", "plot", "json_file", "quiet")
+        return command(wishes=Wishes(**{name: given.pop(name) for name in names}), **given)
+
+    return output_options(_with(options, called))
 
 
 def _with(options: tuple[Callable[[Command], Command], ...], command: Command) -> Command:
@@ -135,28 +169,51 @@ def progress_bars(quiet: bool) -> Iterator[Progress | None]:
         yield advance
 
 
-def emit(result: Scores | Comparison, rendered: Any, json_file: str | None, report: str | None) -> None:
-    """Print a result, as a table or by a reporter; and write it as JSON where asked."""
+def emit(result: Value, rendered: Any, wishes: Wishes) -> None:
+    """Print a result, as a table or by a reporter; draw it, and write it as JSON, where asked."""
     from shortgpt import plugins
 
-    if report is not None:
-        entry = plugins.lookup("report format", plugins.registry().reporters, report)
+    text = None
+    if wishes.form is not None:
+        entry = plugins.lookup("format", plugins.registry().reporters, wishes.form)
         reporter = plugins.load_target(entry.target)
-        with plugins.running("report format", entry):
-            text = str(reporter(result))
-        click.echo(text.rstrip("\n"))
-    elif json_file != "-":
+        with plugins.running("format", entry):
+            text = str(reporter(result)).rstrip("\n")
+    if wishes.plot is not None:
+        from shortgpt.plots import draw
+
+        draw(result, wishes.plot)
+    if wishes.output is not None:
+        from shortgpt.reports import as_text
+
+        write_text((as_text(rendered) if text is None else text) + "\n", wishes.output)
+    elif text is not None:
+        click.echo(text)
+    elif wishes.json_file != "-":
         console().print(rendered)
-    write_json(result, json_file)
+    write_json(result, wishes.json_file)
 
 
-def check_wishes(json_file: str | None, report: str | None = None) -> None:
-    """Raise for a file that cannot be written and a report format that is not installed, before anything takes time."""
+def check(wishes: Wishes) -> None:
+    """Raise for what cannot be: a file that cannot be written, a format that is not installed, two results on the
+    standard output, a picture without matplotlib."""
     from shortgpt import plugins
 
-    if report is not None:
-        plugins.lookup("report format", plugins.registry().reporters, report)
-    target = Path(json_file).expanduser() if json_file not in (None, "-") else None
+    if wishes.form is not None:
+        plugins.lookup("format", plugins.registry().reporters, wishes.form)
+    if wishes.form is not None and wishes.output is None and wishes.json_file == "-":
+        raise OutputError("--format and --json - both go to the standard output; give one of them a file")
+    if wishes.plot is not None:
+        from shortgpt.plots import check_plot
+
+        check_plot(wishes.plot)
+    for file in (wishes.output, wishes.plot, wishes.json_file):
+        check_file(file)
+
+
+def check_file(file: str | None) -> None:
+    """Raise an `OutputError` for a file that cannot be written, before anything takes time."""
+    target = Path(file).expanduser() if file not in (None, "-") else None
     if target is not None and (target.is_dir() or not target.parent.is_dir()):
         reason = "it is a folder" if target.is_dir() else f"there is no folder {target.parent}"
         raise OutputError(f"{target}: cannot be written ({reason})")

@@ -15,14 +15,11 @@ from shortgpt.errors import ShortGPTError
 @click.option("--criterion", help="What to measure. Default: block-influence.")
 @common.calibration_options
 @common.model_options
-@common.report_option
-@common.output_options
+@common.result_options
 def compare(
     models: tuple[str, ...],
     criterion: str | None,
-    report: str | None,
-    json_file: str | None,
-    quiet: bool,
+    wishes: common.Wishes,
     **options: Any,
 ) -> None:
     """Compare how redundant the blocks of MODELS are, over relative depth.
@@ -34,13 +31,13 @@ def compare(
     from shortgpt.loading import default_device
     from shortgpt.scores import DEFAULT_CRITERION
 
-    common.check_wishes(json_file, report)
+    common.check(wishes)
     options["device"] = default_device(options["device"])
     source = options.pop("calibration")
-    with common.progress_bars(quiet) as progress:
+    with common.progress_bars(wishes.quiet) as progress:
         comparison = run(models, source, criterion=criterion or DEFAULT_CRITERION, progress=progress, **options)
     if all(row.error is not None for row in comparison.rows):
-        common.write_json(comparison, json_file)
+        common.write_json(comparison, wishes.json_file)
         reasons = (f"{row.model}: {(row.error or '').removeprefix(f'{row.model}: ')}" for row in comparison.rows)
         raise ShortGPTError(f"no model could be measured ({'; '.join(reasons)})")
-    common.emit(comparison, comparison, json_file, report)
+    common.emit(comparison, comparison, wishes)

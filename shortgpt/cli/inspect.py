@@ -30,7 +30,7 @@ def inspect(
     from shortgpt.inspection import inspect as look
     from shortgpt.reports import inspection_table
 
-    common.check_wishes(json_file)
+    common.check_file(json_file)
     blocks = parse_blocks(remove) if remove is not None else ()
     source = resolve(model, architecture)
     found = look(source, recognise(source, architecture), blocks, trust_remote_code=trust_remote_code)

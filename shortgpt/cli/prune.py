@@ -86,7 +86,7 @@ def prune(
     if not first and (remove is not None or plan_file is not None):
         return  # nothing is scored, so there is nothing to share
     check_output(output)
-    common.check_wishes(json_file)
+    common.check_file(json_file)
     opening = {name: options.pop(name) for name in ("device", "dtype", "trust_remote_code")}
     opening |= {"device": default_device(opening["device"]), "architecture": architecture}
     with common.progress_bars(quiet) as progress:

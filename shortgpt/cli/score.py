@@ -22,8 +22,7 @@ DEFAULT_RATIO = 0.25
 @common.stream_option
 @common.calibration_options
 @common.model_options
-@common.report_option
-@common.output_options
+@common.result_options
 def score(
     model: str,
     criteria: tuple[str, ...],
@@ -34,9 +33,7 @@ def score(
     device: str | None,
     dtype: str,
     trust_remote_code: bool,
-    report: str | None,
-    json_file: str | None,
-    quiet: bool,
+    wishes: common.Wishes,
     **calibration: Any,
 ) -> None:
     """Score every block of MODEL.
@@ -51,7 +48,7 @@ def score(
     from shortgpt.scores import DEFAULT_CRITERION, check_number
     from shortgpt.scores import score as run
 
-    common.check_wishes(json_file, report)
+    common.check(wishes)
     common.number_of_blocks(blocks, ratio, 100, DEFAULT_RATIO)  # a mistake here is told before the model is loaded
     tokenizer = calibration.pop("tokenizer")
     with processes.group(device) as place:
@@ -73,9 +70,9 @@ def score(
             count, len(opened) - max(1, len(opened.pinned))
         )  # a model of one block is scored, and nothing is marked
         source = calibration.pop("calibration")
-        with common.progress_bars(quiet) as progress:
+        with common.progress_bars(wishes.quiet) as progress:
             scores = run(opened, source, criteria=criteria or (DEFAULT_CRITERION,), progress=progress, **calibration)
     if processes.started()[0] > 0:
         return  # the first process reports
     marked = scores.least_influential(count) if count else ()
-    common.emit(scores, scores_table(scores, marked), json_file, report)
+    common.emit(scores, scores_table(scores, marked), wishes)

@@ -32,7 +32,7 @@ def verify(
     from shortgpt.loading import default_device, load
     from shortgpt.plan import Plan
 
-    common.check_wishes(json_file)
+    common.check_file(json_file)
     device = default_device(device)
     if original is None:
         if dtype != "auto":
