@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from shortgpt import copying
+from shortgpt.criteria import Criterion
 from tests.support import Ran, raising, saved, tiny
 
 Refused = Callable[..., str]
@@ -471,7 +472,7 @@ def test_a_plugin_that_fails_while_it_runs(
 ) -> None:
     broken = types.ModuleType("broken_at_work")
     vars(broken).update(
-        criteria=type("Mine", (shortgpt.Criterion,), {"values": lambda self, before, after: before / (1 // 0)}),
+        criteria=type("Mine", (Criterion,), {"values": lambda self, before, after: before / (1 // 0)}),
         calibrations=lambda argument, seed: iter([str(1 // 0)]),
         reporters=lambda result: str(1 // 0),
     )
