@@ -26,12 +26,8 @@ from shortgpt.blocks import BlockSequence, Cut, Tap, TokenBatch
 from shortgpt.errors import AdapterError, ModelError
 from shortgpt.families import Config, Family, Source
 from shortgpt.parts import Parts, find_parts, silent
-from shortgpt.replay import Replay, can_read_out, can_replay
+from shortgpt.replay import Enough, Replay, can_read_out, can_replay
 from shortgpt.streaming import BlockWeights, trace_by_block
-
-
-class _Enough(Exception):
-    """Ends a forward pass after the last block. Never leaves `trace`."""
 
 
 class TorchBlockSequence(BlockSequence):
@@ -157,13 +153,13 @@ class TorchBlockSequence(BlockSequence):
 
         def after(module: nn.Module, args: Any, output: Any) -> None:
             see(last + 1, self.stream_out(last, output))
-            raise _Enough
+            raise Enough
 
         with torch.no_grad(), ExitStack() as hooks:
             for index, block in enumerate(self.blocks):
                 hooks.callback(block.register_forward_pre_hook(before(index), with_kwargs=True).remove)
             hooks.callback(self.blocks[last].register_forward_hook(after).remove)
-            with suppress(_Enough):
+            with suppress(Enough):
                 self.forward(self._placed(batch))
         if seen != list(range(last + 2)):
             raise AdapterError(

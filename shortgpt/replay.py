@@ -13,7 +13,7 @@ that hands something on beside its output (keys and values to be read by later b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from shortgpt.modules import TorchBlockSequence
 
 PROBE_TOKENS = 12
+
+
+class Enough(Exception):
+    """Ends a pass behind the last block. Never leaves this package."""
 
 
 class Replay:
@@ -45,12 +49,15 @@ class Replay:
 
         def after(module: nn.Module, args: Any, output: Any) -> None:
             self.outputs.append(output)
+            if module is model.blocks[-1]:
+                raise Enough
 
         with torch.no_grad(), model.skipping(removed), ExitStack() as hooks:
             for index, block in enumerate(model.blocks):  # hooks run in the order in which they came: after skipping's
                 hooks.callback(block.register_forward_pre_hook(before(index), with_kwargs=True).remove)
                 hooks.callback(block.register_forward_hook(after).remove)
-            self.logits = model.forward(batch)
+            with suppress(Enough):
+                model.forward(batch)
         self.streams.append(model.stream_out(len(model) - 1, self.outputs[-1]))
 
     def without(self, cut: Cut) -> Tensor:
