@@ -38,7 +38,7 @@ _HOMES = {
     "load": "loading",
     "prune_checkpoint": "checkpoint",
     "remove": "removal",
-    "score": "scores",
+    "score": "scoring",
     "verify": "verification",
     "wrap": "loading",
 }
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from shortgpt.plugins import Extension as Extension
     from shortgpt.removal import remove as remove
     from shortgpt.scores import Scores as Scores
-    from shortgpt.scores import score as score
+    from shortgpt.scoring import score as score
     from shortgpt.verification import verify as verify
 
 

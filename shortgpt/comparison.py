@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from shortgpt.blocks import BlockSequence
 from shortgpt.calibration import Calibration
 from shortgpt.errors import ShortGPTError
-from shortgpt.scores import DEFAULT_CRITERION, Progress, Scores, score
+from shortgpt.scores import DEFAULT_CRITERION, Progress, Scores
+from shortgpt.scoring import score
 from shortgpt.values import Value
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Comparison(Value):
         )
 
     def __rich__(self) -> RenderableType:
-        from shortgpt.reports import comparison_tables
+        from shortgpt.reports.comparison import comparison_tables
 
         return comparison_tables(self)
 

@@ -25,7 +25,8 @@ from shortgpt.checkpoint import prune_checkpoint
 from shortgpt.errors import AdapterError, CalibrationError, SelectionError, ShortGPTError
 from shortgpt.families import recognise, resolve
 from shortgpt.loading import load
-from shortgpt.scores import Scores, score
+from shortgpt.scores import Scores
+from shortgpt.scoring import score
 from shortgpt.verification import compare_generation
 
 if TYPE_CHECKING:

@@ -372,7 +372,7 @@ def test_being_told_to_end_leaves_nothing_either(
 
 
 def test_a_full_device_is_told_with_the_way_out(run_cli: Run, llama_folder: Path, on: Any) -> None:
-    with raising(shortgpt.scores, "score", torch.OutOfMemoryError("CUDA out of memory")):
+    with raising(shortgpt.scoring, "score", torch.OutOfMemoryError("CUDA out of memory")):
         message = told(run_cli("score", llama_folder, *on), 2)
     assert "out of memory; take a smaller --batch-size" in message
 
@@ -384,7 +384,7 @@ def test_what_the_operating_system_refuses_is_one_message(run_cli: Run, llama_fo
 
 
 def test_a_defect_of_ours_is_not_hidden(run_cli: Run, llama_folder: Path, on: Any) -> None:
-    with raising(shortgpt.scores, "score", ZeroDivisionError()), pytest.raises(ZeroDivisionError):
+    with raising(shortgpt.scoring, "score", ZeroDivisionError()), pytest.raises(ZeroDivisionError):
         run_cli("score", llama_folder, *on)
 
 

@@ -12,7 +12,8 @@ from rich.console import Console
 import shortgpt
 from shortgpt import Comparison, Scores
 from shortgpt.comparison import Row
-from shortgpt.reports import as_text, scores_table
+from shortgpt.reports import as_text
+from shortgpt.reports.scores import scores_table
 from tests.support import Playback
 
 SHADES = "▁▂▃▄▅▆▇█"

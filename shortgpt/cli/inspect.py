@@ -28,7 +28,7 @@ def inspect(
     from shortgpt.blocks import parse_blocks
     from shortgpt.families import recognise, resolve
     from shortgpt.inspection import inspect as look
-    from shortgpt.reports import inspection_table
+    from shortgpt.reports.inspection import inspection_table
 
     common.check_file(json_file)
     blocks = parse_blocks(remove) if remove is not None else ()

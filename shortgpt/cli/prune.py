@@ -123,7 +123,8 @@ def _scored(
 ) -> Plan:
     from shortgpt import processes
     from shortgpt.loading import load
-    from shortgpt.scores import DEFAULT_CRITERION, check_number, score
+    from shortgpt.scores import DEFAULT_CRITERION, check_number
+    from shortgpt.scoring import score
     from shortgpt.verification import release_memory
 
     common.number_of_blocks(blocks, ratio, 100, 0.25)  # a mistake here is told before the model is loaded
@@ -141,7 +142,7 @@ def _scored(
 def report(plan: Plan, output: str | None, quiet: bool) -> None:
     """Print what was done to a model; `output` is None where it is not kept."""
     from shortgpt.blocks import format_blocks
-    from shortgpt.reports import scores_table
+    from shortgpt.reports.scores import scores_table
 
     screen = common.console()
     if plan.scores is not None and not quiet:

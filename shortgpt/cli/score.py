@@ -44,9 +44,9 @@ def score(
     """
     from shortgpt import processes
     from shortgpt.loading import load
-    from shortgpt.reports import scores_table
+    from shortgpt.reports.scores import scores_table
     from shortgpt.scores import DEFAULT_CRITERION, check_number
-    from shortgpt.scores import score as run
+    from shortgpt.scoring import score as run
 
     common.check(wishes)
     common.number_of_blocks(blocks, ratio, 100, DEFAULT_RATIO)  # a mistake here is told before the model is loaded

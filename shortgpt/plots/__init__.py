@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shortgpt.errors import OutputError
+from shortgpt.plugins import load_target
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".svg", ".pdf")
+PICTURES: dict[str, str] = {}
+"""For each kind of result, the function that makes its figure."""
 
 
 def check_plot(file: str) -> None:
@@ -30,16 +32,11 @@ def draw(result: object, file: str) -> None:
         OutputError: there is no picture of such a result, or the file cannot be written.
     """
     check_plot(file)
-    picture = pictures().get(type(result).__name__)
-    if picture is None:
+    target = PICTURES.get(type(result).__name__)
+    if target is None:
         raise OutputError(f"there is no picture of a {type(result).__name__}; leave --plot out")
-    figure = picture(result)
+    figure: Figure = load_target(target)(result)
     try:
         figure.savefig(Path(file).expanduser(), dpi=150)
     except OSError as error:
         raise OutputError(f"{file}: cannot be written ({error.strerror})") from None
-
-
-def pictures() -> dict[str, Callable[[Any], Figure]]:
-    """For each kind of result, what draws it."""
-    return {}
