@@ -15,6 +15,7 @@ from shortgpt.errors import (
     SelectionError,
     ShortGPTError,
 )
+from shortgpt.spans import Spans
 from shortgpt.values import Value
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Scores(Value):
         calibration: what it was measured on.
         dtype: of the residual stream.
         refused: criteria that were asked for and that this model cannot serve, each with the reason.
+        spans: the first criterion between all pairs of boundaries, where that was asked for.
     """
 
     model: str
@@ -66,6 +68,7 @@ class Scores(Value):
     calibration: CalibrationInfo
     dtype: str
     refused: dict[str, str] = field(default_factory=dict)
+    spans: Spans | None = None
 
     def __len__(self) -> int:
         return len(self.block_names)
