@@ -164,7 +164,7 @@ class BlockSequence(ABC):
 
     @abstractmethod
     def without(self, blocks: Iterable[int]) -> BlockSequence:
-        """A shorter model that shares its tensors with this one; this one is untouched.
+        """A shorter model that shares its tensors with this one; this one is untouched. Train a deep copy of it.
 
         Raises:
             SelectionError: those blocks cannot be removed.

@@ -242,6 +242,7 @@ class TorchBlockSequence(BlockSequence):
         kept = {new: folds[new](tensors[old], tensors) if new in folds else tensors[old] for new, old in names.items()}
         shorter = family.build(family.rewrite_config(self.config, keep), kept, like=self.model)
         self._share_buffers(shorter, keep)
+        self._let_learn(shorter)
         wrapped = family.wrap(shorter, name=f"{self.name} - {len(self) - len(keep)}", tokenizer=self.tokenizer)
         wrapped.source = self.source
         return wrapped
@@ -282,6 +283,16 @@ class TorchBlockSequence(BlockSequence):
                 f"{self.name}: the model is {found}, so no shorter one can share its tensors; "
                 "remove blocks from its checkpoint instead: `shortgpt prune`, or shortgpt.prune_checkpoint(...)"
             )
+
+    def _let_learn(self, shorter: nn.Module) -> None:
+        """Let the shorter model's parameters have gradients where this one's have.
+
+        Not for training alone: torch chooses by it how it multiplies, and so how it rounds.
+        """
+        learning = {p.untyped_storage().data_ptr(): p.requires_grad for p in self.model.parameters()}
+        for parameter in shorter.parameters():
+            flag = learning.get(parameter.untyped_storage().data_ptr(), any(learning.values()))
+            parameter.requires_grad_(flag and parameter.is_floating_point())
 
     def _share_buffers(self, shorter: nn.Module, keep: Sequence[int]) -> None:
         """Give the shorter model the buffers that are in no checkpoint (rotary frequencies, masks) as they are here.

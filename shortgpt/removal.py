@@ -62,7 +62,7 @@ def rename_blocks(names: Iterable[str], lists: Sequence[str], depth: int, keep: 
 def remove(model: BlockSequence, blocks: Plan | Iterable[int]) -> BlockSequence:
     """A shorter model in memory that shares its tensors with `model`, which is untouched.
 
-    Its parameters do not require gradients, since they are the original's too; save and load it to train it.
+    Its parameters are the original's: to train it, train a deep copy, or save and load it.
 
     Args:
         blocks: what goes: block numbers, or a `Plan`, which the shorter model then records when it is saved.

@@ -255,6 +255,9 @@ class Weights:
     def read(self, name: str) -> Any:
         """One tensor of a safetensors file, read into memory of its own. Other threads run meanwhile.
 
+        It lies as it does in a mapped file, as many bytes behind a multiple of 64: kernels round by that on some
+        processors, and a model that is read must compute what a mapped one does.
+
         Raises:
             CheckpointError: the file ends too early, or holds a type that torch does not know.
         """
@@ -265,7 +268,10 @@ class Weights:
         if entry.dtype not in TORCH_DTYPES:
             known = ", ".join(TORCH_DTYPES)
             raise CheckpointError(f"{file}: {name} is of the type {entry.dtype}; tensors of {known} can be read")
-        buffer = torch.empty(entry.nbytes, dtype=torch.uint8)
+        dtype = getattr(torch, TORCH_DTYPES[entry.dtype])
+        buffer = torch.empty(entry.nbytes + 64, dtype=torch.uint8)
+        start = (entry.begin - buffer.data_ptr()) % 64
+        buffer = buffer[start - start % dtype.itemsize :][: entry.nbytes]
         left = memoryview(buffer.numpy().data)
         with file.open("rb", buffering=0) as reader:
             reader.seek(entry.begin)
@@ -274,7 +280,7 @@ class Weights:
                 if not count:
                     raise CheckpointError(f"{file}: ended in the middle of {name}; fetch the model again")
                 left = left[count:]
-        return buffer.view(getattr(torch, TORCH_DTYPES[entry.dtype])).reshape(entry.shape)
+        return buffer.view(dtype).reshape(entry.shape)
 
     def tensors_of(self, file: Path) -> dict[str, Any]:
         """The tensors of one file, mapped from it rather than read."""

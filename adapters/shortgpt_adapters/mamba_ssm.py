@@ -177,11 +177,11 @@ class MambaSsm(TorchFamily):
 
     def build(self, config: Config, tensors: Mapping[str, Tensor], *, like: nn.Module) -> nn.Module:
         if isinstance(like, PreTrainedModel):
-            return through_transformers(config, tensors).requires_grad_(False)
+            return through_transformers(config, tensors)
         # Of the library's random start nothing is computed: meta tensors hold no memory. A rotary embedding's buffers,
         # which are in no checkpoint, come from `like` afterwards.
         shorter = type(like)(type(like.config)(**config), device="meta")
-        return filled(shorter, tensors).requires_grad_(False)
+        return filled(shorter, tensors)
 
     def write_model(self, blocks: Any, directory: Path) -> None:
         if blocks.source is not None:

@@ -191,7 +191,6 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
                     module._buffers[name] = buffer.to(like.device)
         if hasattr(like, "_weight_conversions"):  # under which names its tensors are saved
             model._weight_conversions = like._weight_conversions
-        model.requires_grad_(False)
         model.generation_config = copy.deepcopy(like.generation_config)
         return model.eval()
 
