@@ -81,8 +81,8 @@ class Source:
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """How to open a model. `dtype` is a torch dtype's name, or "auto": the one it was saved in. With `stream` the
-    blocks' weights stay in their files and are read when a block's turn comes."""
+    """How to open a model. `device` "auto" spreads it over all devices; `dtype` is a torch dtype's name, or "auto": the
+    one it was saved in. With `stream` the blocks' weights stay in their files, read when a block's turn comes."""
 
     device: str = "cpu"
     dtype: str = "auto"
@@ -111,6 +111,7 @@ class Family(ABC):
             0.0, no difference at all, unless the family's own arithmetic depends on a block's place. (Folded weights
             are allowed rounding as well.)
         streams: whether `open` can leave the blocks' weights in their files (`OpenOptions.stream`).
+        spreads: whether `open` can spread a model over several devices (the device "auto").
     """
 
     architecture: ClassVar[str]
@@ -122,6 +123,7 @@ class Family(ABC):
     load_example: str = ""
     tolerance: ClassVar[float] = 0.0
     streams: ClassVar[bool] = False
+    spreads: ClassVar[bool] = False
 
     def admit(self, source: Source) -> None:
         """Raise an `UnknownArchitectureError` where the family cannot take this source after all.

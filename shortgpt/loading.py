@@ -9,7 +9,7 @@ from typing import Any
 from shortgpt import processes
 from shortgpt.blocks import BlockSequence
 from shortgpt.errors import ModelError
-from shortgpt.families import OpenOptions, recognise, recognise_model, resolve
+from shortgpt.families import Family, OpenOptions, Source, recognise, recognise_model, resolve
 from shortgpt.plan import Plan
 
 
@@ -27,7 +27,8 @@ def load(
 
     Args:
         name: a model folder, a checkpoint file, a hub id, or the name of a model that a plugin ships (`zoo:llama`).
-        device: such as "cpu" or "cuda:1"; default: the accelerator where there is one.
+        device: such as "cpu" or "cuda:1"; "auto" lets accelerate spread a model of transformers over all devices, and
+            memory and disk behind them; default: the accelerator where there is one.
         dtype: "float32", "bfloat16", "float16", or "auto": what it was saved in.
         tokenizer: in place of the model's own: a callable, or the folder or hub id of one.
         architecture: take this adapter instead of looking for one.
@@ -39,22 +40,32 @@ def load(
     """
     source = resolve(name, architecture)
     family = recognise(source, architecture)
-    options = OpenOptions(
-        device=default_device(device),
-        dtype=checked_dtype(dtype),
-        trust_remote_code=trust_remote_code,
-        stream=stream,
-    )
-    if stream and not family.streams:
-        raise ModelError(
-            f"{source.name}: models of the adapter {family.architecture!r} cannot be streamed block by block, only "
-            "those that transformers loads; load it whole (without --stream)"
-        )
+    options = open_options(source, family, device, dtype, trust_remote_code, stream)
     model = family.open(source, options)
     if tokenizer is not None:
         model.tokenizer = named_tokenizer(tokenizer)
     model.plan = Plan.beside(source.path)
     return model
+
+
+def open_options(
+    source: Source, family: Family, device: str | None, dtype: str, trust_remote_code: bool, stream: bool
+) -> OpenOptions:
+    """How to open a model of that family.
+
+    Raises:
+        ModelError: there is no such device or dtype, or models of the family cannot be opened so.
+    """
+    options = OpenOptions(default_device(device), checked_dtype(dtype), trust_remote_code, stream)
+    if stream and not family.streams:
+        raise ModelError(
+            f"{source.name}: models of the adapter {family.architecture!r} cannot be streamed block by block, only "
+            "those that transformers loads; load it whole (without --stream)"
+        )
+    if options.device == "auto" and (stream or not family.spreads):
+        found = "blocks that are streamed" if stream else f"models of the adapter {family.architecture!r}"
+        raise ModelError(f"{source.name}: {found} run on one device; name it in place of auto")
+    return options
 
 
 def named_tokenizer(name: Any) -> Any:
@@ -90,12 +101,17 @@ def wrap(
 
 def default_device(device: str | None) -> str:
     """The device asked for, or the accelerator where there is one; under `torchrun`, the CUDA device of this process.
+    "auto" stands for all of them.
 
     Raises:
         ModelError: there is no such device.
     """
     import torch
 
+    if device == "auto":
+        if processes.started()[1] > 1:
+            raise ModelError("device auto is for one process, torchrun started several; leave one of them out")
+        return device
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if device == "cuda" and processes.started()[1] > 1:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
 from torch import nn
+from transformers import LlamaForCausalLM
 
 import shortgpt
 from shortgpt.errors import ModelError
-from tests.support import ids_of, tiny
+from tests.support import ids_of, run_cli, tiny
 
 
 def on_disk(model: nn.Module, folder: Path) -> nn.Module:
@@ -39,3 +40,26 @@ def test_a_model_that_is_offloaded_scores_as_it_does_in_memory_and_is_not_shorte
     assert shortgpt.score(model, batch) == expected
     with pytest.raises(ModelError, match="offloaded or spread over several devices"):
         shortgpt.remove(model, [1])
+
+
+def test_the_device_auto_leaves_the_places_of_the_blocks_to_accelerate(
+    llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+    opened = LlamaForCausalLM.from_pretrained.__func__  # type: ignore[attr-defined]
+
+    def watched(kind: type, *args: object, **options: object) -> object:
+        seen.append(options.get("device_map"))
+        return opened(kind, *args, **options)
+
+    monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", classmethod(watched))
+    spread = shortgpt.load(llama_folder, device="auto")
+    assert seen == ["auto"]
+    batch = [{"input_ids": ids_of(4, 24)}]
+    assert shortgpt.score(spread, batch) == shortgpt.score(shortgpt.load(llama_folder, device="cpu"), batch)
+
+
+def test_one_device_has_to_be_named_for_blocks_that_are_streamed(llama_folder: Path) -> None:
+    ran = run_cli("score", llama_folder, "--device", "auto", "--stream")
+    assert ran.status == 2
+    assert "blocks that are streamed run on one device; name it in place of auto" in ran.err

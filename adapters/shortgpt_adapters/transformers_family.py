@@ -21,7 +21,7 @@ from shortgpt.families import Config, OpenOptions, Source
 from shortgpt.modules import TorchBlockSequence, TorchFamily
 from shortgpt_adapters import transformers_loader
 from shortgpt_adapters.structure import find_structure
-from shortgpt_adapters.transformers_loader import arguments, logits_of, unfit
+from shortgpt_adapters.transformers_loader import arguments, logits_of, placement, unfit
 from shortgpt_adapters.transformers_loader import quiet as quiet
 from shortgpt_adapters.transformers_stream import leaving_blocks_in_files
 
@@ -57,6 +57,7 @@ class TransformersFamily(TorchFamily):
     sequence = TransformersBlocks
     loader = "shortgpt_adapters.transformers_loader:reload"
     streams = True
+    spreads = True
     load_example = """from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
@@ -127,8 +128,7 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
     def open(self, source: Source, options: OpenOptions) -> BlockSequence:
         config = _config(source, options.trust_remote_code)  # one clear message before anything large is read
         settings: dict[str, Any] = {"dtype": options.dtype, "trust_remote_code": options.trust_remote_code}
-        if options.device != "cpu":
-            settings["device_map"] = {"": options.device}
+        settings |= placement(options.device)
         if options.stream and self.sequence.trace is not TorchBlockSequence.trace:
             raise ModelError(
                 f"{source.name}: models of the adapter {self.architecture!r} do more than hand one stream from block "

@@ -168,6 +168,11 @@ def logits_of(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output.logits if "logits" in output else output[0]
 
 
+def placement(device: str) -> dict[str, Any]:
+    """What tells `from_pretrained` where to put a model; "auto" leaves that to accelerate."""
+    return {} if device == "cpu" else {"device_map": device if device == "auto" else {"": device}}
+
+
 def reload(
     directory: Path,
     *,
@@ -183,10 +188,9 @@ def reload(
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    place = {} if device == "cpu" else {"device_map": {"": device}}
     opener = loading_class(read_config(directory, trust_remote_code=trust_remote_code))
     model, info = opener.from_pretrained(
-        directory, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **place
+        directory, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **placement(device)
     )
     if faults := unfit(info):
         raise ValueError(f"the reloaded model does not hold exactly what was saved: {faults}")

@@ -27,7 +27,7 @@ Command = Callable[..., Any]
 def model_options(command: Command) -> Command:
     """How models are opened."""
     options = (
-        click.option("--device", help="Such as cpu, cuda or cuda:1. Default: the accelerator where there is one."),
+        click.option("--device", help="Such as cpu, cuda or cuda:1; auto: spread over all. Default: the accelerator."),
         click.option(
             "--dtype",
             type=click.Choice(("auto", "float32", "bfloat16", "float16")),
