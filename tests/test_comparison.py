@@ -91,7 +91,7 @@ def test_a_file_that_holds_no_scores_is_a_row_that_says_so(tmp_path: Path, conte
 
 def test_an_unknown_criterion_is_told_before_anything_is_loaded() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'block-influence'"):
-        shortgpt.compare(["nowhere"], criterion="block-infuence")
+        shortgpt.compare(["nowhere"], criteria=["block-infuence"])
 
 
 def test_models_measured_on_other_text_are_marked() -> None:
