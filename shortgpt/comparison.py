@@ -180,13 +180,11 @@ def compare(
     for number, model in enumerate(asked):
         if progress is not None:
             progress("models", number, len(asked))
-        name = _name(model)
-        opened = model
+        if is_measured(model):
+            rows.append(_recorded(model, criteria))
+            continue
+        name, opened = _name(model), model
         try:
-            if is_measured(model):
-                scores = model if isinstance(model, Scores) else _read(model)
-                rows.append(Row(scores.model, _by(scores, criteria)))
-                continue
             if not isinstance(model, BlockSequence):
                 opened = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
             if opened.tokenizer is None and tokenizer is not None:
@@ -220,9 +218,17 @@ def is_measured(model: Any) -> bool:
 
 
 def _name(model: Any) -> str:
-    if isinstance(model, BlockSequence):
-        return model.name
-    return model.model if isinstance(model, Scores) else str(model)
+    return model.name if isinstance(model, BlockSequence) else str(model)
+
+
+def _recorded(found: Scores | str | Path, criteria: Sequence[str]) -> Row:
+    """The row of scores that are at hand: the first of the criteria that they have comes first."""
+    try:
+        scores = found if isinstance(found, Scores) else _read(found)
+        first = next((criterion for criterion in criteria if criterion in scores.criteria), criteria[0])
+        return Row(scores.model, scores.of(first))
+    except ShortGPTError as error:
+        return Row(found.model if isinstance(found, Scores) else str(found), error=str(error))
 
 
 def _read(file: str | Path) -> Scores:
@@ -230,12 +236,3 @@ def _read(file: str | Path) -> Scores:
         return Scores.from_json(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ShortGPTError) as error:
         raise ShortGPTError(f"{file}: no scores can be read from it ({error})") from None
-
-
-def _by(scores: Scores, criteria: Sequence[str]) -> Scores:
-    """The scores with the first of the criteria that it has first.
-
-    Raises:
-        ShortGPTError: it has none of them.
-    """
-    return scores.of(next((criterion for criterion in criteria if criterion in scores.criteria), criteria[0]))

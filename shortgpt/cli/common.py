@@ -192,7 +192,7 @@ def emit(result: Value, rendered: Any, wishes: Wishes, **shown: Any) -> None:
     if wishes.form is not None:
         entry = plugins.lookup("format", plugins.registry().reporters, wishes.form)
         reporter = plugins.load_target(entry.target)
-        with plugins.running("format", entry):
+        with plugins.running(f"{type(result).__name__} in format", entry):
             text = str(reporter(result)).rstrip("\n")
     if wishes.plot is not None:
         from shortgpt.plots import draw
@@ -221,16 +221,14 @@ def check(wishes: Wishes, kind: str | None = None) -> None:
         from shortgpt.plots import check_plot
 
         check_plot(wishes.plot, kind)
-    printed = wishes.output or ("-" if wishes.form is not None else None)
-    places = {"--output": printed, "--plot": wishes.plot, "--json": wishes.json_file}
+    printed = {"--format": "-"} if wishes.form is not None and wishes.output is None else {"--output": wishes.output}
     taken: dict[str, str] = {}
-    for option, file in places.items():
+    for option, file in (printed | {"--plot": wishes.plot, "--json": wishes.json_file}).items():
         if file is None:
             continue
         place = "the standard output" if file == "-" else os.path.realpath(Path(file).expanduser())
         if place in taken:
-            first = taken[place] if wishes.output else "--format"
-            raise OutputError(f"{first} and {option} both go to {place}; give one of them another file")
+            raise OutputError(f"{taken[place]} and {option} both go to {place}; give one of them another file")
         taken[place] = option
         check_file(file)
 
