@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import pytest
 import torch
 
 import shortgpt
-from shortgpt import Comparison, Scores, files, loading
+from shortgpt import Comparison, Scores, files, loading, plots, scoring
 from shortgpt.errors import OutputError
+from shortgpt.spans import Spans
 from tests.support import Playback, Ran, raising
 
 Run = Callable[..., Ran]
@@ -80,6 +82,47 @@ def test_plugins_lists_everything_that_a_plugin_may_provide(run_cli: Run) -> Non
     lines = run_cli("plugins").out.splitlines()
     kinds = {"architectures", "criteria", "calibrations", "evaluators", "reporters", "models"}
     assert kinds <= {line.split()[0] for line in lines if line}
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, nothing_is_loaded: None) -> Playback:
+    """Whatever model is named, this one is opened."""
+    stream = torch.randn(5, 257, 16, generator=torch.Generator().manual_seed(0)).cumsum(0)
+    model = Playback(stream, name="played")
+    monkeypatch.setattr(loading, "load", lambda *args, **options: model)
+    return model
+
+
+def test_the_picture_shows_what_the_table_marks(
+    run_cli: Run, opened: Playback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(plots, "draw", lambda result, file, **more: shown.append((result, file, more)))
+    ran = run_cli("score", "any", "--sequences", 2, "--tokens", 64, "--ratio", 0.5, "--plot", tmp_path / "a.png")
+    assert ran.status == 0
+    ((result, file, more),) = shown
+    assert file == str(tmp_path / "a.png")
+    assert more == {"marked": result.least_influential(2)}
+
+
+def test_spans_are_asked_for_and_shown(
+    run_cli: Run, opened: Playback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = scoring.score, []
+
+    def score(*args: Any, spans: bool = False, **options: Any) -> Scores:
+        asked.append(spans)
+        found = Spans("block-influence", 4, (tuple(0.1 * (i + 1) for i in range(10)),), (1,)) if spans else None
+        return replace(real(*args, **options), spans=found)
+
+    monkeypatch.setattr(scoring, "score", score)
+    options = ("--sequences", 2, "--tokens", 64)
+    assert "every run" not in run_cli("score", "any", *options).out
+    with_spans = run_cli("score", "any", *options, "--spans", "--plot", tmp_path / "a.png")
+    assert asked == [False, True]
+    assert "block-influence of every run of blocks" in with_spans.out
+    assert "     2  " in with_spans.out
+    assert (tmp_path / "a.png").is_file()
 
 
 # -- files of scores made elsewhere -----------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ class Scale:
         """The scale that these values fill, to tell them apart."""
         finite = [value for value in values if math.isfinite(value)]
         positive = [value for value in finite if value > 0]
-        if positive and min(finite) >= 0 and max(positive) > 10 * min(positive):
+        if positive and min(finite) >= 0 and max(positive) > 5 * min(positive):
             return cls(min(positive), max(positive), True)
         return cls(min(finite, default=0.0), max(finite, default=1.0), False)
 
