@@ -111,8 +111,13 @@ class Comparison(Value):
 
     def mismatched(self) -> tuple[str, ...]:
         """The models that were not measured on the same text as the first one that could be measured."""
-        measured = [(row.model, row.scores.calibration.text_hash) for row in self.rows if row.scores is not None]
-        return tuple(model for model, text in measured if text != measured[0][1])
+        rows = [(row.model, row.scores) for row in self.rows if row.scores is not None]
+        return tuple(model for model, scores in rows if self.on_other_text(scores))
+
+    def on_other_text(self, scores: Scores) -> bool:
+        """Whether scores were not measured on the same text as the first ones of the comparison."""
+        first = next((row.scores for row in self.rows if row.scores is not None), scores)
+        return scores.calibration.text_hash != first.calibration.text_hash
 
     def tables(self) -> tuple[Table, ...]:
         from shortgpt.reports.comparison import tables

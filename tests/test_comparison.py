@@ -104,6 +104,12 @@ def test_models_measured_on_other_text_are_marked() -> None:
     assert "other text" not in str(shortgpt.compare([one, again]))
 
 
+def test_of_one_model_on_two_texts_the_row_on_the_other_text_is_marked() -> None:
+    one, two = (shortgpt.score(playback(3, "a"), [text]) for text in ("some text", "other text"))
+    lines = [line.split()[:2] for line in str(shortgpt.compare([one, two])).splitlines() if line.startswith("a ")]
+    assert [line[1] == "*" for line in lines] == [False, True] * 2
+
+
 def test_a_comparison_survives_json() -> None:
     found = shortgpt.compare([playback(3, "first"), Path("nowhere")], ["some text"])
     assert Comparison.from_json(found.to_json()) == found

@@ -49,12 +49,11 @@ def comparison_figure(comparison: Comparison) -> Figure:
 
 def _labels(comparison: Comparison) -> list[str]:
     """The models that were measured, then those that could not be."""
-    odd = set(comparison.mismatched())
-    measured = [row.model for row in comparison.rows if row.scores is not None]
-    failed = [row.model for row in comparison.rows if row.scores is None]
-    return [_short(model) + (" (on other text)" if model in odd else "") for model in measured] + [
-        f"{_short(model)}: not measured" for model in failed
-    ]
+    rows = [(row.model, row.scores) for row in comparison.rows if row.scores is not None]
+    failed = [f"{_short(row.model)}: not measured" for row in comparison.rows if row.scores is None]
+    return [
+        _short(model) + (" (on other text)" if comparison.on_other_text(scores) else "") for model, scores in rows
+    ] + failed
 
 
 def _short(name: str) -> str:

@@ -20,12 +20,11 @@ OTHER_TEXT = "measured on other text than the first model"
 
 def comparison_tables(comparison: Comparison) -> RenderableType:
     """For each criterion a heat strip over relative depth for each model, then its numbers; then what failed."""
-    odd = set(comparison.mismatched())
     parts: list[RenderableType] = []
     for criterion, measured in comparison.measured().items():
         if measured:
-            parts += [*([Text()] if parts else []), *_by_criterion(criterion, measured, odd)]
-    if odd:
+            parts += [*([Text()] if parts else []), *_by_criterion(comparison, criterion, measured)]
+    if comparison.mismatched():
         parts.append(Text(f"* {OTHER_TEXT}: compare with care", style="yellow"))
     if parts and comparison.failures():
         parts.append(Text())
@@ -33,7 +32,9 @@ def comparison_tables(comparison: Comparison) -> RenderableType:
     return Group(*parts)
 
 
-def _by_criterion(criterion: str, measured: tuple[tuple[str, Scores], ...], odd: set[str]) -> list[RenderableType]:
+def _by_criterion(
+    comparison: Comparison, criterion: str, measured: tuple[tuple[str, Scores], ...]
+) -> list[RenderableType]:
     influence = criterion == DEFAULT_CRITERION
     scale = UNIT if influence else Scale.within(value for _, scores in measured for value in scores.values)
     shares = THRESHOLDS if influence else ()
@@ -48,7 +49,7 @@ def _by_criterion(criterion: str, measured: tuple[tuple[str, Scores], ...], odd:
         numbers.add_column(name, justify="right")
     for model, scores in measured:
         summary = Summary.of(scores)
-        label = Text(model + (" *" if model in odd else ""))
+        label = Text(model + (" *" if comparison.on_other_text(scores) else ""))
         strips.add_row(label, scores.norm_placement, str(len(scores)), strip(scores.values, scale))
         numbers.add_row(
             label,
@@ -61,7 +62,7 @@ def _by_criterion(criterion: str, measured: tuple[tuple[str, Scores], ...], odd:
 
 def tables(comparison: Comparison) -> tuple[Table, ...]:
     """For each criterion a row a model; then what failed."""
-    odd = set(comparison.mismatched())
+    marked = ("text",) if comparison.mismatched() else ()
     made = []
     for criterion, measured in comparison.measured().items():
         shares = THRESHOLDS if criterion == DEFAULT_CRITERION else ()
@@ -80,10 +81,10 @@ def tables(comparison: Comparison) -> tuple[Table, ...]:
                 told.most,
                 *told.shares[: len(shares)],
             )
-            text: tuple[Cell, ...] = (OTHER_TEXT if model in odd else None,) if odd else ()
-            rows.append((*row, f"{first}-{last}", told.span_mean, *text))
+            text: tuple[Cell, ...] = (OTHER_TEXT if comparison.on_other_text(scores) else None,)
+            rows.append((*row, f"{first}-{last}", told.span_mean, *text[: len(marked)]))
         if rows:
-            made.append(Table(criterion, columns + (("text",) if odd else ()), tuple(rows)))
+            made.append(Table(criterion, columns + marked, tuple(rows)))
     if comparison.failures():
         made.append(Table("Not measured", ("model", "reason"), comparison.failures()))
     return tuple(made)
