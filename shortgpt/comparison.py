@@ -18,6 +18,8 @@ from shortgpt.values import Value
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from shortgpt.tables import Table
+
 THRESHOLDS = (0.01, 0.05, 0.1)
 SPAN_SHARE = 0.25
 """The most redundant span is this share of a model's blocks: what ShortGPT removes of Llama 2 and keeps 90% by."""
@@ -25,7 +27,13 @@ SPAN_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Row(Value):
-    """One model of a comparison: its scores, or why there are none."""
+    """One model of a comparison.
+
+    Attributes:
+        model: as it was named, or as the file of its scores names it.
+        scores: None where it could not be measured.
+        error: why it could not be; None where it was.
+    """
 
     model: str
     scores: Scores | None = None
@@ -69,20 +77,57 @@ class Summary(Value):
 
 @dataclass(frozen=True)
 class Comparison(Value):
-    """Models as rows. `print()` shows them over relative depth; models of different depth compare at a glance."""
+    """Models as rows. `print()` shows them over relative depth; models of different depth compare at a glance.
+
+    Attributes:
+        rows: a model each.
+        criteria: what they are compared by; where there are none, by the first criterion of the first one measured.
+    """
 
     rows: tuple[Row, ...]
+    criteria: tuple[str, ...] = ()
+
+    def measured(self) -> dict[str, tuple[tuple[str, Scores], ...]]:
+        """For each criterion, the models that have it: name, and scores with that criterion first."""
+        rows = [(row.model, row.scores) for row in self.rows if row.scores is not None]
+        criteria = self.criteria or tuple(scores.criteria[0] for _, scores in rows[:1])
+        return {
+            criterion: tuple((model, scores.of(criterion)) for model, scores in rows if criterion in scores.criteria)
+            for criterion in criteria
+        }
+
+    def failures(self) -> tuple[tuple[str, str], ...]:
+        """What could not be measured: the model, and the reason without its name."""
+        failed: list[tuple[str, str]] = []
+        for row in self.rows:
+            if row.scores is None:
+                failed.append((row.model, (row.error or "no reason is known").removeprefix(f"{row.model}: ")))
+                continue
+            for criterion in self.criteria:
+                if criterion not in row.scores.criteria:
+                    why = row.scores.refused.get(criterion, f"only {', '.join(row.scores.criteria)} were measured")
+                    failed.append((row.model, f"{criterion}: {why}"))
+        return tuple(failed)
 
     def mismatched(self) -> tuple[str, ...]:
         """The models that were not measured on the same text as the first one that could be measured."""
-        measured = [row for row in self.rows if row.scores is not None]
-        return tuple(
-            row.model
-            for row in measured
-            if row.scores
-            and measured[0].scores
-            and row.scores.calibration.text_hash != measured[0].scores.calibration.text_hash
-        )
+        rows = [(row.model, row.scores) for row in self.rows if row.scores is not None]
+        return tuple(model for model, scores in rows if self.on_other_text(scores))
+
+    def on_other_text(self, scores: Scores) -> bool:
+        """Whether scores were not measured on the same text as the first ones of the comparison."""
+        first = next((row.scores for row in self.rows if row.scores is not None), scores)
+        return scores.calibration.text_hash != first.calibration.text_hash
+
+    def tables(self) -> tuple[Table, ...]:
+        from shortgpt.reports.comparison import tables
+
+        return tables(self)
+
+    def tidy(self) -> Table:
+        from shortgpt.reports.comparison import tidy
+
+        return tidy(self)
 
     def __rich__(self) -> RenderableType:
         from shortgpt.reports.comparison import comparison_tables
@@ -99,7 +144,7 @@ def compare(
     models: Iterable[BlockSequence | Scores | str | Path],
     calibration: Any = "stdlib",
     *,
-    criterion: str = DEFAULT_CRITERION,
+    criteria: Sequence[str] = (DEFAULT_CRITERION,),
     sequences: int | None = None,
     tokens: int | None = None,
     seed: int = 0,
@@ -115,7 +160,8 @@ def compare(
 
     Args:
         models: block sequences; names and paths, each loaded, scored and let go again; or scores already measured, as
-            values or as the path of the JSON file they were written to.
+            values or as the path of the JSON file they were written to, for which nothing is loaded.
+        criteria: what they are compared by. A model that cannot serve all of them is compared by the others.
         tokenizer: for those models that bring none.
         calibration and the rest: as for `shortgpt.score` and `shortgpt.load`.
         progress: also called with "models" before each one.
@@ -129,21 +175,21 @@ def compare(
     from shortgpt import plugins
     from shortgpt.loading import load, named_tokenizer
 
-    plugins.lookup("criterion", plugins.registry().criteria, criterion)
     asked: Sequence[Any] = list(models)
+    if not all(is_measured(model) for model in asked):  # elsewhere other criteria may be installed
+        for criterion in criteria:
+            plugins.lookup("criterion", plugins.registry().criteria, criterion)
     if not isinstance(calibration, (str, Path, Calibration)):
         calibration = list(calibration)  # each model reads it
     rows = []
     for number, model in enumerate(asked):
         if progress is not None:
             progress("models", number, len(asked))
-        name = _name(model)
+        if is_measured(model):
+            rows.append(_recorded(model, criteria))
+            continue
+        name, opened = _name(model), model
         try:
-            measured = _measured(model)
-            if measured is not None:
-                rows.append(Row(measured.model, measured.of(criterion)))
-                continue
-            opened = model
             if not isinstance(model, BlockSequence):
                 opened = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
             if opened.tokenizer is None and tokenizer is not None:
@@ -151,7 +197,7 @@ def compare(
             scores = score(
                 opened,
                 calibration,
-                criteria=(criterion,),
+                criteria=criteria,
                 sequences=sequences,
                 tokens=tokens,
                 seed=seed,
@@ -166,22 +212,32 @@ def compare(
             rows.append(Row(name, error=f"{type(error).__name__}: {error}"))
         opened = None
         gc.collect()  # before the next model is loaded
-    return Comparison(tuple(rows))
+    return Comparison(tuple(rows), tuple(criteria))
+
+
+def is_measured(model: Any) -> bool:
+    """Whether that is scores already, in memory or in a JSON file, so that no model is needed."""
+    if isinstance(model, Scores):
+        return True
+    return isinstance(model, (str, Path)) and Path(model).suffix == ".json" and Path(model).is_file()
 
 
 def _name(model: Any) -> str:
-    if isinstance(model, BlockSequence):
-        return model.name
-    return model.model if isinstance(model, Scores) else str(model)
+    return model.name if isinstance(model, BlockSequence) else str(model)
 
 
-def _measured(model: Any) -> Scores | None:
-    """The scores that are at hand already, in memory or in a JSON file."""
-    if isinstance(model, Scores):
-        return model
-    if isinstance(model, (str, Path)) and Path(model).suffix == ".json" and Path(model).is_file():
-        try:
-            return Scores.from_json(Path(model).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ShortGPTError(f"{model}: no scores can be read from it ({error})") from None
-    return None
+def _recorded(found: Scores | str | Path, criteria: Sequence[str]) -> Row:
+    """The row of scores that are at hand: the first of the criteria that they have comes first."""
+    try:
+        scores = found if isinstance(found, Scores) else _read(found)
+        first = next((criterion for criterion in criteria if criterion in scores.criteria), criteria[0])
+        return Row(scores.model, scores.of(first))
+    except ShortGPTError as error:
+        return Row(found.model if isinstance(found, Scores) else str(found), error=str(error))
+
+
+def _read(file: str | Path) -> Scores:
+    try:
+        return Scores.from_json(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ShortGPTError) as error:
+        raise ShortGPTError(f"{file}: no scores can be read from it ({error})") from None

@@ -44,7 +44,7 @@ def shortgpt_evaluators() -> Iterable[Extension]:
 
 @hookspec
 def shortgpt_reporters() -> Iterable[Extension]:
-    """Formats for `--format`: each target a function `(Scores | Comparison) -> str`."""
+    """Formats for `--format`: each target a function `(shortgpt.values.Value) -> str`, of any kind of result."""
     raise AssertionError("a specification, never called")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from shortgpt import config_rules
 from shortgpt.errors import CheckpointError, SelectionError
@@ -11,12 +12,21 @@ from shortgpt.families import Family, Source
 from shortgpt.values import Value
 from shortgpt.weights import Weights
 
+if TYPE_CHECKING:
+    from shortgpt.tables import Table
+
 NO_RULE = "no rule: a removal stops here"
 
 
 @dataclass(frozen=True)
 class Field(Value):
-    """A config field that depends on the blocks, or looks so; its value as text, and the rule for it."""
+    """A config field that depends on the blocks, or looks so.
+
+    Attributes:
+        name: of the field.
+        value: as text.
+        rule: what a removal does with it.
+    """
 
     name: str
     value: str
@@ -52,6 +62,11 @@ class Inspection(Value):
     pinned: dict[int, str] = field(default_factory=dict)
     removed: tuple[int, ...] = ()
     refusal: str | None = None
+
+    def tables(self) -> tuple[Table, ...]:
+        from shortgpt.reports.inspection import tables
+
+        return tables(self)
 
 
 def inspect(

@@ -19,13 +19,18 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
 from shortgpt import hookspecs
 from shortgpt.errors import PluginError, ShortGPTError, UnknownNameError
 from shortgpt.values import Value
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from shortgpt.tables import Table
 
 GROUP = "shortgpt"
 STRICT_VARIABLE = "SHORTGPT_STRICT_PLUGINS"
@@ -35,7 +40,11 @@ STRICT_VARIABLE = "SHORTGPT_STRICT_PLUGINS"
 class Extension(Value):
     """A named thing that a plugin provides.
 
-    `target` is `"module:object"`; `plugin` is filled in by the loader.
+    Attributes:
+        name: what users call it.
+        target: `"module:object"`, imported on first use.
+        description: in a few words.
+        plugin: filled in by the loader.
     """
 
     name: str
@@ -53,6 +62,12 @@ class Architecture(Extension):
     `model_type`, or by its class's module being one of `modules` (or inside one).
     Of several that recognise a model, the highest `priority` wins; equal ones are an error, never a guess. The model
     type `"*"` stands for every one, and belongs to a priority below 0.
+
+    Attributes:
+        model_types, architectures, config_keys: of a config, by which a folder is recognised.
+        suffixes: of a file, by which it is recognised.
+        modules: of classes, by which a model in memory is recognised.
+        priority: of several that recognise a model, the highest wins.
     """
 
     model_types: tuple[str, ...] = ()
@@ -65,7 +80,14 @@ class Architecture(Extension):
 
 @dataclass(frozen=True)
 class PluginRecord(Value):
-    """One entry point: what it is, where it came from, and what became of it. `error` is None when it loaded."""
+    """One entry point: what it is, where it came from, and what became of it.
+
+    Attributes:
+        name, value: of the entry point.
+        distribution, version: of the installed package that it came with.
+        error: why it failed to load; None when it loaded.
+        provides: a line a kind of thing, with their names.
+    """
 
     name: str
     value: str
@@ -77,7 +99,15 @@ class PluginRecord(Value):
 
 @dataclass(frozen=True)
 class Registry(Value):
-    """Everything the installed plugins provide, by kind. Two plugins may claim one name: using it is then an error."""
+    """Everything the installed plugins provide, by kind. Two plugins may claim one name: using it is then an error.
+
+    Attributes:
+        records: the plugins themselves.
+        architectures: the families of models that are recognised.
+        criteria, calibrations, evaluators, reporters: what `--criterion`, `--calibration`, `--evaluator` and `--format`
+            take.
+        models: small models that ship with a plugin.
+    """
 
     records: tuple[PluginRecord, ...]
     architectures: tuple[Architecture, ...] = ()
@@ -97,6 +127,16 @@ class Registry(Value):
             return ""
         reasons = "; ".join(f"{record.name} ({record.value}): {record.error}" for record in self.failed)
         return f" Plugins that failed to load: {reasons}."
+
+    def tables(self) -> tuple[Table, ...]:
+        from shortgpt.reports.plugins import tables
+
+        return tables(self)
+
+    def __rich__(self) -> RenderableType:
+        from shortgpt.reports.plugins import registry_tables
+
+        return registry_tables(self)
 
 
 @functools.cache
@@ -243,6 +283,10 @@ _HOOKS: dict[str, tuple[str, type[Extension]]] = {
     "reporters": ("shortgpt_reporters", Extension),
     "models": ("shortgpt_models", Extension),
 }
+
+
+KINDS = tuple(_HOOKS)
+"""What plugins provide: the names of the registry's tables."""
 
 
 def _reason(error: BaseException) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from shortgpt.plan import Plan
+    from shortgpt.tables import Table
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being counted ("blocks", "batches"), how many are done, and of how many."""
@@ -148,6 +149,28 @@ class Scores(Value):
             blocks=self.least_influential(n),
             scores=self,
         )
+
+    def check(self) -> None:
+        """Raise a `ShortGPTError` where blocks, criteria and sums do not fit together."""
+        blocks = len(self)
+        fits = blocks > 0 and 0 < len(self.criteria) == len(self.sums) == len(self.counts)
+        fits &= {len(self.parameters), len(self.stream_norm), len(self.update_norm)} == {blocks}
+        fits &= all(0 <= block < blocks for block in self.pinned)
+        for rows, counts in zip(self.sums, self.counts, strict=False):
+            fits &= len(rows) == len(counts) and all(n >= 0 for n in counts) and any(counts)
+            fits &= all(len(row) == blocks for row in rows)
+        if not fits or (self.spans is not None and self.spans.depth != blocks):
+            raise ShortGPTError(f"Scores: the numbers do not fit {blocks} blocks and {len(self.criteria)} criteria")
+
+    def tables(self) -> tuple[Table, ...]:
+        from shortgpt.reports.scores import tables
+
+        return tables(self)
+
+    def tidy(self) -> Table:
+        from shortgpt.reports.scores import tidy
+
+        return tidy(self)
 
     def __rich__(self) -> RenderableType:
         from shortgpt.reports.scores import scores_table

@@ -14,9 +14,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from shortgpt.errors import SelectionError
+from shortgpt.errors import SelectionError, ShortGPTError
 from shortgpt.values import Value
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from shortgpt.tables import Table
 
 
 @dataclass(frozen=True)
@@ -70,3 +76,30 @@ class Spans(Value):
         triangle = self.triangle
         first = min(free, key=lambda i: (triangle[i][count - 1], -i))
         return tuple(range(first, first + count))
+
+    def check(self) -> None:
+        """Raise a `ShortGPTError` where the sums do not fit the depth."""
+        pairs = self.depth * (self.depth + 1) // 2
+        fits = pairs > 0 and len(self.sums) == len(self.counts) and any(self.counts) and min(self.counts) >= 0
+        if not fits or any(len(row) != pairs for row in self.sums):
+            raise ShortGPTError(f"Spans: the numbers do not fit {self.depth} blocks, which have {pairs} runs")
+
+    def tables(self) -> tuple[Table, ...]:
+        from shortgpt.reports.spans import tables
+
+        return tables(self)
+
+    def tidy(self) -> Table:
+        from shortgpt.reports.spans import tidy
+
+        return tidy(self)
+
+    def __rich__(self) -> RenderableType:
+        from shortgpt.reports.spans import spans_map
+
+        return spans_map(self)
+
+    def __str__(self) -> str:
+        from shortgpt.reports import as_text
+
+        return as_text(self)

@@ -1,40 +1,83 @@
-"""Frozen dataclasses to JSON and back. What is read must be exactly what is written: unknown keys are rejected."""
+"""Frozen dataclasses to JSON and back. What is read must be exactly what is written: unknown keys are rejected.
+
+A document says what it is, `{"schema": "shortgpt/scores/1", ...}`: a kind of value and the version of its form. The
+values inside it do not repeat that. docs/json.md describes every kind.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from shortgpt.errors import ShortGPTError
+from shortgpt.errors import OutputError, ShortGPTError
+
+if TYPE_CHECKING:
+    from shortgpt.tables import Table
 
 T = TypeVar("T", bound="Value")
+
+SCHEMA = "schema"
+"""The key of a document that names its kind and version."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """A plain result. Subclasses are frozen dataclasses of numbers, strings, tuples, mappings and other values."""
+    """A plain result. Subclasses are frozen dataclasses of numbers, strings, tuples, mappings and other values.
+
+    Class attributes:
+        schema_version: of the kind's JSON. It is raised where a document of before can no longer be read as it is.
+    """
+
+    schema_version: ClassVar[int] = 1
+
+    @classmethod
+    def schema(cls) -> str:
+        """What a document of this kind says of itself, such as `shortgpt/scores/1`."""
+        kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
+        return f"shortgpt/{kind}/{cls.schema_version}"
+
+    def tables(self) -> tuple[Table, ...]:
+        """The value as tables for reading, the main one first.
+
+        Raises:
+            OutputError: this kind has none.
+        """
+        raise OutputError(f"there is no table of a {type(self).__name__}; take --format json")
+
+    def tidy(self) -> Table:
+        """Every number measured in one table, a row a measurement: what CSV is. It is the first of `tables` but for
+        kinds that say otherwise."""
+        return self.tables()[0]
+
+    def check(self) -> None:
+        """Raise a `ShortGPTError` where the parts contradict each other. Called on what was read."""
 
     def to_dict(self) -> dict[str, Any]:
         """The value as JSON types."""
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     def to_json(self) -> str:
-        """The value as JSON text. NaN and infinity, which JSON lacks, are written as null."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
+        """The value as a JSON document. NaN and infinity, which JSON lacks, are written as null."""
+        return json.dumps({SCHEMA: self.schema()} | self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
 
     @classmethod
     def from_dict(cls: type[T], data: Any) -> T:
-        """The value that `to_dict` gave.
+        """The value that `to_dict` gave, or a document with its schema.
 
         Raises:
-            ShortGPTError: a key is unknown or missing, or a value has the wrong type.
+            ShortGPTError: it is of another kind or version, a key is unknown or missing, a value has the wrong type, or
+                the values contradict each other.
         """
         if not isinstance(data, Mapping):
             raise ShortGPTError(f"{cls.__name__}: expected a JSON object, found {type(data).__name__}")
+        if SCHEMA in data:
+            _check_schema(cls, data[SCHEMA])
+            data = {name: value for name, value in data.items() if name != SCHEMA}
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(data) - set(fields))
         if unknown:
@@ -47,16 +90,35 @@ class Value:
         if required - set(data):
             raise ShortGPTError(f"{cls.__name__}: the keys {sorted(required - set(data))} are missing")
         hints = typing.get_type_hints(cls)
-        return cls(**{name: _read(f"{cls.__name__}.{name}", hints[name], value) for name, value in data.items()})
+        made = cls(**{name: _read(f"{cls.__name__}.{name}", hints[name], value) for name, value in data.items()})
+        made.check()
+        return made
 
     @classmethod
     def from_json(cls: type[T], text: str) -> T:
-        """The value that `to_json` gave. Raises as `from_dict` does, also for text that is no JSON."""
+        """The value that `to_json` gave, with or without its schema (before schemas there were none).
+
+        Raises as `from_dict` does, also for text that is no JSON.
+        """
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ShortGPTError(f"{cls.__name__}: not JSON ({error})") from None
         return cls.from_dict(data)
+
+
+def _check_schema(cls: type[Value], found: Any) -> None:
+    wanted = cls.schema()
+    if found == wanted:
+        return
+    told = f"{cls.__name__}: found the schema {found!r}, this version of shortgpt reads {wanted!r}"
+    ours = re.fullmatch(r"shortgpt/([a-z-]+)/(\d+)", found) if isinstance(found, str) else None
+    if ours is None:
+        raise ShortGPTError(f"{told}; it was not written by shortgpt")
+    if ours[1] != wanted.split("/")[1]:
+        raise ShortGPTError(f"{told}; it is of another kind ({ours[1]})")
+    way = "upgrade shortgpt" if int(ours[2]) > cls.schema_version else "write it again"
+    raise ShortGPTError(f"{told}; {way}")
 
 
 def _plain(value: Any) -> Any:
@@ -83,7 +145,11 @@ def _read(where: str, hint: Any, value: Any) -> Any:
     if origin is tuple:
         if not isinstance(value, list):
             raise ShortGPTError(f"{where}: expected a list, found {type(value).__name__}")
-        return tuple(_read(where, arguments[0], item) for item in value)
+        if arguments[-1] is Ellipsis:
+            return tuple(_read(where, arguments[0], item) for item in value)
+        if len(value) != len(arguments):
+            raise ShortGPTError(f"{where}: expected {len(arguments)} items, found {len(value)}")
+        return tuple(_read(where, kind, item) for kind, item in zip(arguments, value, strict=True))
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise ShortGPTError(f"{where}: expected an object, found {type(value).__name__}")

@@ -91,7 +91,7 @@ def test_a_file_that_holds_no_scores_is_a_row_that_says_so(tmp_path: Path, conte
 
 def test_an_unknown_criterion_is_told_before_anything_is_loaded() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'block-influence'"):
-        shortgpt.compare(["nowhere"], criterion="block-infuence")
+        shortgpt.compare(["nowhere"], criteria=["block-infuence"])
 
 
 def test_models_measured_on_other_text_are_marked() -> None:
@@ -102,6 +102,12 @@ def test_models_measured_on_other_text_are_marked() -> None:
     assert "* measured on other text" in str(found)
     assert "b *" in str(found)
     assert "other text" not in str(shortgpt.compare([one, again]))
+
+
+def test_of_one_model_on_two_texts_the_row_on_the_other_text_is_marked() -> None:
+    one, two = (shortgpt.score(playback(3, "a"), [text]) for text in ("some text", "other text"))
+    lines = [line.split()[:2] for line in str(shortgpt.compare([one, two])).splitlines() if line.startswith("a ")]
+    assert [line[1] == "*" for line in lines] == [False, True] * 2
 
 
 def test_a_comparison_survives_json() -> None:

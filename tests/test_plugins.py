@@ -1,8 +1,6 @@
 """Plugins: finding them, what becomes of a broken one, and the criteria and formats that come with shortgpt."""
 
 import ast
-import csv
-import io
 import json
 import math
 import re
@@ -16,8 +14,7 @@ import pytest
 import torch
 
 import shortgpt
-from shortgpt import Comparison, Scores, plugins
-from shortgpt.comparison import Row
+from shortgpt import plugins
 from shortgpt.errors import (
     AmbiguousArchitectureError,
     HiddenStateError,
@@ -402,47 +399,6 @@ def test_relative_magnitude_is_the_share_of_the_stream_that_the_block_wrote() ->
     before = torch.tensor([[3.0, 0.0], [1.0, 0.0]])
     after = torch.tensor([[3.0, 4.0], [1.0, 0.0]])  # ‖(0, 4)‖ / ‖(3, 4)‖ = 0.8, and nothing
     assert measured("relative-magnitude", before, after) == pytest.approx(0.4, rel=1e-12)
-
-
-# -- the formats ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def scores() -> Scores:
-    stream = torch.randn(4, 20, 8, generator=torch.Generator().manual_seed(0)).cumsum(0)
-    return shortgpt.score(Playback(stream, name="a|b"), [{"input_ids": torch.arange(20).reshape(2, 10)}])
-
-
-def reported(name: str, result: Scores | Comparison) -> str:
-    entry = plugins.lookup("report format", plugins.registry().reporters, name)
-    return str(plugins.load_target(entry.target)(result))
-
-
-def test_csv_has_a_row_a_block_with_every_digit(scores: Scores) -> None:
-    rows = list(csv.DictReader(io.StringIO(reported("csv", scores))))
-    assert tuple(float(row["score"]) for row in rows) == scores.values
-    assert tuple(float(row["stderr"]) for row in rows) == scores.stderr
-    assert [row["name"] for row in rows] == ["blocks.0", "blocks.1", "blocks.2"]
-    assert sorted(range(3), key=lambda i: int(rows[i]["rank"])) == list(scores.ranking())
-    both = reported("csv", Comparison((Row("x", scores), Row("y", error="no"), Row("z", scores))))
-    assert len(list(csv.DictReader(io.StringIO(both)))) == 6
-
-
-def test_json_reads_back(scores: Scores) -> None:
-    assert Scores.from_json(reported("json", scores)) == scores
-    comparison = Comparison((Row("x", scores), Row("y", error="no")))
-    assert Comparison.from_json(reported("json", comparison)) == comparison
-
-
-def test_markdown_is_a_table_and_no_name_breaks_it(scores: Scores) -> None:
-    lines = reported("markdown", scores).splitlines()
-    assert lines[0] == "| block | block-influence | s.e. | parameters | rank |"
-    assert len(lines) == 5
-    assert f"{scores.values[1]:.6f}" in lines[3]
-    table = reported("markdown", Comparison((Row("a|b", scores), Row("bad", error="it is broken")))).splitlines()
-    assert table[2].startswith("| a\\|b | unknown | 3 | ")
-    assert "failed: it is broken" in table[3]
-    assert {line.replace("\\|", "").count("|") for line in table} == {8}
 
 
 def test_every_error_has_the_one_root() -> None:

@@ -48,9 +48,10 @@ FUNCTIONS = {
     "verify": "(original: BlockSequence, directory: str | Path, blocks: Iterable[int], *, "
     "dtype: str = auto, trust_remote_code: bool = False, family: Family | None = None) -> Verification",
     "compare": "(models: Iterable[BlockSequence | Scores | str | Path], calibration: Any = stdlib, *, "
-    "criterion: str = block-influence, sequences: int | None = None, tokens: int | None = None, seed: int = 0, "
-    "field: str | None = None, batch_size: int | None = None, device: str | None = None, dtype: str = auto, "
-    "tokenizer: Any = None, trust_remote_code: bool = False, progress: Progress | None = None) -> Comparison",
+    "criteria: Sequence[str] = (block-influence,), sequences: int | None = None, tokens: int | None = None, "
+    "seed: int = 0, field: str | None = None, batch_size: int | None = None, device: str | None = None, "
+    "dtype: str = auto, tokenizer: Any = None, trust_remote_code: bool = False, progress: Progress | None = None) "
+    "-> Comparison",
 }
 
 TO_IMPLEMENT = {

@@ -1,60 +1,52 @@
-"""Results as text in other formats."""
+"""Results as text in other formats. They ask a result for its tables, so any kind of result that has some is told."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+import re
 
-from shortgpt.comparison import Comparison, Summary
-from shortgpt.scores import Scores
+from shortgpt.reports.cells import number
+from shortgpt.tables import Cell, Table
+from shortgpt.values import Value
+
+SPECIAL = re.compile(r"[\\`*_|<>\[\]]")
 
 
-def as_json(result: Scores | Comparison) -> str:
+def as_json(result: Value) -> str:
     """All there is, to be read back by `from_json`."""
     return result.to_json()
 
 
-def as_csv(result: Scores | Comparison) -> str:
-    """A row a block, of every model."""
+def as_csv(result: Value) -> str:
+    """One table of every number, to the last digit; what does not exist is an empty cell."""
+    table = result.tidy()
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("model", "criterion", "block", "name", "score", "stderr", "parameters", "rank"))
-    for scores in _all_scores(result):
-        rank = {block: place for place, block in enumerate(scores.ranking(), start=1)}
-        for block, name in enumerate(scores.block_names):
-            numbers = (repr(scores.values[block]), repr(scores.stderr[block]), scores.parameters[block], rank[block])
-            writer.writerow((scores.model, scores.criteria[0], block, name, *numbers))
+    writer.writerow(table.columns)
+    writer.writerows(["" if cell != cell else cell for cell in row] for row in table.rows)
     return buffer.getvalue()
 
 
-def as_markdown(result: Scores | Comparison) -> str:
-    """A row a block for scores; a row a model for a comparison."""
-    if isinstance(result, Scores):
-        rank = {block: place for place, block in enumerate(result.ranking(), start=1)}
-        rows = [
-            (name, f"{result.values[i]:.6f}", f"{result.stderr[i]:.6f}", result.parameters[i], rank[i])
-            for i, name in enumerate(result.block_names)
-        ]
-        return _table(("block", result.criteria[0], "s.e.", "parameters", "rank"), rows)
-    lines: list[tuple[object, ...]] = []
-    for row in result.rows:
-        if row.scores is None:
-            lines.append((row.model, "", "", f"failed: {row.error}", "", "", ""))
-            continue
-        summary = Summary.of(row.scores)
-        numbers = (f"{value:.6f}" for value in (summary.mean, summary.least, summary.most))
-        span = f"{summary.span[0]}-{summary.span[1]}"
-        lines.append((row.model, row.scores.norm_placement, len(row.scores), *numbers, span))
-    return _table(("model", "norm", "blocks", "mean", "min", "max", "most redundant span"), lines)
+def as_markdown(result: Value) -> str:
+    """The result's tables, each under its title; rounded as in a terminal."""
+    return "\n\n".join(_markdown(table) for table in result.tables())
 
 
-def _all_scores(result: Scores | Comparison) -> list[Scores]:
-    if isinstance(result, Scores):
-        return [result]
-    return [row.scores for row in result.rows if row.scores is not None]
+def _markdown(table: Table) -> str:
+    rules = ["---:" if table.is_number(column) else "---" for column in range(len(table.columns))]
+    rows = [[_cell(cell) for cell in row] for row in (table.columns, *table.rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in (rows[0], rules, *rows[1:])]
+    title = [f"**{_escaped(table.title)}**", ""] if table.title else []
+    return "\n".join([*title, *lines])
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+def _cell(cell: Cell) -> str:
+    if cell is None or cell != cell:
+        return ""
+    return number(cell) if isinstance(cell, float) else _escaped(str(cell))
+
+
+def _escaped(text: str) -> str:
+    """A name as it is: no sign of it is read as Markdown, and no line of it ends the table's."""
+    return SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shortgpt.errors import OutputError, SelectionError
+from shortgpt.files import check_target, write
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,20 +94,25 @@ class Wishes:
     quiet: bool = False
 
 
-def result_options(command: Command) -> Command:
+def report_options(command: Command) -> Command:
     """How a result is told: the command is called with `wishes`, which `check` checks before anything takes time."""
     options = (
         click.option("--format", "form", metavar="NAME", help="Print as json, csv, markdown, ... Default: a table."),
         click.option("--output", "-o", metavar="FILE", help="Print into this file."),
-        click.option("--plot", metavar="FILE", help="Draw a picture: .png, .svg or .pdf (needs shortgpt[plot])."),
     )
 
     @functools.wraps(command)
     def called(**given: Any) -> Any:
         names = ("form", "output", "plot", "json_file", "quiet")
-        return command(wishes=Wishes(**{name: given.pop(name) for name in names}), **given)
+        return command(wishes=Wishes(**{name: given.pop(name) for name in names if name in given}), **given)
 
     return output_options(_with(options, called))
+
+
+def result_options(command: Command) -> Command:
+    """As `report_options`, for a result of which there is a picture."""
+    text = "Draw a picture: .png, .svg or .pdf (needs the extra plot)."
+    return click.option("--plot", metavar="FILE", help=text)(report_options(command))
 
 
 def _with(options: tuple[Callable[[Command], Command], ...], command: Command) -> Command:
@@ -169,20 +175,29 @@ def progress_bars(quiet: bool) -> Iterator[Progress | None]:
         yield advance
 
 
-def emit(result: Value, rendered: Any, wishes: Wishes) -> None:
-    """Print a result, as a table or by a reporter; draw it, and write it as JSON, where asked."""
+def emit(result: Value, rendered: Any, wishes: Wishes, **shown: Any) -> None:
+    """Write a result as JSON, draw it, and print it, as a table or by a reporter, where asked.
+
+    JSON comes first: what took long to measure is safe before somebody's reporter sees it.
+
+    Args:
+        rendered: the table.
+        shown: what the picture shows besides the result, such as `marked` blocks.
+    """
     from shortgpt import plugins
 
+    if wishes.json_file != "-":
+        write_json(result, wishes.json_file)
     text = None
     if wishes.form is not None:
         entry = plugins.lookup("format", plugins.registry().reporters, wishes.form)
         reporter = plugins.load_target(entry.target)
-        with plugins.running("format", entry):
+        with plugins.running(f"{type(result).__name__} in format", entry):
             text = str(reporter(result)).rstrip("\n")
     if wishes.plot is not None:
         from shortgpt.plots import draw
 
-        draw(result, wishes.plot)
+        draw(result, wishes.plot, **shown)
     if wishes.output is not None:
         from shortgpt.reports import as_text
 
@@ -191,32 +206,37 @@ def emit(result: Value, rendered: Any, wishes: Wishes) -> None:
         click.echo(text)
     elif wishes.json_file != "-":
         console().print(rendered)
-    write_json(result, wishes.json_file)
+    if wishes.json_file == "-":
+        write_json(result, wishes.json_file)
 
 
-def check(wishes: Wishes) -> None:
-    """Raise for what cannot be: a file that cannot be written, a format that is not installed, two results on the
-    standard output, a picture without matplotlib."""
+def check(wishes: Wishes, kind: str | None = None) -> None:
+    """Raise for what cannot be: a file that cannot be written, a format that is not installed, two results in one
+    place, a picture without matplotlib, or of a kind of result (the name of its class) of which there is none."""
     from shortgpt import plugins
 
     if wishes.form is not None:
         plugins.lookup("format", plugins.registry().reporters, wishes.form)
-    if wishes.form is not None and wishes.output is None and wishes.json_file == "-":
-        raise OutputError("--format and --json - both go to the standard output; give one of them a file")
     if wishes.plot is not None:
         from shortgpt.plots import check_plot
 
-        check_plot(wishes.plot)
-    for file in (wishes.output, wishes.plot, wishes.json_file):
+        check_plot(wishes.plot, kind)
+    printed = {"--format": "-"} if wishes.form is not None and wishes.output is None else {"--output": wishes.output}
+    taken: dict[str, str] = {}
+    for option, file in (printed | {"--plot": wishes.plot, "--json": wishes.json_file}).items():
+        if file is None:
+            continue
+        place = "the standard output" if file == "-" else os.path.realpath(Path(file).expanduser())
+        if place in taken:
+            raise OutputError(f"{taken[place]} and {option} both go to {place}; give one of them another file")
+        taken[place] = option
         check_file(file)
 
 
 def check_file(file: str | None) -> None:
     """Raise an `OutputError` for a file that cannot be written, before anything takes time."""
-    target = Path(file).expanduser() if file not in (None, "-") else None
-    if target is not None and (target.is_dir() or not target.parent.is_dir()):
-        reason = "it is a folder" if target.is_dir() else f"there is no folder {target.parent}"
-        raise OutputError(f"{target}: cannot be written ({reason})")
+    if file not in (None, "-"):
+        check_target(file)
 
 
 def write_json(result: Value, json_file: str | None) -> None:
@@ -233,12 +253,5 @@ def write_text(text: str, file: str) -> None:
     """
     if file == "-":
         sys.stdout.write(text)
-        return
-    target = Path(file).expanduser()
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{target}: cannot be written ({error.strerror})") from None
+    else:
+        write(text, file)

@@ -12,32 +12,36 @@ from shortgpt.errors import ShortGPTError
 
 @click.command(epilog="Example:  shortgpt compare zoo:llama zoo:mamba zoo:gpt2-postnorm --sequences 8")
 @click.argument("models", nargs=-1, required=True)
-@click.option("--criterion", help="What to measure. Default: block-influence.")
+@click.option(
+    "--criterion", "criteria", multiple=True, help="What to compare by; may be repeated. Default: block-influence."
+)
 @common.calibration_options
 @common.model_options
 @common.result_options
 def compare(
     models: tuple[str, ...],
-    criterion: str | None,
+    criteria: tuple[str, ...],
     wishes: common.Wishes,
     **options: Any,
 ) -> None:
     """Compare how redundant the blocks of MODELS are, over relative depth.
 
-    A MODEL may also be a file that `shortgpt score --json` wrote. A model that fails is a row that says why; the
-    others still run. The exit status is 2 where none could be measured.
+    A MODEL may also be a .json file that `shortgpt score --json` wrote, here or elsewhere; that needs no model. A model
+    that fails is a row that says why; the others still run. The exit status is 2 where none could be measured.
     """
     from shortgpt.comparison import compare as run
+    from shortgpt.comparison import is_measured
     from shortgpt.loading import default_device
     from shortgpt.scores import DEFAULT_CRITERION
 
-    common.check(wishes)
-    options["device"] = default_device(options["device"])
+    common.check(wishes, "Comparison")
+    if not all(is_measured(model) for model in models):
+        options["device"] = default_device(options["device"])
     source = options.pop("calibration")
     with common.progress_bars(wishes.quiet) as progress:
-        comparison = run(models, source, criterion=criterion or DEFAULT_CRITERION, progress=progress, **options)
-    if all(row.error is not None for row in comparison.rows):
+        comparison = run(models, source, criteria=criteria or (DEFAULT_CRITERION,), progress=progress, **options)
+    if all(row.scores is None for row in comparison.rows):
         common.write_json(comparison, wishes.json_file)
-        reasons = (f"{row.model}: {(row.error or '').removeprefix(f'{row.model}: ')}" for row in comparison.rows)
-        raise ShortGPTError(f"no model could be measured ({'; '.join(reasons)})")
+        reasons = "; ".join(f"{model}: {why}" for model, why in comparison.failures())
+        raise ShortGPTError(f"no model could be measured ({reasons})")
     common.emit(comparison, comparison, wishes)

@@ -12,14 +12,13 @@ from shortgpt.cli import common
 @click.option("--remove", metavar="LIST", help="Say whether these blocks can go, such as 21-29,31.")
 @click.option("--architecture", help="Take this adapter instead of looking for one.")
 @click.option("--trust-remote-code", is_flag=True, help="Run the code that a model's folder brings along.")
-@common.output_options
+@common.report_options
 def inspect(
     model: str,
     remove: str | None,
     architecture: str | None,
     trust_remote_code: bool,
-    json_file: str | None,
-    quiet: bool,
+    wishes: common.Wishes,
 ) -> None:
     """Show the blocks of MODEL, how they hand the stream on, and the rule for every config field that depends on them.
 
@@ -30,10 +29,8 @@ def inspect(
     from shortgpt.inspection import inspect as look
     from shortgpt.reports.inspection import inspection_table
 
-    common.check_file(json_file)
+    common.check(wishes)
     blocks = parse_blocks(remove) if remove is not None else ()
     source = resolve(model, architecture)
     found = look(source, recognise(source, architecture), blocks, trust_remote_code=trust_remote_code)
-    if json_file != "-":
-        common.console().print(inspection_table(found))
-    common.write_json(found, json_file)
+    common.emit(found, inspection_table(found), wishes)

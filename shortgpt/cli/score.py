@@ -19,6 +19,7 @@ DEFAULT_RATIO = 0.25
 @click.option("--blocks", type=int, help="Mark the N blocks that would be removed.")
 @click.option("--ratio", type=float, help=f"Mark this share of the blocks. Default: {DEFAULT_RATIO}.")
 @click.option("--architecture", help="Take this adapter instead of looking for one.")
+@click.option("--spans", is_flag=True, help="Measure every run of blocks too: a map by first block and length.")
 @common.stream_option
 @common.calibration_options
 @common.model_options
@@ -30,6 +31,7 @@ def score(
     ratio: float | None,
     architecture: str | None,
     stream: bool,
+    spans: bool,
     device: str | None,
     dtype: str,
     trust_remote_code: bool,
@@ -70,9 +72,11 @@ def score(
             count, len(opened) - max(1, len(opened.pinned))
         )  # a model of one block is scored, and nothing is marked
         source = calibration.pop("calibration")
+        if spans:
+            calibration["spans"] = True
         with common.progress_bars(wishes.quiet) as progress:
             scores = run(opened, source, criteria=criteria or (DEFAULT_CRITERION,), progress=progress, **calibration)
     if processes.started()[0] > 0:
         return  # the first process reports
     marked = scores.least_influential(count) if count else ()
-    common.emit(scores, scores_table(scores, marked), wishes)
+    common.emit(scores, scores_table(scores, marked), wishes, marked=marked)

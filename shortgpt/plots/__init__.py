@@ -3,40 +3,50 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shortgpt.errors import OutputError
+from shortgpt.files import write
 from shortgpt.plugins import load_target
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".svg", ".pdf")
-PICTURES: dict[str, str] = {}
+PICTURES: dict[str, str] = {
+    "Comparison": "shortgpt.plots.comparison:comparison_figure",
+    "Scores": "shortgpt.plots.scores:scores_figure",
+    "Spans": "shortgpt.plots.spans:spans_figure",
+}
 """For each kind of result, the function that makes its figure."""
 
 
-def check_plot(file: str) -> None:
-    """Raise an `OutputError` where no picture of that name can be drawn."""
+def check_plot(file: str, kind: str | None = None) -> None:
+    """Raise an `OutputError` where no picture of that name, and of that kind of result, can be drawn."""
     if Path(file).suffix.lower() not in SUFFIXES:
         raise OutputError(f"{file}: pictures are written as {', '.join(SUFFIXES)}; name one of them")
+    if kind is not None and kind not in PICTURES:
+        raise OutputError(f"there is no picture of a {kind} (only of {', '.join(sorted(PICTURES))}); leave --plot out")
     if importlib.util.find_spec("matplotlib") is None:
-        raise OutputError("pictures are drawn by matplotlib, which is not installed; pip install 'shortgpt[plot]'")
+        raise OutputError(
+            "pictures are drawn by matplotlib, which is not installed; pip install 'shortgpt-blocks[plot]'"
+        )
 
 
-def draw(result: object, file: str) -> None:
-    """Draw a result into a file.
+def draw(result: object, file: str, **shown: Any) -> None:
+    """Draw a result into a file, all of it or nothing.
+
+    Args:
+        shown: what the picture shows besides, such as `marked` blocks of scores.
 
     Raises:
         OutputError: there is no picture of such a result, or the file cannot be written.
     """
-    check_plot(file)
-    target = PICTURES.get(type(result).__name__)
-    if target is None:
-        raise OutputError(f"there is no picture of a {type(result).__name__}; leave --plot out")
-    figure: Figure = load_target(target)(result)
-    try:
-        figure.savefig(Path(file).expanduser(), dpi=150)
-    except OSError as error:
-        raise OutputError(f"{file}: cannot be written ({error.strerror})") from None
+    kind = type(result).__name__
+    check_plot(file, kind)
+    figure: Figure = load_target(PICTURES[kind])(result, **shown)
+    picture = io.BytesIO()
+    figure.savefig(picture, format=Path(file).suffix[1:].lower(), dpi=150)
+    write(picture.getvalue(), file)

@@ -1,9 +1,10 @@
-"""What tables are made of: numbers, bars, and shades on a logarithmic scale."""
+"""What tables are made of: numbers, bars, and shades on a scale."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from rich.style import Style
 from rich.text import Text
@@ -11,14 +12,18 @@ from rich.text import Text
 BAR = 20
 STRIP = 24
 SHADES = "▁▂▃▄▅▆▇█"
-LEAST, MOST = 1e-3, 1.0
-"""Scores are shown on a logarithmic scale between these."""
 
 
 def number(value: float) -> str:
+    """Four decimals; fewer where it is large, and a power of ten where it is tiny. NaN is told as a dash."""
+    size = abs(value)
     if math.isnan(value):
         return "-"
-    return f"{value:.4f}" if value == 0 or value >= 5e-4 else f"{value:.1e}"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    if size >= 1e6 or 0 < size < 5e-4:
+        return f"{value:.1e}"
+    return f"{value:.1f}" if size >= 1000 else f"{value:.4f}"
 
 
 def count(value: int) -> str:
@@ -33,34 +38,69 @@ def short_name(criterion: str) -> str:
 
 
 def bar(value: float, largest: float, marked: bool) -> Text:
-    eighths = round(8 * BAR * value / largest) if largest > 0 else 0
+    eighths = round(8 * BAR * value / largest) if 0 < largest < math.inf and 0 < value <= largest else 0
     full, rest = divmod(eighths, 8)
     return Text("█" * full + " ▏▎▍▌▋▊▉"[rest].strip(), style="red" if marked else "blue")
 
 
-def heat_of(value: float) -> float:
-    """A score's place on the scale, 0 to 1."""
-    clamped = min(max(value, LEAST), MOST)
-    return math.log(clamped / LEAST) / math.log(MOST / LEAST)
+@dataclass(frozen=True)
+class Scale:
+    """Where a value lies between the least and the most, 0 to 1; by its logarithm where they are far apart."""
+
+    least: float
+    most: float
+    logarithmic: bool
+
+    @classmethod
+    def within(cls, values: Iterable[float]) -> Scale:
+        """The scale that these values fill, to tell them apart."""
+        finite = [value for value in values if math.isfinite(value)]
+        positive = [value for value in finite if value > 0]
+        if positive and min(finite) >= 0 and max(positive) > 5 * min(positive):
+            return cls(min(positive), max(positive), True)
+        return cls(min(finite, default=0.0), max(finite, default=1.0), False)
+
+    def heat(self, value: float) -> float:
+        if math.isnan(value):
+            return 1.0
+        if self.most <= self.least:
+            return 0.0
+        clamped = min(max(value, self.least), self.most)
+        if self.logarithmic:
+            return math.log(clamped / self.least) / math.log(self.most / self.least)
+        return (clamped - self.least) / (self.most - self.least)
+
+    def __str__(self) -> str:
+        return f"{self.least:.3g} to {self.most:.3g}, {'logarithmic' if self.logarithmic else 'linear'}"
 
 
-def shade(heat: float) -> tuple[str, Style]:
-    """A shade that reads without colour, and a colour from blue (redundant) to red."""
+UNIT = Scale(1e-3, 1.0, True)
+"""Of Block Influence: always the same one, so that models compare."""
+
+
+def colour(heat: float) -> Style:
+    """From blue (redundant) to red."""
     red, blue = round(40 + 200 * heat), round(240 - 200 * heat)
-    return SHADES[min(int(heat * len(SHADES)), len(SHADES) - 1)], Style(color=f"rgb({red},90,{blue})")
+    return Style(color=f"rgb({red},90,{blue})")
 
 
-def strip(values: Sequence[float]) -> Text:
+def shade(heat: float, shades: str = SHADES) -> tuple[str, Style]:
+    """A shade that reads without colour, and a colour."""
+    return shades[min(int(heat * len(shades)), len(shades) - 1)], colour(heat)
+
+
+def strip(values: Sequence[float], scale: Scale = UNIT) -> Text:
     """The scores over relative depth: each of the strip's cells shows the block that lies under its middle."""
     text = Text()
     for cell in range(STRIP):
         block = int((cell + 0.5) / STRIP * len(values))
-        text.append(*shade(heat_of(values[block])))
+        text.append(*shade(scale.heat(values[block])))
     return text
 
 
-def scale() -> Text:
-    text = Text("|")
-    for step in range(len(SHADES)):
-        text.append(*shade((step + 0.5) / len(SHADES)))
-    return text.append("| influential")
+def legend(scale: Scale, shades: str = SHADES) -> Text:
+    """What the shades mean."""
+    text = Text("redundant |")
+    for step in range(len(shades)):
+        text.append(*shade((step + 0.5) / len(shades), shades))
+    return text.append(f"| influential ({scale})")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
 
 from shortgpt.blocks import format_blocks
 from shortgpt.inspection import Inspection
+from shortgpt.tables import Table
 
 
 def inspection_table(found: Inspection) -> RenderableType:
     """What removal would do to a model: blocks, stream, the config fields that depend on the blocks, what is pinned."""
-    blocks = Table(box=None, pad_edge=False, header_style="bold")
+    blocks = Grid(box=None, pad_edge=False, header_style="bold")
     blocks.add_column("blocks", justify="right")
     blocks.add_column("class")
     blocks.add_column("params each", justify="right")
@@ -25,7 +26,7 @@ def inspection_table(found: Inspection) -> RenderableType:
             f"{found.parameters[first]:,}" if found.parameters else "-",
             Text(f"pinned: {found.pinned[first]}" if first in found.pinned else ""),
         )
-    fields = Table(box=None, pad_edge=False, header_style="bold")
+    fields = Grid(box=None, pad_edge=False, header_style="bold")
     for title in ("config field", "value", "rule"):
         fields.add_column(title, overflow="fold")
     for item in found.fields:
@@ -42,6 +43,27 @@ def inspection_table(found: Inspection) -> RenderableType:
         verdict = f"cannot be removed: {found.refusal}" if found.refusal else "can be removed"
         parts += [Text(), Text(f"{format_blocks(found.removed)} {verdict}")]
     return Group(*parts)
+
+
+def tables(found: Inspection) -> tuple[Table, ...]:
+    """A row a block; then the config fields that depend on the blocks, and whether those asked about can go."""
+    rows = tuple(
+        (
+            block,
+            found.classes[block] if found.classes else None,
+            found.parameters[block] if found.parameters else None,
+            found.pinned.get(block),
+        )
+        for block in range(found.depth)
+    )
+    fields = tuple((item.name, item.value, item.rule) for item in found.fields)
+    verdict = (format_blocks(found.removed), found.refusal or "can be removed")
+    title = f"{found.model}: {found.architecture}, {found.norm_placement}-norm"
+    return (
+        Table(title, ("block", "class", "parameters", "pinned"), rows),
+        Table("Config", ("field", "value", "rule"), fields),
+        *([Table("Removal", ("blocks", "verdict"), (verdict,))] if found.removed else []),
+    )
 
 
 def _alike(found: Inspection) -> list[list[int]]:

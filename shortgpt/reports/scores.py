@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
 
 from shortgpt.blocks import format_blocks
 from shortgpt.reports.cells import BAR, bar, count, number, short_name
+from shortgpt.reports.spans import runs, spans_map
+from shortgpt.reports.spans import tables as span_tables
 from shortgpt.scores import Scores
+from shortgpt.tables import Cell, Table
+
+BESIDE, BELOW = 33, 72
+"""The columns of a line of 80 that other criteria may take beside the first one, and below."""
+
+TIDY = (
+    *("model", "criterion", "block", "last", "name", "score", "stderr", "rank", "parameters"),
+    *("stream_norm", "update_norm", "pinned", "error"),
+)
+"""The columns of `tidy`. `last` is the last block of a run that begins at `block`: the block itself but for spans."""
 
 
 def scores_table(scores: Scores, marked: Collection[int] = ()) -> RenderableType:
     """A row a block: score ± standard error as number and bar, parameters, rank; `marked` blocks would go."""
     place = {block: rank for rank, block in enumerate(scores.ranking(), start=1)}
-    other = scores.criteria[1:]
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    beside, *below = _groups(scores.criteria[1:])
+    table = Grid(box=None, pad_edge=False, header_style="bold")
     table.add_column("block", justify="right")
-    table.add_column(Text(short_name(scores.criteria[0])), justify="right")
+    table.add_column(_title(scores.criteria[0]), justify="right")
     table.add_column("± s.e.", justify="right", no_wrap=True, min_width=7)
-    if not other:
+    if not beside:
         table.add_column("", width=BAR)
-    for name in other:
-        table.add_column(Text(short_name(name)), justify="right")
+    for name in beside:
+        table.add_column(_title(name), justify="right")
     table.add_column("params", justify="right")
     table.add_column("rank", justify="right")
     table.add_column("")
     values, errors = scores.values, scores.stderr
-    others = [scores.of(name).values for name in other]
+    others = [scores.of(name).values for name in beside]
     largest = max(values)
     for block in range(len(scores)):
         gone = block in marked
@@ -41,21 +53,20 @@ def scores_table(scores: Scores, marked: Collection[int] = ()) -> RenderableType
             str(block),
             number(values[block]),
             number(errors[block]),
-            *(() if other else (bar(values[block], largest, gone),)),
+            *(() if beside else (bar(values[block], largest, gone),)),
             *(number(column[block]) for column in others),
             count(scores.parameters[block]),
             str(place[block]),
             mark,
         )
-    info = scores.calibration
-    head = Text.assemble(
-        (scores.model, "bold"),
-        f"  {scores.architecture}, {scores.norm_placement}-norm, {len(scores)} blocks, "
-        f"{count(scores.total_parameters)} parameters, {scores.dtype}",
-    )
-    sampled = "" if info.seed is None else f", seed {info.seed}"
-    foot = Text(f"{info.source}: {info.sequences} sequences, {sum(scores.tokens):,} tokens{sampled}", style="dim")
-    lines: list[RenderableType] = [head, table, foot]
+    head = Text.assemble((scores.model, "bold"), f"  {_kind(scores)}, {scores.dtype}")
+    lines: list[RenderableType] = [head, table]
+    for names in below:
+        lines += [Text(), _more(scores, names)]
+    lines += [Text(_measured_on(scores), style="dim")]
+    lines += [Text(f"{name} was not measured: {why}", style="yellow") for name, why in scores.refused.items()]
+    if scores.spans is not None:
+        lines += [Text(), spans_map(scores.spans, scores.pinned), Text()]
     if marked:
         share = sum(scores.parameters[i] for i in marked) / scores.total_parameters
         text = (
@@ -66,3 +77,87 @@ def scores_table(scores: Scores, marked: Collection[int] = ()) -> RenderableType
             text += "" if math.isnan(sure) else f"; the same set in {sure:.0%} of bootstrap resamples"
         lines.append(Text(text))
     return Group(*lines)
+
+
+def tables(scores: Scores) -> tuple[Table, ...]:
+    """A row a block, with every criterion and its standard error; then what was refused, and the best runs."""
+    columns: list[str] = ["block", "name"]
+    cells: list[Sequence[Cell]] = [range(len(scores)), scores.block_names]
+    for name in scores.criteria:
+        one = scores.of(name)
+        columns += [name, "± s.e."]
+        cells += [one.values, one.stderr]
+    place = {block: rank for rank, block in enumerate(scores.ranking(), start=1)}
+    columns += ["parameters", "rank"]
+    cells += [scores.parameters, [place[block] for block in range(len(scores))]]
+    if scores.pinned:
+        columns.append("pinned")
+        cells.append([scores.pinned.get(block) for block in range(len(scores))])
+    title = f"{scores.model}: {_kind(scores)}; {_measured_on(scores)}"
+    made = [Table(title, tuple(columns), tuple(zip(*cells, strict=True)))]
+    if scores.refused:
+        made.append(Table("Not measured", ("criterion", "reason"), tuple(scores.refused.items())))
+    return (*made, *(span_tables(scores.spans, scores.pinned) if scores.spans is not None else ()))
+
+
+def tidy(scores: Scores) -> Table:
+    """A row a block and criterion; one a longer run, where spans were measured; one a criterion that was refused."""
+    return Table("", TIDY, tuple(_rows(scores)))
+
+
+def _rows(scores: Scores) -> Iterator[tuple[Cell, ...]]:
+    for name in scores.criteria:
+        one = scores.of(name)
+        place = {block: rank for rank, block in enumerate(one.ranking(), start=1)}
+        for block, (label, value, error) in enumerate(zip(one.block_names, one.values, one.stderr, strict=True)):
+            norms = scores.stream_norm[block], scores.update_norm[block]
+            rest = (place[block], scores.parameters[block], *norms, scores.pinned.get(block), None)
+            yield (scores.model, name, block, block, label, value, error, *rest)
+    if scores.spans is not None:
+        for first, last, value in runs(scores.spans):
+            if last > first:
+                yield (scores.model, scores.spans.criterion, first, last, None, value, *[None] * 7)
+    for name, why in scores.refused.items():
+        yield (scores.model, name, *[None] * 10, why)
+
+
+def _groups(names: Sequence[str]) -> list[list[str]]:
+    """The criteria beside the first one, then those of each table below it."""
+    groups: list[list[str]] = [[]]
+    room = BESIDE
+    for name in names:
+        width = max(7, *(len(line) for line in _title(name).plain.split("\n"))) + 1
+        if width > room and (groups[-1] or len(groups) == 1):
+            groups.append([])
+            room = BELOW
+        groups[-1].append(name)
+        room -= width
+    return groups
+
+
+def _title(criterion: str) -> Text:
+    """A name in as many lines as it has parts."""
+    return Text(short_name(criterion).replace("-", "-\n"))
+
+
+def _more(scores: Scores, names: Sequence[str]) -> Grid:
+    table = Grid(box=None, pad_edge=False, header_style="bold")
+    table.add_column("block", justify="right")
+    for name in names:
+        table.add_column(_title(name), justify="right")
+    for block, values in enumerate(zip(*(scores.of(name).values for name in names), strict=True)):
+        table.add_row(str(block), *map(number, values))
+    return table
+
+
+def _kind(scores: Scores) -> str:
+    return (
+        f"{scores.architecture}, {scores.norm_placement}-norm, {len(scores)} blocks, "
+        f"{count(scores.total_parameters)} parameters"
+    )
+
+
+def _measured_on(scores: Scores) -> str:
+    info = scores.calibration
+    sampled = "" if info.seed is None else f", seed {info.seed}"
+    return f"{info.source}: {info.sequences} sequences, {sum(scores.tokens):,} tokens{sampled}"
