@@ -112,9 +112,9 @@ def effect(
 
     Args:
         blocks: what goes: block numbers, or a `Plan`.
-        text: a named source or a path, as for `shortgpt.score`; measured is on as many windows as were scored of it
-            with the same arguments, those that come after them (`shortgpt.held_out`). A `Calibration` is taken as it
-            is. Of anything else there is no text that was held out, which `Effect.not_measured` then says.
+        text: a named source or a path, as for `shortgpt.score`. The windows that come after those which are scored of
+            it with the same arguments are taken (`shortgpt.calibration.held_out`). A `Calibration` is taken as it is.
+            Of anything else no text is held out, which `Effect.not_measured` then says.
         progress: called with "effect" after each step.
 
     Raises:

@@ -41,7 +41,7 @@ def mergekit(plan: Plan, dtype: str | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def llama_cpp(plan: Plan, dtype: str | None = None) -> str:
+def prune_layers(plan: Plan, dtype: str | None = None) -> str:
     """The blocks that go as `llama-quantize --prune-layers` takes them: numbers from 0 with commas between
     (https://github.com/ggml-org/llama.cpp/pull/13037). It is to be applied to a GGUF file of the source.
 
@@ -60,7 +60,7 @@ class Export:
     text: Callable[[Plan, str | None], str]
 
 
-EXPORTS = {"mergekit": Export("mergekit.yaml", mergekit), "llama.cpp": Export("llama.cpp.txt", llama_cpp)}
+EXPORTS = {"mergekit": Export("mergekit.yaml", mergekit), "llama.cpp": Export("llama.cpp.txt", prune_layers)}
 EXPORT_FILES = frozenset(export.file for export in EXPORTS.values())
 
 

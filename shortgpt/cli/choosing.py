@@ -124,7 +124,7 @@ def scored(
 
     Args:
         effect: measure it as well.
-        calibration: as `shortgpt.score` and `shortgpt.held_out` take it, the source by the name of "calibration".
+        calibration: as `shortgpt.calibrate` takes it, the source by the name of "calibration".
     """
     from shortgpt import processes
     from shortgpt.calibration import held_out
