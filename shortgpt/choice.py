@@ -34,15 +34,14 @@ LEAST, CONTIGUOUS, WITHIN = "least", "contiguous", "max-perplexity-ratio"
 
 
 @dataclass(frozen=True)
-class TossUp(Value):
-    """Blocks that go and blocks that might as well go instead: their scores differ by less than the standard error of
-    the difference.
+class Exchange(Value):
+    """Blocks that go and blocks that might go instead.
 
     Attributes:
         gone: blocks of the choice.
         instead: blocks that stay, which could go in their place.
-        difference: how much higher the mean score of `instead` is; below zero where a refusal forced the choice.
-        stderr: the standard error of that, paired by sequence.
+        difference: how much higher the mean score of `instead` is.
+        stderr: the standard error of that, paired by sequence; NaN for a single one.
     """
 
     gone: tuple[int, ...]
@@ -51,10 +50,15 @@ class TossUp(Value):
     stderr: float
 
     @property
+    def toss_up(self) -> bool:
+        """Whether the scores differ by no more than the standard error of their difference."""
+        return abs(self.difference) <= self.stderr
+
+    @property
     def probability(self) -> float:
-        """How likely `instead` is the lesser in truth, by the normal approximation."""
+        """How likely `instead` is the lesser in truth, by the normal approximation; NaN for a single sequence."""
         if self.stderr == 0:
-            return 0.5
+            return 0.5 if self.difference == 0 else float(self.difference < 0)
         return 0.5 * math.erfc(self.difference / self.stderr / 2**0.5)
 
 
@@ -64,10 +68,10 @@ class Choice(Value):
 
     Attributes:
         rule: "least", "contiguous" or "max-perplexity-ratio".
-        stability: in what share of bootstrap resamples of the sequences the same set comes out; NaN where that cannot
-            be said. (For a ratio: of as many blocks.)
-        toss_ups: exchanges that the scores do not tell from the choice, the most even one first.
-        has_error: whether the scores have a standard error; without one no toss-up is known.
+        stability: in what share of bootstrap resamples of the sequences the same set comes out (for a ratio: of as many
+            blocks); NaN where that cannot be said.
+        exchanges: those that are a toss-up, the most even one first, and the nearest to it where none is. Empty where
+            the scores have no standard error, or nothing can be exchanged.
         refused: why the set of least score could not go; None where it did.
         limit: the ratio of perplexities that was allowed; None for another rule.
         ratios: held-out perplexity without the first 1, 2, ... blocks of the ranking over that of the whole model; NaN
@@ -76,11 +80,15 @@ class Choice(Value):
 
     rule: str
     stability: float
-    toss_ups: tuple[TossUp, ...]
-    has_error: bool
+    exchanges: tuple[Exchange, ...]
     refused: str | None = None
     limit: float | None = None
     ratios: tuple[float, ...] = ()
+
+    @property
+    def toss_ups(self) -> tuple[Exchange, ...]:
+        """The exchanges that the scores do not tell from the choice."""
+        return tuple(one for one in self.exchanges if one.toss_up)
 
 
 Chosen = tuple[tuple[int, ...], Choice]
@@ -119,20 +127,19 @@ def least(scores: Scores, n: int, refuse: Refuse = anything) -> Chosen:
             "or name the blocks (--remove; `shortgpt inspect MODEL --remove LIST` says whether they may go)"
         )
     stability = scores.stability(n) if reason is None else float("nan")
-    return blocks, Choice(LEAST, stability, toss_ups(scores, blocks, refuse), _has_error(scores.counts[0]), reason)
+    return blocks, Choice(LEAST, stability, exchanges(scores, blocks, refuse), reason)
 
 
-def toss_ups(scores: Scores, blocks: Collection[int], refuse: Refuse = anything) -> tuple[TossUp, ...]:
-    """The exchanges of a block that goes for one that stays which the scores do not tell from the choice."""
+def exchanges(scores: Scores, blocks: Collection[int], refuse: Refuse = anything) -> tuple[Exchange, ...]:
+    """The exchanges of a block that goes for one that stays, as `Choice` has them."""
     columns = list(zip(*scores.sums[0], strict=True))
     found = [
-        TossUp((gone,), (other,), *difference(columns[gone], columns[other], scores.counts[0]))
+        Exchange((gone,), (other,), *difference(columns[gone], columns[other], scores.counts[0]))
         for gone in sorted(blocks)
         for other in range(len(scores))
         if other not in blocks and other not in scores.pinned
     ]
-    even = _even(found)
-    return tuple(one for one in even if refuse(tuple(sorted({*blocks, *one.instead} - {*one.gone}))) is None)
+    return _nearest(found, lambda one: refuse(tuple(sorted({*blocks, *one.instead} - {*one.gone}))) is None)
 
 
 def run(scores: Scores, n: int, refuse: Refuse = anything, *, resamples: int = 1000, seed: int = 0) -> Chosen:
@@ -176,8 +183,8 @@ def run(scores: Scores, n: int, refuse: Refuse = anything, *, resamples: int = 1
     for at in left:
         only = set(blocks_of(at)) ^ set(blocks_of(taken))
         gone, instead = (tuple(sorted(only & set(blocks_of(k)))) for k in (taken, at))
-        found.append(TossUp(gone, instead, *difference(by_run[taken], by_run[at], spans.counts)))
-    return blocks_of(taken), Choice(CONTIGUOUS, stability, _even(found), _has_error(spans.counts), reason)
+        found.append(Exchange(gone, instead, *difference(by_run[taken], by_run[at], spans.counts)))
+    return blocks_of(taken), Choice(CONTIGUOUS, stability, _nearest(found), reason)
 
 
 def within(
@@ -226,9 +233,8 @@ def within(
         )
     n = fitting[-1]
     blocks = tuple(sorted(order[:n]))
-    has_error = _has_error(scores.counts[0])
-    even = toss_ups(scores, blocks, refuse)
-    return blocks, Choice(WITHIN, scores.stability(n), even, has_error, limit=limit, ratios=tuple(ratios))
+    near = exchanges(scores, blocks, refuse)
+    return blocks, Choice(WITHIN, scores.stability(n), near, limit=limit, ratios=tuple(ratios))
 
 
 def free_runs(depth: int, n: int, kept: Collection[int]) -> list[int]:
@@ -275,11 +281,13 @@ def _pairs(depth: int) -> list[tuple[int, int]]:
     return [(i, j) for i in range(depth) for j in range(i + 1, depth + 1)]
 
 
-def _even(found: Iterable[TossUp]) -> tuple[TossUp, ...]:
-    """Those within one standard error, the most even first. A NaN is none."""
-    near = [one for one in found if abs(one.difference) <= one.stderr]
-    return tuple(sorted(near, key=lambda one: (-one.probability, one.gone, one.instead)))
-
-
-def _has_error(counts: Sequence[int]) -> bool:
-    return len(counts) > 1
+def _nearest(found: Iterable[Exchange], allowed: Callable[[Exchange], bool] = lambda one: True) -> tuple[Exchange, ...]:
+    """The toss-ups, the most even one first, or else the exchange nearest to one; of those that are allowed."""
+    known = [one for one in found if not math.isnan(one.stderr)]
+    taken: list[Exchange] = []
+    for one in sorted(known, key=lambda one: (abs(0.5 - one.probability), one.gone, one.instead)):
+        if taken and not one.toss_up:
+            break
+        if allowed(one):
+            taken.append(one)
+    return tuple(taken)

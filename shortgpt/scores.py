@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from shortgpt.blocks import format_blocks
 from shortgpt.calibration import CalibrationInfo
-from shortgpt.choice import TossUp, least, run, toss_ups
+from shortgpt.choice import Exchange, exchanges, least, run
 from shortgpt.errors import (
     SelectionError,
     ShortGPTError,
@@ -137,11 +137,11 @@ class Scores(Value):
         same = sum(_lowest(tuple(row), self.pinned, n) == chosen for row in means.tolist())
         return same / resamples
 
-    def toss_ups(self, n: int) -> tuple[TossUp, ...]:
+    def toss_ups(self, n: int) -> tuple[Exchange, ...]:
         """Which blocks at the cut are a toss-up: the pairs of one of the n least influential blocks and another one
         whose means differ by no more than the standard error of their difference, the sequences being paired. The most
         even one first; none for a single sequence, where that error is not known."""
-        return toss_ups(self, self.least_influential(n))
+        return tuple(one for one in exchanges(self, self.least_influential(n)) if one.toss_up)
 
     def keeping(self, blocks: Iterable[int]) -> Scores:
         """The same scores with these blocks pinned, so that no choice takes them.

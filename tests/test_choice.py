@@ -16,7 +16,7 @@ import shortgpt
 from shortgpt import Plan, Scores, choice
 from shortgpt.blocks import TokenBatch
 from shortgpt.calibration import Calibration
-from shortgpt.choice import TossUp
+from shortgpt.choice import Exchange
 from shortgpt.errors import SelectionError
 from shortgpt.reports.effect import choice_texts
 from shortgpt.spans import Spans
@@ -96,25 +96,41 @@ def test_what_makes_a_text_hard_for_both_blocks_makes_no_toss_up() -> None:
 def test_blocks_that_must_stay_or_whose_exchange_is_refused_are_no_toss_up() -> None:
     scores = made([[1.0 + e, 1.0 - e, 1.1 + 2 * e] for e in (0.5, -0.5, 0.4)], [1] * 3)
     assert {one.instead for one in scores.toss_ups(1)} == {(0,), (2,)} - {(scores.least_influential(1))}
-    assert choice.toss_ups(replace(scores, pinned={2: "x"}), (1,)) != ()
-    assert choice.toss_ups(replace(scores, pinned={0: "x", 2: "x"}), (1,)) == ()
-    assert choice.toss_ups(scores, (1,), lambda blocks: "no" if blocks in ((0,), (2,)) else None) == ()
+    assert [one.instead for one in choice.exchanges(replace(scores, pinned={2: "x"}), (1,))] == [(0,)]
+    assert choice.exchanges(replace(scores, pinned={0: "x", 2: "x"}), (1,)) == ()
+    assert [one.instead for one in choice.exchanges(scores, (1,), lambda b: "no" if b == (0,) else None)] == [(2,)]
+    assert choice.exchanges(scores, (1,), lambda blocks: "no" if blocks in ((0,), (2,)) else None) == ()
+
+
+def test_where_there_is_no_toss_up_the_nearest_exchange_is_told() -> None:
+    noise = (0.2, -0.1, 0.3, 0.1)
+    scores = made([[1.0, 2.0 + e, 4.0 - e, 9.0] for e in noise], [1] * 4)
+    chosen = scores.plan(2).choice
+    assert chosen is not None
+    assert chosen.toss_ups == scores.toss_ups(2) == ()
+    (near,) = chosen.exchanges
+    assert (near.gone, near.instead) == ((1,), (2,))
+    assert choice_texts(chosen)[0].startswith("no toss-up; the nearest is block 1 (out) against 2 (in), 1.75")
 
 
 def test_the_most_even_toss_up_comes_first_and_equal_blocks_are_the_most_even() -> None:
     noise = (0.2, -0.1, 0.3)
     scores = made([[1.0 + e, 1.0 + e, 1.5 - e] for e in noise], [1] * 3)
     first, second = scores.toss_ups(1)
-    assert first == TossUp((1,), (0,), 0.0, 0.0)
+    assert first == Exchange((1,), (0,), 0.0, 0.0)
     assert first.probability == 0.5 > second.probability
 
 
 def test_without_a_standard_error_nothing_is_said_of_toss_ups() -> None:
     chosen = made([[1.0, 1.0, 2.0]], [1]).plan(1).choice
     assert chosen is not None
-    assert (chosen.toss_ups, chosen.has_error) == ((), False)
+    assert chosen.exchanges == ()
     assert "how sure this is cannot be said" in choice_texts(chosen)[0]
-    assert "no toss-up" in choice_texts(certain([1.0, 2.0]).plan(1).choice or chosen)[0]
+
+
+@pytest.mark.parametrize(("difference", "probability"), [(0.0, 0.5), (1.0, 0.0), (-1.0, 1.0)])
+def test_without_noise_the_order_is_certain(difference: float, probability: float) -> None:
+    assert Exchange((0,), (1,), difference, 0.0).probability == probability
 
 
 def test_many_toss_ups_are_told_in_part() -> None:
@@ -226,7 +242,7 @@ def test_how_sure_a_run_is() -> None:
     sums = tuple(tuple(level.get(p, 9.0) + (e if p == (2, 4) else 0.0) for p in pairs) for e in noise)
     blocks, told = choice.run(with_spans(Spans("x", 4, sums, (1,) * 5)), 2)
     assert blocks == (1, 2)
-    (even,) = told.toss_ups
+    (even,) = told.exchanges
     assert (even.gone, even.instead) == ((1,), (3,))
     assert even.stderr == pytest.approx(statistics.stdev(noise) / 5**0.5)
     assert 0.5 < told.stability < 0.95
@@ -235,6 +251,7 @@ def test_how_sure_a_run_is() -> None:
     assert lines[1].startswith("toss-up: block 1 (out) against 3 (in), 0.14")
     single = Spans("x", 4, sums[:1], (1,))
     assert math.isnan(choice.run(with_spans(single), 2)[1].stability)
+    assert choice.run(with_spans(single), 2)[1].exchanges == ()
 
 
 def test_runs_that_cannot_be_had() -> None:

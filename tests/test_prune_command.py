@@ -15,7 +15,7 @@ import torch
 import shortgpt
 from shortgpt import Plan, scoring
 from shortgpt.calibration import held_out
-from shortgpt.choice import toss_ups
+from shortgpt.choice import exchanges
 from shortgpt.spans import Spans
 from tests.support import Ran, saved, skipped_by_hand, tiny
 
@@ -77,10 +77,10 @@ def test_prune_and_score_tell_the_same_toss_ups(
     ran, plan = prune("--blocks", 3)
     assert plan.scores is not None
     assert plan.choice is not None
-    assert plan.choice.toss_ups == toss_ups(plan.scores, plan.blocks)
+    assert plan.choice.exchanges == exchanges(plan.scores, plan.blocks)
     assert plan.choice.stability == plan.scores.stability(3)
-    told = re.findall(r"^(?:toss-up: block|no toss-up: what goes).*$", ran.out, re.MULTILINE)
-    assert len(told) == max(1, len(plan.choice.toss_ups))
+    told = re.findall(r"^(?:toss-up: block|no toss-up; the nearest).*$", ran.out, re.MULTILINE)
+    assert len(told) == len(plan.choice.exchanges)
     scored = run_cli("score", llama_folder, "--calibration", text, *ON, "--blocks", 3)
     assert [line in scored.out for line in told] == [True] * len(told)
 

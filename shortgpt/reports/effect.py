@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shortgpt.blocks import format_blocks
-from shortgpt.choice import CONTIGUOUS, Choice
+from shortgpt.choice import CONTIGUOUS, Choice, Exchange
 from shortgpt.effects import PERPLEXITY, SPEED, Effect
 from shortgpt.reports.cells import number
 
@@ -39,17 +39,21 @@ def choice_texts(choice: Choice) -> list[str]:
 
 
 def _toss_ups(choice: Choice) -> list[str]:
-    if not choice.has_error:
-        return ["how sure this is cannot be said: the scores have no standard error"]
-    if not choice.toss_ups:
-        return ["no toss-up: what goes and what stays differ by more than the standard error of their difference"]
-    told = [
-        f"toss-up: {_block(one.gone)} (out) against {format_blocks(one.instead)} (in), "
-        f"{number(abs(one.difference))} ± {number(one.stderr)} apart: {one.probability:.0%} that the latter is less"
-        for one in choice.toss_ups[:TOSS_UPS]
-    ]
-    left = len(choice.toss_ups) - TOSS_UPS
-    return [*told, f"and {left} toss-up{'s' if left > 1 else ''} more, less even"] if left > 0 else told
+    if not choice.exchanges:
+        return ["how sure this is cannot be said: the scores have no standard error, or there is no other choice"]
+    even = choice.toss_ups
+    if not even:
+        return [f"no toss-up; the nearest is {_told(choice.exchanges[0])}"]
+    left = len(even) - TOSS_UPS
+    more = [f"and {left} toss-up{'s' if left > 1 else ''} more, less even"] if left > 0 else []
+    return [*(f"toss-up: {_told(one)}" for one in even[:TOSS_UPS]), *more]
+
+
+def _told(one: Exchange) -> str:
+    return (
+        f"{_block(one.gone)} (out) against {format_blocks(one.instead)} (in), {number(one.difference)} ± "
+        f"{number(one.stderr)} apart: {one.probability:.0%} that the latter is less"
+    )
 
 
 def _block(blocks: tuple[int, ...]) -> str:
