@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SEQUENCES = 32
 TOKENS = 512
 TOKENS_PER_BATCH = 4096
+HELD_OUT_PER_BATCH = 1024
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
 TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst", ".text", ".py"})
 CHARACTERS_PER_TOKEN = 16
@@ -131,6 +132,9 @@ def held_out(
     """The windows of a source that come after those which `calibrate` takes with the same arguments: text that nothing
     was scored on. As many, or as many as the source still gives.
 
+    Args:
+        batch_size: sequences in a batch; default 1,024 tokens' worth, for logits take more memory than scoring does.
+
     Raises:
         CalibrationError: it gives no more, or windows are no share of it, as of an iterable of texts.
     """
@@ -138,7 +142,7 @@ def held_out(
         raise CalibrationError("texts and token batches that were handed in are all scored, so none is held out")
     length, count = _length(model, sequences, tokens, batch_size), sequences or SEQUENCES
     windows, text_hash = _sampled(source, model, length, count, seed=seed, field=field, after=count)
-    size = batch_size or max(1, TOKENS_PER_BATCH // length)
+    size = batch_size or max(1, HELD_OUT_PER_BATCH // length)
     return _of_windows(windows, text_hash, str(source), model, size, seed=seed, field=field)
 
 

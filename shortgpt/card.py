@@ -91,7 +91,8 @@ def _rule(plan: Plan) -> str:
 
 def _effect(effect: Effect) -> list[str]:
     """Before and after, as a table, then the model's own words."""
-    rows, words = effect_rows(effect), continuation_lines(effect)
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in effect_rows(effect)]
+    words = continuation_lines(effect)
     lines = []
     if rows:
         lines += ["| | before | after | | |", "|---|---|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows), ""]

@@ -50,16 +50,21 @@ class Exchange(Value):
     stderr: float
 
     @property
+    def errors(self) -> float:
+        """The difference in standard errors; NaN for a single sequence."""
+        if self.stderr == 0:
+            return math.copysign(math.inf, self.difference) if self.difference else 0.0
+        return self.difference / self.stderr
+
+    @property
     def toss_up(self) -> bool:
         """Whether the scores differ by no more than the standard error of their difference."""
-        return abs(self.difference) <= self.stderr
+        return abs(self.errors) <= 1
 
     @property
     def probability(self) -> float:
         """How likely `instead` is the lesser in truth, by the normal approximation; NaN for a single sequence."""
-        if self.stderr == 0:
-            return 0.5 if self.difference == 0 else float(self.difference < 0)
-        return 0.5 * math.erfc(self.difference / self.stderr / 2**0.5)
+        return 0.5 * math.erfc(self.errors / 2**0.5)
 
 
 @dataclass(frozen=True)
@@ -285,7 +290,7 @@ def _nearest(found: Iterable[Exchange], allowed: Callable[[Exchange], bool] = la
     """The toss-ups, the most even one first, or else the exchange nearest to one; of those that are allowed."""
     known = [one for one in found if not math.isnan(one.stderr)]
     taken: list[Exchange] = []
-    for one in sorted(known, key=lambda one: (abs(0.5 - one.probability), one.gone, one.instead)):
+    for one in sorted(known, key=lambda one: (abs(one.errors), one.gone, one.instead)):
         if taken and not one.toss_up:
             break
         if allowed(one):

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from shortgpt.calibration import TOKENS, Calibration, CalibrationInfo
+from shortgpt.calibration import Calibration, CalibrationInfo
 from shortgpt.errors import CalibrationError, ShortGPTError
 from shortgpt.uncertainty import difference
 from shortgpt.values import Value
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from shortgpt.plan import Plan
     from shortgpt.scores import Progress
 
-TOKENS_AT_A_TIME = 1024
-"""Of the held-out text, unless a batch size is given: logits take more memory than scoring does."""
 PROMPT_TOKENS = 32
 NEW_TOKENS = 32
 TIMED_TOKENS = 512
@@ -131,9 +129,10 @@ def effect(
     reasons: dict[str, str] = {}
     data = text if isinstance(text, Calibration) else None
     if data is None:
-        size = batch_size or max(1, TOKENS_AT_A_TIME // (tokens or TOKENS))
         try:
-            data = held_out(text, model, sequences=sequences, tokens=tokens, seed=seed, field=field, batch_size=size)
+            data = held_out(
+                text, model, sequences=sequences, tokens=tokens, seed=seed, field=field, batch_size=batch_size
+            )
         except CalibrationError as error:
             reasons = dict.fromkeys((PERPLEXITY, CONTINUATION), str(error))
     return _Measuring(model, gone, data, reasons, progress or (lambda what, done, total: None)).effect()

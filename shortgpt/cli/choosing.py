@@ -101,14 +101,6 @@ class Target:
 
         return load(self.source.name, tokenizer=self.tokenizer, stream=stream, **self.opening)
 
-    def keep(self, blocks: tuple[int, ...]) -> tuple[int, ...]:
-        """The blocks that stay.
-
-        Raises:
-            SelectionError: these may not go.
-        """
-        return self.family.keep(self.config, blocks)
-
 
 def scored(
     target: Target,
