@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shortgpt.blocks import format_blocks
-from shortgpt.errors import SelectionError
+from shortgpt.errors import HiddenStateError, SelectionError
 from shortgpt.uncertainty import difference, resampled_means
 from shortgpt.values import Value
 
@@ -80,7 +81,7 @@ class Choice(Value):
         refused: why the set of least score could not go; None where it did.
         limit: the ratio of perplexities that was allowed; None for another rule.
         ratios: held-out perplexity without the first 1, 2, ... blocks of the ranking over that of the whole model; NaN
-            for a number that the architecture refuses. Empty for another rule.
+            for a number that the architecture refuses, or that leaves no finite logits. Empty for another rule.
     """
 
     rule: str
@@ -224,7 +225,8 @@ def within(
     for n in range(1, most + 1):
         ratio = float("nan")
         if refuse(tuple(sorted(order[:n]))) is None:
-            ratio = math.exp(min(evaluate(model, text, evaluator, order[:n]).mean - whole, 700.0))
+            with suppress(HiddenStateError):  # what is left gives NaN or infinity
+                ratio = math.exp(min(evaluate(model, text, evaluator, order[:n]).mean - whole, 700.0))
         ratios.append(ratio)
         if progress is not None:
             progress("numbers", n, most)

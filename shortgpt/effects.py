@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shortgpt.calibration import Calibration, CalibrationInfo
-from shortgpt.errors import CalibrationError, ShortGPTError
+from shortgpt.errors import CalibrationError, HiddenStateError, ShortGPTError
 from shortgpt.uncertainty import difference
 from shortgpt.values import Value
 
@@ -186,7 +186,11 @@ class _Measuring:
         if self.data is None:
             return (None, None), None, None
         evaluator = open_evaluator(DEFAULT_EVALUATOR)
-        before, after = (evaluate(self.model, self.data, evaluator, blocks) for blocks in ((), self.gone))
+        try:
+            before, after = (evaluate(self.model, self.data, evaluator, blocks) for blocks in ((), self.gone))
+        except HiddenStateError as broken:
+            self.reasons[PERPLEXITY] = str(broken)
+            return (None, None), None, None
         apart, error = difference(before.sums, after.sums, before.counts)
         ratio = math.exp(min(apart, 700.0))
         return (evaluator.summary(before.mean), evaluator.summary(after.mean)), ratio, ratio * error

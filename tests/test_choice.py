@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 import shortgpt
-from shortgpt import Plan, Scores, choice
+from shortgpt import Plan, Scores, choice, evaluation
 from shortgpt.blocks import TokenBatch
 from shortgpt.calibration import Calibration
 from shortgpt.choice import Exchange
-from shortgpt.errors import SelectionError
+from shortgpt.errors import HiddenStateError, SelectionError
 from shortgpt.reports.effect import choice_texts
 from shortgpt.spans import Spans
 from shortgpt.uncertainty import difference, resampled_means
-from tests.support import Playback
+from tests.support import Playback, raising
 
 
 def made(sums: list[list[float]], tokens: list[int], pinned: dict[int, str] | None = None) -> Scores:
@@ -328,6 +328,14 @@ def test_numbers_that_the_family_refuses_are_left_out() -> None:
     assert ": 1.05, 1.3, -; " in choice_texts(told)[0]
     with pytest.raises(SelectionError, match="none may be removed"):
         choice.within(scores, model, text, 1.1, lambda blocks: "no")
+
+
+def test_a_number_that_leaves_no_finite_logits_is_left_out() -> None:
+    scores, model, text = scripted(1.05, 1.3, 1.08)
+    with raising(evaluation, "evaluate", HiddenStateError("NaN"), after=3):
+        blocks, told = choice.within(scores, model, text, 1.4)
+    assert blocks == (0, 2)
+    assert math.isnan(told.ratios[2])
 
 
 def test_kept_blocks_are_passed_over_and_progress_is_told() -> None:

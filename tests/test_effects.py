@@ -12,13 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import shortgpt
-from shortgpt import BlockSequence, Effect, Plan
+from shortgpt import BlockSequence, Effect, Plan, evaluation
 from shortgpt.calibration import held_out
 from shortgpt.card import model_card
 from shortgpt.effects import Measured, continuation, not_measured
-from shortgpt.errors import CalibrationError, ModelError, SelectionError
+from shortgpt.errors import CalibrationError, HiddenStateError, ModelError, SelectionError
 from shortgpt.reports.effect import printable
-from tests.support import byte_tokenizer, skipped_by_hand, tiny
+from tests.support import byte_tokenizer, raising, skipped_by_hand, tiny
 
 WORDS = "".join(f"line {i}: {i * i} is the square of {i}\n" for i in range(900))
 ON = {"sequences": 4, "tokens": 40}
@@ -195,6 +195,16 @@ def test_a_tokenizer_that_cannot_decode_gives_no_continuation(text: Path) -> Non
     tokenizer = byte_tokenizer()
     model = shortgpt.wrap(tiny("llama"), tokenizer=lambda *args, **options: tokenizer(*args, **options))
     assert shortgpt.effect(model, GONE, text, **ON).not_measured == {"continuation": "the tokenizer cannot decode"}
+
+
+def test_logits_that_are_not_finite_have_no_perplexity_and_the_rest_is_measured(
+    model: BlockSequence, text: Path
+) -> None:
+    with raising(evaluation, "evaluate", HiddenStateError("NaN without the blocks 1, 4"), after=1):
+        found = shortgpt.effect(model, GONE, text, **ON)
+    assert found.not_measured == {"perplexity": "NaN without the blocks 1, 4"}
+    assert found.before.perplexity is found.ratio is None
+    assert found.prompt is not None
 
 
 @pytest.mark.parametrize(("window", "prompt"), [(50, 18), (32, None)])
