@@ -17,9 +17,11 @@ _HOMES = {
     "BlockInfluence": "influence",
     "BlockSequence": "blocks",
     "Calibration": "calibration",
+    "Choice": "choice",
     "Comparison": "comparison",
     "Criterion": "criteria",
     "Cut": "blocks",
+    "Effect": "effects",
     "Evaluator": "evaluation",
     "Extension": "plugins",
     "Family": "families",
@@ -34,6 +36,7 @@ _HOMES = {
     "Verification": "plan",
     "calibrate": "calibration",
     "compare": "comparison",
+    "effect": "effects",
     "hookimpl": "hookspecs",
     "load": "loading",
     "prune_checkpoint": "checkpoint",
@@ -53,11 +56,14 @@ if TYPE_CHECKING:
     from shortgpt.calibration import Calibration as Calibration
     from shortgpt.calibration import calibrate as calibrate
     from shortgpt.checkpoint import prune_checkpoint as prune_checkpoint
+    from shortgpt.choice import Choice as Choice
     from shortgpt.comparison import Comparison as Comparison
     from shortgpt.comparison import compare as compare
     from shortgpt.criteria import BatchCriterion as BatchCriterion
     from shortgpt.criteria import Criterion as Criterion
     from shortgpt.criteria import OrderCriterion as OrderCriterion
+    from shortgpt.effects import Effect as Effect
+    from shortgpt.effects import effect as effect
     from shortgpt.evaluation import Evaluator as Evaluator
     from shortgpt.families import Family as Family
     from shortgpt.families import Source as Source

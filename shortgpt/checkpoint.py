@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from shortgpt.errors import ModelError, OutputError, SelectionError
-from shortgpt.families import OpenOptions, Source, recognise, resolve
+from shortgpt.exports import EXPORT_FILES
+from shortgpt.families import Config, Family, OpenOptions, Source, recognise, resolve
 from shortgpt.plan import CARD_FILE, PLAN_FILE, Plan, Verification, write_records
 from shortgpt.scores import Progress
 from shortgpt.weights import INDEXES, Weights
@@ -87,12 +88,8 @@ def prune_checkpoint(
     if plan is None:
         gone = tuple(i for i in range(depth) if i not in set(keep))
         plan = Plan(model=origin.name, architecture=family.architecture, depth=depth, blocks=gone)
-    elif plan.architecture != family.architecture:
-        raise ModelError(
-            f"the plan is for the architecture {plan.architecture}, {origin.name} is {family.architecture}"
-        )
-    elif plan.depth != depth:
-        raise ModelError(f"the plan is for a model of {plan.depth} blocks, {origin.name} has {depth}")
+    else:
+        check_plan(plan, origin.name, family, config)
     weights = Weights(origin)
     family.check_tensors(config, weights.names)
     renamed = family.rename(weights.names, depth, keep)
@@ -131,6 +128,7 @@ def prune_checkpoint(
             outcome = replace(outcome, files={name: made[name] for name in made if name != "config.json"})
         before = family.parameters(config) or weights.parameters(weights.names)
         after = family.parameters(family.rewrite_config(config, keep)) or weights.parameters(renamed.values())
+        found = hashes.result()
         plan = replace(
             plan,
             model=origin.name,
@@ -138,13 +136,28 @@ def prune_checkpoint(
             verification=outcome,
             parameters_before=before,
             parameters_after=after,
-            source_hashes=hashes.result(),
+            source_hashes=found,
+            effect=plan.effect if plan.source_hashes in ({}, found) else None,  # it was measured on those weights
             load=written.load_example,
             notes=family.notes(config),
             base=base,
         )
         write_records(folder, plan)
     return plan
+
+
+def check_plan(plan: Plan, name: str, family: Family, config: Config) -> None:
+    """Raise where a plan is not for the model `name`.
+
+    Raises:
+        ModelError: it is for another architecture or depth. SelectionError: its blocks may not go.
+    """
+    depth = family.depth(config)
+    if plan.architecture != family.architecture:
+        raise ModelError(f"the plan is for the architecture {plan.architecture}, {name} is {family.architecture}")
+    if plan.depth != depth:
+        raise ModelError(f"the plan is for a model of {plan.depth} blocks, {name} has {depth}")
+    family.keep(config, plan.blocks)
 
 
 @contextmanager
@@ -211,7 +224,7 @@ def copy_companions(source: Source, directory: Path) -> None:
     """Copy what lies beside the weights: tokenizer, generation config, code, licence. Not the card, not the config."""
     if not source.path.is_dir():
         return
-    left = {"config.json", CARD_FILE, PLAN_FILE, *INDEXES}
+    left = {"config.json", CARD_FILE, PLAN_FILE, *EXPORT_FILES, *INDEXES}
     for file in sorted(source.path.iterdir()):
         if file.is_file() and file.name not in left and file.suffix not in WEIGHT_SUFFIXES and file.name[0] != ".":
             shutil.copyfile(file, directory / file.name)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shortgpt import config_rules
-from shortgpt.errors import CheckpointError, SelectionError
+from shortgpt.choice import refusal
+from shortgpt.errors import CheckpointError
 from shortgpt.families import Family, Source
 from shortgpt.values import Value
 from shortgpt.weights import Weights
@@ -82,12 +83,7 @@ def inspect(
     """
     config = family.read_config(source, trust_remote_code=trust_remote_code)
     own, depth, removed = family.own(config), family.depth(config), tuple(remove)
-    refusal = None
-    if removed:
-        try:
-            family.rewrite_config(config, family.keep(config, removed))
-        except SelectionError as error:
-            refusal = str(error)
+    refused = refusal(family, config, removed) if removed else None
     classes, stream = family.describe_blocks(config)
     return Inspection(
         model=source.name,
@@ -104,7 +100,7 @@ def inspect(
         ),
         pinned=dict(family.pinned(config)),
         removed=removed,
-        refusal=refusal,
+        refusal=refused,
     )
 
 

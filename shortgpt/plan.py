@@ -1,15 +1,16 @@
-"""`Plan`: which blocks go and why. It is what `shortgpt.json` holds, and the model card is written from it."""
+"""`Plan`: which blocks go and why. It is what `shortgpt.json` holds, and the model card (`shortgpt.card`) tells it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shortgpt import exports
 from shortgpt._version import __version__
-from shortgpt.blocks import format_blocks
+from shortgpt.choice import Choice, Chosen
+from shortgpt.effects import Effect
 from shortgpt.errors import OutputError, SelectionError, ShortGPTError
 from shortgpt.scores import Scores
 from shortgpt.values import Value
@@ -79,7 +80,9 @@ class Plan(Value):
         architecture: the adapter.
         depth: blocks before the removal.
         blocks: the blocks that go, in the order of the model.
-        scores: what they were chosen by; None where they were named.
+        scores: what they were chosen by; None where they were named. Its `pinned` holds what was asked to stay.
+        choice: how they were chosen, and how sure that is; None where they were named.
+        effect: what the removal does to the model; None where it was not measured.
         verification: None before it ran.
         parameters_before, parameters_after: of the whole model; None before it ran.
         source_hashes: file name → SHA-256 of the checkpoint it was made from; empty for a model in memory.
@@ -88,6 +91,7 @@ class Plan(Value):
         version: of shortgpt.
         base: how the source itself had been made shorter; None for an original.
         notes: what the removal left behind that a user should know.
+        exports: other tools for which the same removal is written beside the result; see `shortgpt.exports`.
     """
 
     model: str
@@ -104,6 +108,9 @@ class Plan(Value):
     version: str = __version__
     base: Plan | None = None
     notes: tuple[str, ...] = ()
+    choice: Choice | None = None
+    effect: Effect | None = None
+    exports: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: BlockSequence, blocks: Iterable[int]) -> Plan:
@@ -114,6 +121,19 @@ class Plan(Value):
             depth=len(model),
             blocks=tuple(sorted(set(blocks))),
             base=model.plan,
+        )
+
+    @classmethod
+    def chosen(cls, scores: Scores, chosen: Chosen) -> Plan:
+        """The plan that removes what `shortgpt.choice` chose by scores."""
+        blocks, choice = chosen
+        return cls(
+            model=scores.model,
+            architecture=scores.architecture,
+            depth=len(scores),
+            blocks=blocks,
+            scores=scores,
+            choice=choice,
         )
 
     @classmethod
@@ -140,75 +160,12 @@ class Plan(Value):
 
 
 def write_records(directory: Path, plan: Plan) -> None:
-    """Write `shortgpt.json` and the model card into a checkpoint."""
+    """Write `shortgpt.json`, the model card, and what the plan exports, into a checkpoint."""
+    from shortgpt.card import model_card
+
     try:
+        exports.write_exports(directory, plan)
         (directory / PLAN_FILE).write_text(plan.to_json() + "\n", encoding="utf-8")
         (directory / CARD_FILE).write_text(model_card(plan), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{directory}: cannot be written ({error.strerror})") from None
-
-
-def model_card(plan: Plan) -> str:
-    """The README.md of a shorter checkpoint, with the front matter that the hub reads."""
-    kept = plan.depth - len(plan.blocks)
-    lines = [
-        "---",
-        *([f"base_model: {plan.model}"] if _is_hub_id(plan.model) else []),
-        "tags:",
-        "- shortgpt",
-        "- depth-pruning",
-        "---",
-        "",
-        f"# {Path(plan.model).name}, {kept} of {plan.depth} blocks",
-        "",
-        f"Made from `{plan.model}` (architecture `{plan.architecture}`) by shortgpt {plan.version}: "
-        f"the blocks {format_blocks(plan.blocks)} were removed (numbered from 0), nothing was trained afterwards.",
-    ]
-    if plan.parameters_before and plan.parameters_after:
-        share = 1 - plan.parameters_after / plan.parameters_before
-        lines += ["", f"Parameters: {plan.parameters_after:,} of {plan.parameters_before:,} ({share:.1%} removed)."]
-    if plan.scores is not None:
-        info = plan.scores.calibration
-        lines += [
-            "",
-            "## Scores",
-            "",
-            f"Criterion: {plan.scores.criteria[0]}, the lowest removed first; a block's Block Influence is "
-            "1 − E cos(x_i, x_{i+1}) (ShortGPT, arXiv:2403.03853, Eq. 1).",
-            f"Calibration: {info.source}, {info.sequences} sequences of up to {info.tokens} tokens"
-            + ("" if info.seed is None else f", seed {info.seed}")
-            + f"; SHA-256 of the tokens {info.token_hash[:16]}…",
-            "",
-            "| block | score | standard error | |",
-            "|---|---|---|---|",
-        ]
-        rows = zip(plan.scores.block_names, plan.scores.values, plan.scores.stderr, strict=True)
-        for index, (name, value, error) in enumerate(rows):
-            mark = "removed" if index in plan.blocks else ""
-            lines.append(f"| {name} | {value:.6f} | {'-' if error != error else f'{error:.6f}'} | {mark} |")
-    lines += ["", "## Verification", "", _sentence(str(plan.verification or "not verified: it was not asked for"))]
-    if plan.notes:
-        lines += ["", *plan.notes]
-    if plan.load:
-        lines += ["", "## Loading", "", "```python", plan.load, "```"]
-    if plan.base is not None:
-        base = plan.base
-        lines += [
-            "",
-            f"The base model is `{base.model}` ({base.depth} blocks) without {format_blocks(base.blocks)}.",
-        ]
-    lines += [
-        "",
-        "`shortgpt.json` holds all that is needed to do it again: `shortgpt prune MODEL --plan shortgpt.json`.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _is_hub_id(name: str) -> bool:
-    """Whether a name can be a hub repository's, which is all that the hub takes for a base model."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).exists()
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."

@@ -6,16 +6,19 @@ as the unit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from shortgpt.blocks import format_blocks
 from shortgpt.calibration import CalibrationInfo
+from shortgpt.choice import Exchange, exchanges, least, run
 from shortgpt.errors import (
     SelectionError,
     ShortGPTError,
 )
 from shortgpt.spans import Spans
+from shortgpt.uncertainty import resampled_means
 from shortgpt.values import Value
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being counted ("blocks", "batches"), how many are done, and of how many."""
 
 DEFAULT_CRITERION = "block-influence"
+KEPT = "it was asked to stay"
 
 
 @dataclass(frozen=True)
@@ -130,25 +134,38 @@ class Scores(Value):
         chosen = self.least_influential(n)
         if count < 2:
             return float("nan")
-        import numpy
-
-        generator = numpy.random.default_rng(seed)
-        weights = generator.multinomial(count, [1 / count] * count, size=resamples)  # how often each is drawn
-        means = weights @ numpy.asarray(self.sums[0]) / (weights @ numpy.asarray(self.counts[0]))[:, None]
+        means = resampled_means(self.sums[0], self.counts[0], resamples, seed)
         same = sum(_lowest(tuple(row), self.pinned, n) == chosen for row in means.tolist())
         return same / resamples
 
-    def plan(self, n: int) -> Plan:
-        """The plan that removes the n least influential blocks."""
+    def toss_ups(self, n: int) -> tuple[Exchange, ...]:
+        """Which blocks at the cut are a toss-up: the pairs of one of the n least influential blocks and another one
+        whose means differ by no more than the standard error of their difference, the sequences being paired. The most
+        even one first; none for a single sequence, where that error is not known."""
+        return tuple(one for one in exchanges(self, self.least_influential(n)) if one.toss_up)
+
+    def keeping(self, blocks: Iterable[int]) -> Scores:
+        """The same scores with these blocks pinned, so that no choice takes them.
+
+        Raises:
+            SelectionError: there is no such block, or none would be left to choose from.
+        """
+        kept = dict.fromkeys(blocks, KEPT)
+        check_kept(kept, len(self), self.pinned)
+        return replace(self, pinned=dict(sorted((kept | self.pinned).items()))) if kept else self
+
+    def plan(self, n: int, *, contiguous: bool = False) -> Plan:
+        """The plan that removes the n least influential blocks.
+
+        Args:
+            contiguous: remove the n neighbouring blocks that have the least influence as one; for scores with `spans`.
+
+        Raises:
+            SelectionError: there are no such blocks.
+        """
         from shortgpt.plan import Plan
 
-        return Plan(
-            model=self.model,
-            architecture=self.architecture,
-            depth=len(self),
-            blocks=self.least_influential(n),
-            scores=self,
-        )
+        return Plan.chosen(self, run(self, n) if contiguous else least(self, n))
 
     def check(self) -> None:
         """Raise a `ShortGPTError` where blocks, criteria and sums do not fit together."""
@@ -193,7 +210,21 @@ def check_number(n: int, depth: int, pinned: Mapping[int, str]) -> None:
     """Raise a `SelectionError` where n blocks of a model cannot be removed: pinned ones stay, and at least one."""
     most = min(depth - len(pinned), depth - 1)
     if not 1 <= n <= most:
-        raise SelectionError(f"{n} blocks cannot be chosen: from 1 to {most} of the {depth} blocks may be removed")
+        stay = f" ({format_blocks(pinned)} must stay)" if pinned else ""
+        raise SelectionError(
+            f"{n} blocks cannot be chosen: from 1 to {most} of the {depth} blocks may be removed{stay}"
+        )
+
+
+def check_kept(kept: Collection[int], depth: int, pinned: Mapping[int, str]) -> None:
+    """Raise a `SelectionError` for blocks that cannot be asked to stay: there are no such, or no other could go."""
+    outside = [block for block in kept if not 0 <= block < depth]
+    if outside:
+        raise SelectionError(
+            f"blocks {format_blocks(outside)} cannot be kept: the model has {depth} blocks, numbered 0 to {depth - 1}"
+        )
+    if kept and len({*kept, *pinned}) >= depth:
+        raise SelectionError(f"all {depth} blocks are to stay ({format_blocks(kept)} kept), so none can go; keep fewer")
 
 
 def blocks_for_ratio(ratio: float, depth: int) -> int:

@@ -9,8 +9,9 @@ import yaml
 
 import shortgpt
 from shortgpt import Plan, Scores, Verification
+from shortgpt.card import model_card
 from shortgpt.errors import OutputError, SelectionError
-from shortgpt.plan import model_card, write_records
+from shortgpt.plan import write_records
 from tests.support import Playback, tiny
 
 

@@ -24,8 +24,8 @@ ENGINE, PLUGINS, ADAPTERS = (ROOT / p for p in ("shortgpt", "plugins/shortgpt_pl
 
 NAMES = {
     *("ShortGPTError", "__version__"),
-    *("load", "wrap", "calibrate", "score", "remove", "prune_checkpoint", "verify", "compare"),
-    *("Calibration", "Comparison", "Plan", "Scores", "Source", "Verification"),
+    *("load", "wrap", "calibrate", "score", "remove", "prune_checkpoint", "verify", "compare", "effect"),
+    *("Calibration", "Choice", "Comparison", "Effect", "Plan", "Scores", "Source", "Verification"),
     *("BlockSequence", "Tap", "TokenBatch", "TorchBlockSequence"),
     *("Family", "TorchFamily", "Criterion", "BatchCriterion", "OrderCriterion", "BlockInfluence", "Evaluator", "Cut"),
     *("Architecture", "Extension", "hookimpl"),
@@ -45,6 +45,9 @@ FUNCTIONS = {
     "prune_checkpoint": "(source: str | Path | Source, output: str | Path, blocks: Plan | Iterable[int], *, "
     "verify: bool = True, device: str | None = None, dtype: str = auto, trust_remote_code: bool = False, "
     "architecture: str | None = None, export_as: str | None = None, progress: Progress | None = None) -> Plan",
+    "effect": "(model: BlockSequence, blocks: Plan | Iterable[int], text: Any = stdlib, *, "
+    "sequences: int | None = None, tokens: int | None = None, seed: int = 0, field: str | None = None, "
+    "batch_size: int | None = None, progress: Progress | None = None) -> Effect",
     "verify": "(original: BlockSequence, directory: str | Path, blocks: Iterable[int], *, "
     "dtype: str = auto, trust_remote_code: bool = False, family: Family | None = None) -> Verification",
     "compare": "(models: Iterable[BlockSequence | Scores | str | Path], calibration: Any = stdlib, *, "
@@ -181,8 +184,9 @@ def test_a_package_knows_nothing_of_those_that_plug_into_it(folder: Path, others
 
 
 def plain(text: str) -> str:
-    """`LlamaModel` → `llama_model`, `zoo:llama or openai-gpt` → ` or openai_gpt`: a shipped model may be named."""
-    text = re.sub(r"\bzoo:[\w-]+", "", text)
+    """`LlamaModel` → `llama_model`, `zoo:llama or openai-gpt` → ` or openai_gpt`: a shipped model may be named, and
+    the program llama.cpp."""
+    text = re.sub(r"\bzoo:[\w-]+|\bllama\.cpp\b", "", text)
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text).lower().replace("-", "_")
 
 

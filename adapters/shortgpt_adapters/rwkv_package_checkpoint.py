@@ -15,9 +15,9 @@ import importlib
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -173,26 +173,37 @@ def _version(file: Path, blocks: Mapping[int, set[str]]) -> str:
 PILE_TOKENIZER = "20B_tokenizer.json"
 
 
+class Codec(NamedTuple):
+    """Text to token ids and back."""
+
+    encode: Callable[[str], Iterable[int]]
+    decode: Callable[[Sequence[int]], str]
+
+
 class Tokenizer:
-    """Text to token ids, to be called like a tokenizer of transformers.
+    """Text to token ids and back, to be called like a tokenizer of transformers.
 
     Args:
-        make: gives the function from text to ids; called on first use, since large vocabularies take a second to read.
+        make: gives both functions; called on first use, since large vocabularies take a second to read.
     """
 
-    def __init__(self, make: Callable[[], Callable[[str], Iterable[int]]]) -> None:
+    def __init__(self, make: Callable[[], Codec]) -> None:
         self._make = make
 
     def __call__(
         self, text: str, *, truncation: bool = False, max_length: int | None = None, **unused: Any
     ) -> dict[str, list[int]]:
-        return {"input_ids": list(self._make()(text))[: max_length if truncation else None]}
+        return {"input_ids": list(self._make().encode(text))[: max_length if truncation else None]}
+
+    def decode(self, token_ids: Sequence[int], **unused: Any) -> str:
+        """The text of tokens; bytes that are no text, as of half a sign, are replaced."""
+        return self._make().decode(token_ids)
 
 
 def tokenizer_for(vocab_size: int, folder: Path) -> Tokenizer | None:
     """The tokenizer of a vocabulary: bytes, World, or Pile where its file lies in the folder. Else None."""
     if vocab_size == 256:
-        return Tokenizer(lambda: _bytes)
+        return Tokenizer(_bytes)
     if vocab_size == 65536:
         return Tokenizer(_world)
     if vocab_size == 50277 and (folder / PILE_TOKENIZER).is_file():
@@ -206,20 +217,26 @@ def copy_tokenizer(folder: Path, target: Path) -> None:
         shutil.copyfile(folder / PILE_TOKENIZER, target / PILE_TOKENIZER)
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
+def _bytes() -> Codec:
+    return Codec(lambda text: text.encode("utf-8", "surrogatepass"), lambda ids: bytes(ids).decode("utf-8", "replace"))
 
 
 @functools.cache
-def _world() -> Callable[[str], list[int]]:
+def _world() -> Codec:
     module = importlib.import_module("rwkv.rwkv_tokenizer")
     assert module.__file__ is not None
-    return module.TRIE_TOKENIZER(str(Path(module.__file__).with_name("rwkv_vocab_v20230424.txt"))).encode
+    reader = module.TRIE_TOKENIZER(str(Path(module.__file__).with_name("rwkv_vocab_v20230424.txt")))
+
+    def decode(ids: Sequence[int]) -> str:
+        known = [i for i in ids if i in reader.idx2token]  # the vocabulary is larger than its words
+        return str(reader.decodeBytes(known).decode("utf-8", "replace"))
+
+    return Codec(reader.encode, decode)
 
 
 @functools.cache
-def _pile(file: Path) -> Callable[[str], list[int]]:
+def _pile(file: Path) -> Codec:
     from tokenizers import Tokenizer as Reader
 
     reader = Reader.from_file(str(file))
-    return lambda text: reader.encode(text).ids
+    return Codec(lambda text: reader.encode(text).ids, lambda ids: reader.decode(list(ids)))

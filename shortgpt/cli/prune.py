@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from shortgpt.cli import common
+from shortgpt.cli import choosing, common
 from shortgpt.errors import SelectionError, VerificationError
 
 if TYPE_CHECKING:
     from shortgpt.plan import Plan
 
-
-CHOOSING = ("calibration", "field", "sequences", "tokens", "seed", "batch_size", "tokenizer")
+CALIBRATION = ("calibration", "field", "sequences", "tokens", "seed", "batch_size", "tokenizer")
+CHOOSING = ("criterion", "keep", "stream")
+TOOLS = ("mergekit", "llama.cpp")
+"""Those of `shortgpt.exports`."""
 
 
 class _AsOption(click.Command):
@@ -30,10 +33,31 @@ class _AsOption(click.Command):
 @click.option("--output", "-o", required=True, metavar="DIR", help="A folder that does not exist yet, or is empty.")
 @click.option("--blocks", type=int, help="Remove the N blocks of least score.")
 @click.option("--ratio", type=float, help="Remove this share of the blocks, by least score.")
+@click.option("--contiguous", type=int, metavar="N", help="Remove the N neighbours that score least as one.")
+@click.option(
+    "--max-perplexity-ratio",
+    type=float,
+    metavar="R",
+    help="Remove as many blocks, by least score, as keep held-out perplexity within R times the original's: of all "
+    "numbers, the largest that does.",
+)
 @click.option("--remove", metavar="LIST", help="Remove these blocks, counted from 0, such as 21-29,31.")
 @click.option("--plan", "plan_file", metavar="FILE", help="Remove what a shortgpt.json says.")
+@click.option("--keep", metavar="LIST", help="Blocks that stay whatever they score, such as 0-2,31.")
 @click.option("--criterion", help="The score to choose by. Default: block-influence.")
 @click.option("--verify/--no-verify", default=True, help="Prove the result against the original. Default: yes.")
+@click.option(
+    "--effect/--no-effect",
+    default=None,
+    help="Measure perplexity, a continuation and speed before and after. Default: where blocks are chosen by score.",
+)
+@click.option(
+    "--export",
+    "exports",
+    type=click.Choice(TOOLS),
+    multiple=True,
+    help="Write the same removal for this tool beside the result; may be repeated.",
+)
 @click.option("--as", "export_as", metavar="NAME", help="Write the result as this architecture; --as-NAME is the same.")
 @click.option("--architecture", help="Take this adapter instead of looking for one.")
 @common.stream_option
@@ -45,10 +69,15 @@ def prune(
     output: str,
     blocks: int | None,
     ratio: float | None,
+    contiguous: int | None,
+    max_perplexity_ratio: float | None,
     remove: str | None,
     plan_file: str | None,
+    keep: str | None,
     criterion: str | None,
     verify: bool,
+    effect: bool | None,
+    exports: tuple[str, ...],
     export_as: str | None,
     architecture: str | None,
     stream: bool,
@@ -58,101 +87,124 @@ def prune(
 ) -> None:
     """Remove blocks from MODEL and write a checkpoint that its own library loads.
 
-    Give one of --blocks, --ratio, --remove, --plan. The result is loaded again in a fresh process and compared with the
-    original with these blocks skipped; where they differ, nothing is kept and the exit status is 1. That takes the
-    memory of the whole model, which --stream does not change: --no-verify leaves it out.
+    Give one of --blocks, --ratio, --contiguous, --max-perplexity-ratio, --remove, --plan. The result is loaded again in
+    a fresh process and compared with the original with these blocks skipped; where they differ, nothing is kept and the
+    exit status is 1. That takes the memory of the whole model, which --stream does not change: --no-verify leaves it
+    out.
+
+    Held-out text, on which the effect is measured, is what comes behind the --sequences that are scored.
     """
     from shortgpt import processes
     from shortgpt.blocks import parse_blocks
-    from shortgpt.checkpoint import check_output, prune_checkpoint
-    from shortgpt.families import resolve
+    from shortgpt.checkpoint import check_output, check_plan, prune_checkpoint
+    from shortgpt.exports import check_export
+    from shortgpt.families import recognise, resolve
     from shortgpt.loading import default_device
     from shortgpt.plan import Plan
+    from shortgpt.verification import release_memory
 
-    given = {"--blocks": blocks, "--ratio": ratio, "--remove": remove, "--plan": plan_file}
-    chosen = [name for name, value in given.items() if value is not None]
-    idle = [
-        f"--{name.replace('_', '-')}"
-        for name in (*CHOOSING, "criterion", "stream")
-        if (remove is not None or plan_file is not None)
-        and click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-    ]
-    if len(chosen) == 1 and idle:
-        raise SelectionError(f"{', '.join(idle)}: nothing is scored with {chosen[0]}; leave them out")
-    if len(chosen) != 1:
-        found = "two choices at once" if chosen else "nothing was chosen"
-        raise SelectionError(f"{found} ({', '.join(chosen) or 'no blocks'}); give one of {', '.join(given)}")
+    wanted = choosing.Wanted.checked(
+        keep,
+        blocks=blocks,
+        ratio=ratio,
+        contiguous=contiguous,
+        max_perplexity_ratio=max_perplexity_ratio,
+        remove=remove,
+        plan=plan_file,
+    )
+    _refuse_idle(wanted, effect)
     first = processes.started()[0] == 0
-    if not first and (remove is not None or plan_file is not None):
+    if not first and not wanted.scored:
         return  # nothing is scored, so there is nothing to share
     check_output(output)
     common.check_file(json_file)
+    plan: Plan | None = Plan.read(plan_file) if plan_file is not None else None
     opening = {name: options.pop(name) for name in ("device", "dtype", "trust_remote_code")}
     opening |= {"device": default_device(opening["device"]), "architecture": architecture}
+    source = resolve(model, architecture)
+    for name in (*exports, *(plan.exports if plan is not None else ())):
+        check_export(name, source)
+    family = recognise(source, architecture)
+    config = family.read_config(source, trust_remote_code=opening["trust_remote_code"])
+    target = choosing.Target(source, family, config, opening, options.pop("tokenizer"))
+    wanted.check(family.depth(config), family.pinned(config))
+    if remove is not None:
+        plan = Plan(source.name, family.architecture, family.depth(config), parse_blocks(remove))
+    if plan is not None:
+        check_plan(plan, source.name, family, config)
     with common.progress_bars(quiet) as progress:
-        if remove is not None:
-            plan: Plan | tuple[int, ...] = parse_blocks(remove)
-        elif plan_file is not None:
-            plan = Plan.read(plan_file)
-        else:
-            plan = _scored(model, blocks, ratio, criterion, opening | {"stream": stream}, progress, options)
-        if not first:
+        if plan is None:
+            plan = choosing.scored(
+                target,
+                wanted,
+                criterion=criterion,
+                effect=effect is not False,
+                stream=stream,
+                calibration=options,
+                progress=progress,
+            )
+        elif effect:
+            plan = choosing.measured(target, plan, options, progress)
+        if plan is None or not first:
             return
-        source = resolve(model, architecture)
+        release_memory()
+        plan = replace(plan, exports=tuple(dict.fromkeys((*plan.exports, *exports))))
         try:
             done = prune_checkpoint(
                 source, output, plan, verify=verify, export_as=export_as, progress=progress, **opening
             )
         except VerificationError as error:
             raise VerificationError(f"{error}; nothing was kept") from error
-    if isinstance(plan, Plan) and plan_file and plan.source_hashes not in ({}, done.source_hashes):
+    if plan_file and plan.source_hashes not in ({}, done.source_hashes):
         common.note(f"note: {plan_file} was made from other weights than those of {model}", quiet)
     if json_file != "-":
         report(done, output, quiet)
     common.write_json(done, json_file)
 
 
-def _scored(
-    model: str,
-    blocks: int | None,
-    ratio: float | None,
-    criterion: str | None,
-    opening: dict[str, Any],
-    progress: Any,
-    calibration: dict[str, Any],
-) -> Plan:
-    from shortgpt import processes
-    from shortgpt.loading import load
-    from shortgpt.scores import DEFAULT_CRITERION, check_number
-    from shortgpt.scoring import score
-    from shortgpt.verification import release_memory
+def _refuse_idle(wanted: choosing.Wanted, effect: bool | None) -> None:
+    """Raise a `SelectionError` for options that would do nothing."""
+    context = click.get_current_context()
 
-    common.number_of_blocks(blocks, ratio, 100, 0.25)  # a mistake here is told before the model is loaded
-    source, tokenizer = calibration.pop("calibration"), calibration.pop("tokenizer")
-    with processes.group(opening["device"]):
-        opened = processes.agreed(lambda: load(model, tokenizer=tokenizer, **opening))
-        count = common.number_of_blocks(blocks, ratio, len(opened), 0.25)
-        check_number(count, len(opened), opened.pinned)
-        scores = score(opened, source, criteria=(criterion or DEFAULT_CRITERION,), progress=progress, **calibration)
-    del opened
-    release_memory()
-    return scores.plan(count)
+    def given(*names: str) -> str:
+        told = (name for name in names if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE)
+        return ", ".join(f"--{name.replace('_', '-')}" for name in told)
+
+    if wanted.scored:
+        if wanted.max_perplexity_ratio is not None and given("stream"):
+            raise SelectionError(
+                "--max-perplexity-ratio runs the whole model, and --stream leaves its weights in their files; take one"
+            )
+        return
+    way = "--remove" if wanted.remove is not None else "--plan"
+    if idle := given(*CHOOSING):
+        raise SelectionError(f"{idle}: nothing is scored with {way}; leave them out")
+    if not effect and (idle := given(*CALIBRATION)):
+        raise SelectionError(f"{idle}: nothing is scored with {way}; leave them out, or measure the --effect on it")
 
 
 def report(plan: Plan, output: str | None, quiet: bool) -> None:
     """Print what was done to a model; `output` is None where it is not kept."""
     from shortgpt.blocks import format_blocks
+    from shortgpt.exports import EXPORTS
+    from shortgpt.reports.effect import choice_lines
     from shortgpt.reports.scores import scores_table
 
     screen = common.console()
     if plan.scores is not None and not quiet:
         screen.print(scores_table(plan.scores, plan.blocks))
+    if plan.choice is not None and not quiet:
+        screen.print(choice_lines(plan.choice))
     before, after = plan.parameters_before or 1, plan.parameters_after or 0
     screen.print(
         f"removed {format_blocks(plan.blocks)}: {plan.depth} → {plan.depth - len(plan.blocks)} blocks, "
         f"{before:,} → {after:,} parameters ({1 - after / before:.1%} fewer)",
         soft_wrap=True,
     )
+    if plan.effect is not None and not quiet:
+        screen.print(plan.effect)
     screen.print(str(plan.verification), soft_wrap=True)
     if output is not None:
         screen.print(f"written to {Path(output)}", soft_wrap=True)
+        for name in plan.exports:
+            screen.print(f"for {name}: {Path(output) / EXPORTS[name].file}", soft_wrap=True)

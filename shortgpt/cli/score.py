@@ -18,6 +18,7 @@ DEFAULT_RATIO = 0.25
 )
 @click.option("--blocks", type=int, help="Mark the N blocks that would be removed.")
 @click.option("--ratio", type=float, help=f"Mark this share of the blocks. Default: {DEFAULT_RATIO}.")
+@click.option("--keep", metavar="LIST", help="Blocks that are not marked whatever they score, such as 0-2,31.")
 @click.option("--architecture", help="Take this adapter instead of looking for one.")
 @click.option("--spans", is_flag=True, help="Measure every run of blocks too: a map by first block and length.")
 @common.stream_option
@@ -29,6 +30,7 @@ def score(
     criteria: tuple[str, ...],
     blocks: int | None,
     ratio: float | None,
+    keep: str | None,
     architecture: str | None,
     stream: bool,
     spans: bool,
@@ -44,14 +46,19 @@ def score(
     what `shortgpt prune` would remove. Under `torchrun --no-python shortgpt score ...` each process takes a share of
     the calibration, on a GPU of its own where there are some.
     """
-    from shortgpt import processes
+    from rich.console import Group
+
+    from shortgpt import choice, processes
+    from shortgpt.blocks import parse_blocks
     from shortgpt.loading import load
+    from shortgpt.reports.effect import choice_lines
     from shortgpt.reports.scores import scores_table
-    from shortgpt.scores import DEFAULT_CRITERION, check_number
+    from shortgpt.scores import DEFAULT_CRITERION, KEPT, check_kept, check_number
     from shortgpt.scoring import score as run
 
     common.check(wishes)
     common.number_of_blocks(blocks, ratio, 100, DEFAULT_RATIO)  # a mistake here is told before the model is loaded
+    kept = parse_blocks(keep) if keep is not None else ()
     tokenizer = calibration.pop("tokenizer")
     with processes.group(device) as place:
         opened = processes.agreed(
@@ -66,17 +73,26 @@ def score(
             )
         )
         count = common.number_of_blocks(blocks, ratio, len(opened), DEFAULT_RATIO)
+        check_kept(kept, len(opened), opened.pinned)
+        stay = dict.fromkeys(kept, KEPT) | dict(opened.pinned)
         if blocks is not None or ratio is not None:
-            check_number(count, len(opened), opened.pinned)
-        count = min(
-            count, len(opened) - max(1, len(opened.pinned))
-        )  # a model of one block is scored, and nothing is marked
+            check_number(count, len(opened), stay)
+        count = min(count, len(opened) - max(1, len(stay)))  # a model of one block is scored, and nothing is marked
         source = calibration.pop("calibration")
-        if spans:
-            calibration["spans"] = True
         with common.progress_bars(wishes.quiet) as progress:
-            scores = run(opened, source, criteria=criteria or (DEFAULT_CRITERION,), progress=progress, **calibration)
+            scores = run(
+                opened,
+                source,
+                criteria=criteria or (DEFAULT_CRITERION,),
+                spans=spans,
+                progress=progress,
+                **calibration,
+            )
     if processes.started()[0] > 0:
         return  # the first process reports
-    marked = scores.least_influential(count) if count else ()
-    common.emit(scores, scores_table(scores, marked), wishes, marked=marked)
+    scores = scores.keeping(kept)
+    if not count:
+        common.emit(scores, scores_table(scores), wishes)
+        return
+    marked, chosen = choice.least(scores, count)
+    common.emit(scores, Group(scores_table(scores, marked), choice_lines(chosen)), wishes, marked=marked)

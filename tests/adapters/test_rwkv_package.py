@@ -578,6 +578,8 @@ def test_a_vocabulary_of_256_is_bytes(tmp_path: Path) -> None:
 
     assert tokenizer("aé\n")["input_ids"] == [97, 195, 169, 10]
     assert tokenizer("aé\n", truncation=True, max_length=2) == {"input_ids": [97, 195]}
+    assert tokenizer.decode([97, 195, 169, 10]) == "aé\n"
+    assert tokenizer.decode([97, 195]) == "a\ufffd"
 
 
 def test_a_vocabulary_of_65536_is_the_packages_world(tmp_path: Path) -> None:
@@ -585,6 +587,7 @@ def test_a_vocabulary_of_65536_is_the_packages_world(tmp_path: Path) -> None:
 
     assert tokenizer("Hello world")["input_ids"] == [33155, 40213]
     assert tokenizer("Hello world", truncation=True, max_length=1)["input_ids"] == [33155]
+    assert tokenizer.decode([33155, 0, 65535, 40213]) == "Hello world"  # 0 ends a text, 65535 is no word
 
 
 def test_a_vocabulary_of_50277_needs_its_file_and_takes_it_along(tmp_path: Path) -> None:
@@ -598,6 +601,7 @@ def test_a_vocabulary_of_50277_needs_its_file_and_takes_it_along(tmp_path: Path)
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.save(str(file.with_name("20B_tokenizer.json")))
     assert shortgpt.load(file).tokenizer("b a a", truncation=True, max_length=2)["input_ids"] == [5, 3]
+    assert shortgpt.load(file).tokenizer.decode([5, 3]) == "b a"
     shortgpt.prune_checkpoint(file, tmp_path / "out", [1], verify=False)
     assert shortgpt.load(tmp_path / "out" / "model.pth").tokenizer("b")["input_ids"] == [5]
 

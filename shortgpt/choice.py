@@ -1,0 +1,300 @@
+"""Which blocks go, by their scores, and how sure that is.
+
+::
+
+    least    the n blocks of least score                            refused by the family? the nearest set that is not
+    run      the n neighbouring blocks of least score, as one       refused? the next run
+    within   the first n blocks of the ranking, n the largest with which the perplexity stays within a ratio
+
+A refusal speaks of a set of blocks (some architectures cannot be built from any), never of a score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shortgpt.blocks import format_blocks
+from shortgpt.errors import HiddenStateError, SelectionError
+from shortgpt.uncertainty import difference, resampled_means
+from shortgpt.values import Value
+
+if TYPE_CHECKING:
+    from shortgpt.blocks import BlockSequence
+    from shortgpt.calibration import Calibration
+    from shortgpt.families import Config, Family
+    from shortgpt.scores import Progress, Scores
+
+Refuse = Callable[[tuple[int, ...]], str | None]
+"""(blocks that would go) → why they may not, None where they may."""
+
+LEAST, CONTIGUOUS, WITHIN = "least", "contiguous", "max-perplexity-ratio"
+
+
+@dataclass(frozen=True)
+class Exchange(Value):
+    """Blocks that go and blocks that might go instead.
+
+    Attributes:
+        gone: blocks of the choice.
+        instead: blocks that stay, which could go in their place.
+        difference: how much higher the mean score of `instead` is.
+        stderr: the standard error of that, paired by sequence; NaN for a single one.
+    """
+
+    gone: tuple[int, ...]
+    instead: tuple[int, ...]
+    difference: float
+    stderr: float
+
+    @property
+    def errors(self) -> float:
+        """The difference in standard errors; NaN for a single sequence."""
+        if self.stderr == 0:
+            return math.copysign(math.inf, self.difference) if self.difference else 0.0
+        return self.difference / self.stderr
+
+    @property
+    def toss_up(self) -> bool:
+        """Whether the scores differ by no more than the standard error of their difference."""
+        return abs(self.errors) <= 1
+
+    @property
+    def probability(self) -> float:
+        """How likely `instead` is the lesser in truth, by the normal approximation; NaN for a single sequence."""
+        return 0.5 * math.erfc(self.errors / 2**0.5)
+
+
+@dataclass(frozen=True)
+class Choice(Value):
+    """How the blocks of a plan were chosen.
+
+    Attributes:
+        rule: "least", "contiguous" or "max-perplexity-ratio".
+        stability: in what share of bootstrap resamples of the sequences the same set comes out (for a ratio: of as many
+            blocks); NaN where that cannot be said.
+        exchanges: those that are a toss-up, the most even one first, and the nearest to it where none is. Empty where
+            the scores have no standard error, or nothing can be exchanged.
+        refused: why the set of least score could not go; None where it did.
+        limit: the ratio of perplexities that was allowed; None for another rule.
+        ratios: held-out perplexity without the first 1, 2, ... blocks of the ranking over that of the whole model; NaN
+            for a number that the architecture refuses, or that leaves no finite logits. Empty for another rule.
+    """
+
+    rule: str
+    stability: float
+    exchanges: tuple[Exchange, ...]
+    refused: str | None = None
+    limit: float | None = None
+    ratios: tuple[float, ...] = ()
+
+    @property
+    def toss_ups(self) -> tuple[Exchange, ...]:
+        """The exchanges that the scores do not tell from the choice."""
+        return tuple(one for one in self.exchanges if one.toss_up)
+
+
+Chosen = tuple[tuple[int, ...], Choice]
+
+
+def anything(blocks: tuple[int, ...]) -> str | None:
+    """Refuses nothing."""
+    return None
+
+
+def refusal(family: Family, config: Config, blocks: Iterable[int]) -> str | None:
+    """Why a model of that config cannot lose these blocks, None where it can."""
+    try:
+        family.rewrite_config(config, family.keep(config, blocks))
+    except SelectionError as error:
+        return str(error)
+    return None
+
+
+def least(scores: Scores, n: int, refuse: Refuse = anything) -> Chosen:
+    """The n blocks of least score that may go.
+
+    Where the family refuses that set, one block of it is exchanged for another, at the least cost in score.
+
+    Raises:
+        SelectionError: n is not between 1 and the number of blocks that may go; or the family refuses all such sets.
+    """
+    blocks = lowest = scores.least_influential(n)
+    reason = refuse(blocks)
+    if reason is not None:
+        blocks = next((near for near in _neighbours(scores, blocks) if refuse(near) is None), ())
+    if not blocks:
+        raise SelectionError(
+            f"the {n} blocks of least score ({format_blocks(lowest)}) cannot be removed, nor can any set that differs "
+            f"in one block: {reason}. Choose another number, keep blocks (--keep), remove neighbours (--contiguous), "
+            "or name the blocks (--remove; `shortgpt inspect MODEL --remove LIST` says whether they may go)"
+        )
+    stability = scores.stability(n) if reason is None else float("nan")
+    return blocks, Choice(LEAST, stability, exchanges(scores, blocks, refuse), reason)
+
+
+def exchanges(scores: Scores, blocks: Collection[int], refuse: Refuse = anything) -> tuple[Exchange, ...]:
+    """The exchanges of a block that goes for one that stays, as `Choice` has them."""
+    columns = list(zip(*scores.sums[0], strict=True))
+    found = [
+        Exchange((gone,), (other,), *difference(columns[gone], columns[other], scores.counts[0]))
+        for gone in sorted(blocks)
+        for other in range(len(scores))
+        if other not in blocks and other not in scores.pinned
+    ]
+    return _nearest(found, lambda one: refuse(tuple(sorted({*blocks, *one.instead} - {*one.gone}))) is None)
+
+
+def run(scores: Scores, n: int, refuse: Refuse = anything, *, resamples: int = 1000, seed: int = 0) -> Chosen:
+    """The n neighbouring blocks whose influence, taken as one, is the least of all runs that may go (Gromov et al.,
+    arXiv:2403.17887, Eq. 6). Of equal ones the deeper.
+
+    Raises:
+        SelectionError: the scores hold no spans, no run is that long, or the family refuses all of them.
+    """
+    spans = scores.spans
+    if spans is None:
+        raise SelectionError("runs of blocks were not measured; score with spans=True")
+    firsts = free_runs(len(scores), n, scores.pinned)
+    place = {pair: at for at, pair in enumerate(_pairs(len(scores)))}
+    columns = [place[first, first + n] for first in firsts]
+    sums = [[row[column] for column in columns] for row in spans.sums]
+    means = [spans.means[column] for column in columns]
+
+    def blocks_of(at: int) -> tuple[int, ...]:
+        return tuple(range(firsts[at], firsts[at] + n))
+
+    def order(values: Sequence[float]) -> list[int]:
+        return sorted(range(len(firsts)), key=lambda at: (values[at], -at))
+
+    best, *others = order(means)
+    reason = refuse(blocks_of(best))
+    allowed = [at for at in (best, *others) if refuse(blocks_of(at)) is None]
+    if not allowed:
+        raise SelectionError(
+            f"no run of {n} blocks can be removed; of the one of least score, {format_blocks(blocks_of(best))}: "
+            f"{reason}. Choose another length, or name the blocks (--remove; `shortgpt inspect MODEL --remove LIST` "
+            "says whether they may go)"
+        )
+    taken, *left = allowed
+    stability = float("nan")
+    if reason is None and len(spans.counts) > 1:
+        rows = resampled_means(sums, spans.counts, resamples, seed).tolist()
+        stability = sum(order(row)[0] == taken for row in rows) / resamples
+    by_run = list(zip(*sums, strict=True))
+    found = []
+    for at in left:
+        only = set(blocks_of(at)) ^ set(blocks_of(taken))
+        gone, instead = (tuple(sorted(only & set(blocks_of(k)))) for k in (taken, at))
+        found.append(Exchange(gone, instead, *difference(by_run[taken], by_run[at], spans.counts)))
+    return blocks_of(taken), Choice(CONTIGUOUS, stability, _nearest(found), reason)
+
+
+def within(
+    scores: Scores,
+    model: BlockSequence,
+    text: Calibration,
+    limit: float,
+    refuse: Refuse = anything,
+    progress: Progress | None = None,
+) -> Chosen:
+    """The first n blocks of the ranking, n the largest number without which the perplexity on `text` is at most
+    `limit` times that of the whole model.
+
+    Perplexity need not grow with every block, so all numbers are tried, and the largest that stays within the limit is
+    taken, though a smaller one may not. Blocks are skipped; nothing is rebuilt.
+
+    Args:
+        text: other than that which the scores were measured on.
+        progress: called with "numbers" after each one.
+
+    Raises:
+        SelectionError: the limit is no ratio, or no number stays within it.
+    """
+    from shortgpt.evaluation import DEFAULT_EVALUATOR, evaluate, open_evaluator
+
+    check_limit(limit)
+    evaluator = open_evaluator(DEFAULT_EVALUATOR)
+    whole = evaluate(model, text, evaluator).mean
+    order = [block for block in scores.ranking() if block not in scores.pinned]
+    most = min(len(order), len(scores) - 1)
+    ratios = []
+    for n in range(1, most + 1):
+        ratio = float("nan")
+        if refuse(tuple(sorted(order[:n]))) is None:
+            with suppress(HiddenStateError):  # what is left gives NaN or infinity
+                ratio = math.exp(min(evaluate(model, text, evaluator, order[:n]).mean - whole, 700.0))
+        ratios.append(ratio)
+        if progress is not None:
+            progress("numbers", n, most)
+    fitting = [n for n, ratio in enumerate(ratios, start=1) if ratio <= limit]
+    if not fitting:
+        known = [ratio for ratio in ratios if not math.isnan(ratio)]
+        told = f"the best of all numbers of blocks gives {min(known):.4g} times" if known else "none may be removed"
+        raise SelectionError(
+            f"no number of blocks keeps the perplexity within {limit:g} times the original's: {told}, in the order of "
+            f"{scores.criteria[0]}; allow a larger ratio, or choose by --blocks"
+        )
+    n = fitting[-1]
+    blocks = tuple(sorted(order[:n]))
+    near = exchanges(scores, blocks, refuse)
+    return blocks, Choice(WITHIN, scores.stability(n), near, limit=limit, ratios=tuple(ratios))
+
+
+def free_runs(depth: int, n: int, kept: Collection[int]) -> list[int]:
+    """The first block of each run of n blocks that holds none of `kept`.
+
+    Raises:
+        SelectionError: there is none, or nothing would stay.
+    """
+    if not 1 <= n < depth:
+        raise SelectionError(f"a run of {n} blocks cannot be chosen: from 1 to {depth - 1} of the {depth} may go")
+    held = set(kept)
+    firsts = [first for first in range(depth - n + 1) if held.isdisjoint(range(first, first + n))]
+    if not firsts:
+        raise SelectionError(
+            f"there is no run of {n} of the {depth} blocks without those that stay ({format_blocks(held)}); "
+            "ask for a shorter one"
+        )
+    return firsts
+
+
+def check_limit(limit: float) -> None:
+    """Raise a `SelectionError` for what is no ratio of perplexities to stay within."""
+    if not 1 <= limit < math.inf:
+        raise SelectionError(
+            f"a perplexity ratio of {limit:g} is no limit; it says how many times the original's perplexity is "
+            "allowed, such as 1.1"
+        )
+
+
+def _neighbours(scores: Scores, blocks: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """The sets that differ from the n lowest in one block, those of least score first."""
+    values = scores.values
+    pairs = [
+        (values[other] - values[gone], gone, other)
+        for gone in blocks
+        for other in range(len(scores))
+        if other not in blocks and other not in scores.pinned
+    ]
+    for _, gone, other in sorted(pairs):
+        yield tuple(sorted({*blocks, other} - {gone}))
+
+
+def _pairs(depth: int) -> list[tuple[int, int]]:
+    return [(i, j) for i in range(depth) for j in range(i + 1, depth + 1)]
+
+
+def _nearest(found: Iterable[Exchange], allowed: Callable[[Exchange], bool] = lambda one: True) -> tuple[Exchange, ...]:
+    """The toss-ups, the most even one first, or else the exchange nearest to one; of those that are allowed."""
+    known = [one for one in found if not math.isnan(one.stderr)]
+    taken: list[Exchange] = []
+    for one in sorted(known, key=lambda one: (abs(one.errors), one.gone, one.instead)):
+        if taken and not one.toss_up:
+            break
+        if allowed(one):
+            taken.append(one)
+    return tuple(taken)

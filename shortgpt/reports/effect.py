@@ -1,0 +1,130 @@
+"""What a removal does to a model, before and after; and how sure its blocks are."""
+
+from __future__ import annotations
+
+import math
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from shortgpt.blocks import format_blocks
+from shortgpt.choice import CONTIGUOUS, Choice, Exchange
+from shortgpt.effects import PERPLEXITY, SPEED, Effect
+from shortgpt.reports.cells import number
+
+TOSS_UPS = 4
+"""As many are told one by one."""
+
+
+def choice_lines(choice: Choice) -> RenderableType:
+    """`choice_texts`, a line each."""
+    return Group(*(Text(line) for line in choice_texts(choice)))
+
+
+def choice_texts(choice: Choice) -> list[str]:
+    """Which blocks at the cut are a toss-up, and what else is to be known of a choice."""
+    lines = []
+    if choice.refused is not None:
+        lines.append(f"not the set of least score, which cannot be removed: {choice.refused}")
+    if choice.limit is not None:
+        ratios = ", ".join("-" if math.isnan(ratio) else f"{ratio:.4g}" for ratio in choice.ratios)
+        lines.append(
+            f"held-out perplexity without the first 1, 2, ... blocks, times the original's: {ratios}; the largest "
+            f"number that stays within {choice.limit:g} is taken"
+        )
+    if choice.rule == CONTIGUOUS and not math.isnan(choice.stability):
+        lines.append(f"the same run in {choice.stability:.0%} of bootstrap resamples")
+    return [*lines, *_toss_ups(choice)]
+
+
+def _toss_ups(choice: Choice) -> list[str]:
+    if not choice.exchanges:
+        return ["how sure this is cannot be said: the scores have no standard error, or there is no other choice"]
+    even = choice.toss_ups
+    if not even:
+        return [f"no toss-up; the nearest is {_told(choice.exchanges[0])}"]
+    left = len(even) - TOSS_UPS
+    more = [f"and {left} toss-up{'s' if left > 1 else ''} more, less even"] if left > 0 else []
+    return [*(f"toss-up: {_told(one)}" for one in even[:TOSS_UPS]), *more]
+
+
+def _told(one: Exchange) -> str:
+    return (
+        f"{_block(one.gone)} (out) against {format_blocks(one.instead)} (in), {number(one.difference)} ± "
+        f"{number(one.stderr)} apart: {one.probability:.0%} that the latter is less"
+    )
+
+
+def _block(blocks: tuple[int, ...]) -> str:
+    return f"block{'s' if len(blocks) > 1 else ''} {format_blocks(blocks)}"
+
+
+def effect_lines(effect: Effect) -> RenderableType:
+    """Perplexity and speed as a table of before and after, the two continuations, and what was not measured."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for title in ("before", "after", ""):
+        table.add_column(title, justify="right")
+    table.add_column("", overflow="fold")
+    for row in effect_rows(effect):
+        table.add_row(*(Text(cell) for cell in row))
+    parts: list[RenderableType] = [table] if table.row_count else []
+    parts += [Text(line) for line in continuation_lines(effect)]
+    parts += [Text(line) for line in reasons(effect)]
+    return Group(*parts)
+
+
+def effect_rows(effect: Effect) -> list[tuple[str, str, str, str, str]]:
+    """What, before, after, the ratio, and on what."""
+    rows = []
+    before, after = effect.before, effect.after
+    if before.perplexity is not None and effect.text is not None and effect.ratio is not None:
+        error = effect.ratio_stderr
+        text = effect.text
+        rows.append(
+            (
+                PERPLEXITY,
+                f"{before.perplexity:.4g}",
+                "-" if after.perplexity is None else f"{after.perplexity:.4g}",
+                f"× {effect.ratio:.4g}" + ("" if error is None or math.isnan(error) else f" ± {error:.2g}"),
+                f"{text.sequences} held-out sequences of {text.tokens} tokens, {text.source}",
+            )
+        )
+    if before.tokens_per_second is not None and after.tokens_per_second is not None:
+        shape = " × ".join(map(str, effect.timed))
+        rows.append(
+            (
+                SPEED,
+                f"{before.tokens_per_second:,.0f}",
+                f"{after.tokens_per_second:,.0f}",
+                f"× {after.tokens_per_second / before.tokens_per_second:.3g}",
+                f"forward pass of {shape} tokens, {effect.dtype} on {effect.device}",
+            )
+        )
+    return rows
+
+
+def continuation_lines(effect: Effect) -> list[str]:
+    """The prompt and both continuations, a line each; what is not printable is escaped."""
+    if effect.prompt is None:
+        return []
+    named = (
+        ("prompt", effect.prompt),
+        ("before", effect.before.continuation or ""),
+        ("after", effect.after.continuation or ""),
+    )
+    return [f"{name}: {printable(text)}" for name, text in named]
+
+
+def reasons(effect: Effect) -> list[str]:
+    """What was not measured, and why; things of one reason together."""
+    by_reason: dict[str, list[str]] = {}
+    for what, why in effect.not_measured.items():
+        by_reason.setdefault(why, []).append(what)
+    return [f"{', '.join(whats)}: not measured: {why}" for why, whats in by_reason.items()]
+
+
+def printable(text: str) -> str:
+    """A text on one line: what a terminal would act upon is written as an escape."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
