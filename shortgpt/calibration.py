@@ -104,6 +104,46 @@ def calibrate(
             raise CalibrationError(
                 f"a calibration iterable holds texts (str) or token batches (mappings), found {kinds}"
             )
+    length = _length(model, sequences, tokens, batch_size)
+    size = batch_size or max(1, TOKENS_PER_BATCH // length)
+    if isinstance(source, (str, Path)):
+        count = sequences or SEQUENCES
+        windows, text_hash = _sampled(source, model, length, count, seed=seed, field=field)
+        return _of_windows(windows, text_hash, str(source), model, size, seed=seed, field=field)
+    texts = items[:sequences]
+    windows = [_tokenised(model.tokenizer, text, length) for text in texts]
+    if any(not ids for ids in windows):
+        raise CalibrationError("a calibration text has no tokens; leave empty texts out")
+    text_hash = _hash(text.encode() for text in texts)
+    return _of_windows(windows, text_hash, "texts", model, size, seed=None, field=field)
+
+
+def held_out(
+    source: str | Path,
+    model: BlockSequence,
+    *,
+    sequences: int | None = None,
+    tokens: int | None = None,
+    seed: int = 0,
+    field: str | None = None,
+    batch_size: int | None = None,
+) -> Calibration:
+    """The windows of a source that come after those which `calibrate` takes with the same arguments: text that nothing
+    was scored on. As many, or as many as the source still gives.
+
+    Raises:
+        CalibrationError: it gives no more, or windows are no share of it, as of an iterable of texts.
+    """
+    if not isinstance(source, (str, Path)):
+        raise CalibrationError("texts and token batches that were handed in are all scored, so none is held out")
+    length, count = _length(model, sequences, tokens, batch_size), sequences or SEQUENCES
+    windows, text_hash = _sampled(source, model, length, count, seed=seed, field=field, after=count)
+    size = batch_size or max(1, TOKENS_PER_BATCH // length)
+    return _of_windows(windows, text_hash, str(source), model, size, seed=seed, field=field)
+
+
+def _length(model: BlockSequence, sequences: int | None, tokens: int | None, batch_size: int | None) -> int:
+    """The length of a window, after every check of what was asked for."""
     for name, number in (("sequences", sequences), ("tokens", tokens), ("batch size", batch_size)):
         if number is not None and number < 1:
             raise CalibrationError(f"{name} must be at least 1, found {number}")
@@ -117,26 +157,36 @@ def calibrate(
         raise CalibrationError(f"{model.name} takes at most {model.max_tokens} tokens, {length} were asked for")
     if length < 2:
         raise CalibrationError(f"windows of {length} tokens are too short to say anything; take 2 or more")
-    if isinstance(source, (str, Path)):
-        label = str(source)
-        segments = _segments(texts_of(source, field=field, seed=seed), length, seed, shuffle=_is_local(source))
-        windows, text_hash = _windows(segments, label, model.tokenizer, sequences or SEQUENCES, length)
-    else:
-        label = "texts"
-        texts = items[:sequences]
-        windows = [_tokenised(model.tokenizer, text, length) for text in texts]
-        if any(not ids for ids in windows):
-            raise CalibrationError("a calibration text has no tokens; leave empty texts out")
-        text_hash = _hash(text.encode() for text in texts)
+    return length
+
+
+def _sampled(
+    source: str | Path, model: BlockSequence, length: int, count: int, *, seed: int, field: str | None, after: int = 0
+) -> tuple[list[list[int]], str]:
+    """`count` windows of a source, in a seeded order, and the hash of their texts; after the first `after`, if any,
+    fewer will do."""
+    segments = _segments(texts_of(source, field=field, seed=seed), length, seed, shuffle=_is_local(source))
+    return _windows(segments, str(source), model.tokenizer, count, length, after)
+
+
+def _of_windows(
+    windows: Sequence[Sequence[int]],
+    text_hash: str,
+    label: str,
+    model: BlockSequence,
+    size: int,
+    *,
+    seed: int | None,
+    field: str | None,
+) -> Calibration:
+    """Windows as batches of `size` sequences."""
     _check_ids(windows, model, label)
-    size = batch_size or max(1, TOKENS_PER_BATCH // length)
     batches = [_padded(windows[at : at + size]) for at in range(0, len(windows), size)]
-    sampled = isinstance(source, (str, Path))
     info = CalibrationInfo(
         source=label,
         sequences=len(windows),
         tokens=max(len(ids) for ids in windows),
-        seed=seed if sampled else None,
+        seed=seed,
         field=field,
         text_hash=text_hash,
         token_hash=_token_hash(batches),
@@ -229,9 +279,13 @@ def _segments(texts: Iterable[str], length: int, seed: int, *, shuffle: bool) ->
 
 
 def _windows(
-    segments: Iterator[str], label: str, tokenizer: Any, count: int, length: int
+    segments: Iterator[str], label: str, tokenizer: Any, count: int, length: int, after: int = 0
 ) -> tuple[list[list[int]], str]:
-    """`count` windows of exactly `length` tokens; segments too short for one are joined by an empty line."""
+    """`count` windows of exactly `length` tokens; segments too short for one are joined by an empty line.
+
+    Args:
+        after: leave out as many windows first. Then what is left will do, if it is one.
+    """
     windows: list[list[int]] = []
     used: list[str] = []
     text = ""
@@ -242,12 +296,16 @@ def _windows(
             windows.append(ids)
             used.append(text)
             text = ""
-            if len(windows) == count:
-                return windows, _hash(part.encode("utf-8", "surrogatepass") for part in used)
+            if len(windows) == after + count:
+                break
+    left = len(windows) - after
+    if left == count or (after and left > 0):
+        return windows[after:], _hash(part.encode("utf-8", "surrogatepass") for part in used[after:])
     if not windows and not text:
         raise CalibrationError(f"{label}: the calibration source is empty")
+    behind = f", and the first {after} were scored, so none is held out" if after else f", {count} were asked for"
     raise CalibrationError(
-        f"{label}: too short: it gives {len(windows)} windows of {length} tokens, {count} were asked for; "
+        f"{label}: too short: it gives {len(windows)} windows of {length} tokens{behind}; "
         "ask for fewer (--sequences) or shorter ones (--tokens), or give more text"
     )
 

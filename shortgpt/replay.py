@@ -2,17 +2,19 @@
 
 ::
 
-    recorded   embed ─ b0 ─ b1 ─ b2 ─ b3 ─ norm ─ head        each block's output is kept
-    replayed   embed ─ ·  ─ ·  ─ b2 ─ b3 ─ norm ─ head        b0 and b1 are not computed: they give what they gave
+    recorded      embed ─ b0 ─ b1 ─ b2 ─ b3                      each block's output is kept
+    without b1    embed ─ ·  ─ ╳  ─ b2 ─ b3 ─ norm ─ head        b0 gives what it gave; b1 is passed by
+    read at 2     embed ─ ·  ─ ·  ─ ·  ─ ▸2 ─ norm ─ head        the last block gives boundary 2
 
-The model's own forward makes masks, positions, norm and head, so nothing of it need be known but the blocks. A block
-that hands something on beside its output (keys and values to be read by later blocks, say) would be missed: therefore
-`Replay` is believed for a model only after all its replays equalled plain skipping on a few tokens.
+What is drawn as a dot, a cross or an arrow is not computed. The model's own forward makes masks, positions, norm and
+head, so nothing of it need be known but the blocks. A block that hands something on beside its output (keys and values
+to be read by later blocks, say) would be missed: therefore `Replay` is believed for a model only after all its replays
+equalled plain skipping on a few tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -63,20 +65,41 @@ class Replay:
     def without(self, cut: Cut) -> Tensor:
         """The logits without a cut as well, [batch, tokens, vocabulary]."""
         model = self.model
-        with (
-            torch.no_grad(),
-            model.skipping(self.removed),
-            model.cutting(cut),
-            _giving(model.blocks[: cut.block], self.outputs),
-        ):
+        given = {*range(cut.block), *self.removed, *([cut.block] if cut.part is None else [])}
+        with torch.no_grad(), model.skipping(self.removed), model.cutting(cut), self._giving(given):
             return model.forward(self.batch)
+
+    def without_blocks(self, blocks: Iterable[int]) -> Tensor:
+        """The logits without these blocks as well, [batch, tokens, vocabulary]."""
+        more = {*blocks}.difference(self.removed)
+        gone = more.union(self.removed)
+        given = gone.union(range(min(more, default=len(self.model))))
+        with torch.no_grad(), self.model.skipping(gone), self._giving(given):
+            return self.model.forward(self.batch)
 
     def readout(self, boundary: int) -> Tensor:
         """What final norm and head make of a boundary, [batch, tokens, vocabulary]."""
         last = len(self.model) - 1
         end = self.model.with_stream(last, self.outputs[last], self.streams[boundary])
-        with torch.no_grad(), _giving(self.model.blocks, [*self.outputs[:last], end]):
+        with torch.no_grad(), self._giving(range(last + 1), end):
             return self.model.forward(self.batch)
+
+    @contextmanager
+    def _giving(self, blocks: Iterable[int], end: Any = None) -> Iterator[None]:
+        """Inside it these blocks compute nothing and give what they gave; the last one `end`, where that is given.
+
+        Hooks on them run as ever, so a block that is skipped is passed by what it gave.
+        """
+
+        def giver(output: Any) -> Callable[..., Any]:
+            return lambda *args, **kwargs: output
+
+        with ExitStack() as undo:
+            for index in blocks:
+                block, last = self.model.blocks[index], index == len(self.model) - 1
+                undo.callback(_restore, block, vars(block).get("forward"))
+                block.forward = giver(end if last and end is not None else self.outputs[index])
+            yield
 
 
 def can_replay(model: TorchBlockSequence) -> bool:
@@ -120,21 +143,9 @@ def _equal(
     )
 
 
-@contextmanager
-def _giving(blocks: Sequence[nn.Module], outputs: Sequence[Any]) -> Iterator[None]:
-    """Inside it these blocks compute nothing and give these outputs."""
-
-    def giver(output: Any) -> Callable[..., Any]:
-        return lambda *args, **kwargs: output
-
-    kept = [vars(block).get("forward") for block in blocks]
-    try:
-        for block, output in zip(blocks, outputs, strict=False):
-            block.forward = giver(output)
-        yield
-    finally:
-        for block, own in zip(blocks, kept, strict=True):
-            if own is None:
-                del block.forward
-            else:
-                block.forward = own
+def _restore(block: nn.Module, forward: Callable[..., Any] | None) -> None:
+    """Give a block the `forward` back that was set on itself; where there was none, its class's shows again."""
+    if forward is None:
+        del block.forward
+    else:
+        block.forward = forward
