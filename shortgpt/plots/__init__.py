@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".svg", ".pdf")
-PICTURES: dict[str, str] = {}
+PICTURES: dict[str, str] = {
+    "Ablation": "shortgpt.plots.ablation:ablation_figure",
+    "Curves": "shortgpt.plots.curve:curve_figure",
+}
 """For each kind of result, the function that makes its figure."""
 
 
