@@ -160,6 +160,8 @@ def calibrate_and_hold_out(
     if isinstance(source, (str, Path)):
         both = {"sequences": sequences, **options}
         return calibrate(source, model, **both), held_out(source, model, **both)
+    if sequences is not None and sequences < 1:
+        raise CalibrationError(f"sequences must be at least 1, found {sequences}")
     items = list(source.batches if isinstance(source, Calibration) else source)
     half = min(sequences or len(items), (len(items) + 1) // 2)
     if len(items) == 1:

@@ -58,7 +58,7 @@ def _by_name(block: nn.Module) -> dict[str, list[nn.Module]]:
     for name, child in block.named_children():
         if not NO_PART.search(type(child).__name__) and any(True for _ in child.parameters()):
             parts.setdefault(MLP if MLP_NAMES.search(name) else MIXER, []).append(child)
-    return parts
+    return dict(sorted(parts.items()))
 
 
 def _refusal(model: TorchBlockSequence, found: Parts) -> str | None:

@@ -52,10 +52,10 @@ FUNCTIONS = {
     "field: str | None = None, batch_size: int | None = None, device: str | None = None, dtype: str = auto, "
     "tokenizer: Any = None, trust_remote_code: bool = False, progress: Progress | None = None) -> Comparison",
     "curve": "(models: BlockSequence | str | Path | Iterable[BlockSequence | str | Path], "
-    "calibration: Any = stdlib, *, criteria: Sequence[str] | None = None, evaluator: str = perplexity, most: float | None = None, "
-    "sequences: int | None = None, tokens: int | None = None, seed: int = 0, field: str | None = None, "
-    "batch_size: int | None = None, device: str | None = None, dtype: str = auto, tokenizer: Any = None, "
-    "trust_remote_code: bool = False, progress: Progress | None = None) -> Curves",
+    "calibration: Any = stdlib, *, criteria: Sequence[str] | None = None, evaluator: str = perplexity, "
+    "most: float | None = None, sequences: int | None = None, tokens: int | None = None, seed: int = 0, "
+    "field: str | None = None, batch_size: int | None = None, device: str | None = None, dtype: str = auto, "
+    "tokenizer: Any = None, trust_remote_code: bool = False, progress: Progress | None = None) -> Curves",
     "ablate": "(model: BlockSequence, calibration: Any = stdlib, *, criteria: Sequence[str] = (block-influence,), "
     "evaluator: str = perplexity, sequences: int | None = None, tokens: int | None = None, seed: int = 0, "
     "field: str | None = None, batch_size: int | None = None, progress: Progress | None = None) -> Ablation",

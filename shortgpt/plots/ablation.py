@@ -45,6 +45,6 @@ def _ranks(axes: Axes, found: Ablation) -> None:
         ranks = mid_ranks(found.scores.of(one.criterion).values)
         axes.plot(ranks, damage, label=plain(correlation(one)), markersize=6, **look)
     axes.set_xlabel("rank by the criterion (1: removed first)")
-    axes.set_ylabel("rank by the damage without the block (1: least)")
+    axes.set_ylabel("rank by the damage done (1: least)")
     whole_numbers(axes, "xy")
     axes.legend(frameon=False, fontsize=8, title="Spearman, 95% confidence", title_fontsize=8)

@@ -47,7 +47,7 @@ def curve_figure(curves: Curves) -> Figure:
     axes.margins(x=0.02)
     if number > 1:
         outside: dict[str, Any] = {"loc": "outside right upper"} if number > 4 else {}
-        (made if outside else axes).legend(frameon=False, fontsize=8, **outside)
+        (made if outside else axes).legend(frameon=False, fontsize=8, handlelength=3, **outside)
     return made
 
 
