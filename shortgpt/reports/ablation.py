@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table as Grid
@@ -13,36 +13,47 @@ from shortgpt.ablation import Ablation, Correlation
 from shortgpt.reports.cells import number, short_name
 from shortgpt.tables import Cell, Table
 
+BESIDE, BELOW = 4, 6
+"""How many criteria fit into 80 columns beside the qualities, and in a table of their own."""
+
 
 def ablation_table(found: Ablation) -> RenderableType:
     """A row a block; below it how each criterion's ranks agree with the damage."""
     scores = found.scores
-    table = Grid(box=None, pad_edge=False, header_style="bold")
-    table.add_column("block", justify="right")
-    for part in found.without:
-        table.add_column(f"without {part}", justify="right")
-    for name in scores.criteria:
-        table.add_column(Text(short_name(name)), justify="right")
-    table.add_column("")
-    values = [scores.of(name).values for name in scores.criteria]
-    for block in range(len(scores)):
-        table.add_row(
-            str(block),
-            *(_cell(column[block]) for column in found.without.values()),
-            *(number(column[block]) for column in values),
-            Text("pinned" if block in scores.pinned else "", style="dim"),
-        )
     kind = f"  {scores.architecture}, {scores.norm_placement}-norm, {len(scores)} blocks"
-    lines: list[RenderableType] = [
-        Text.assemble((scores.model, "bold"), kind),
-        table,
-        Text(_measured(found), style="dim"),
-    ]
+    lines: list[RenderableType] = [Text.assemble((scores.model, "bold"), kind), _table(found, scores.criteria[:BESIDE])]
+    for at in range(BESIDE, len(scores.criteria), BELOW):
+        lines += [Text(), _table(found, scores.criteria[at : at + BELOW], with_qualities=False)]
+    lines.append(Text(_measured(found), style="dim"))
     if found.parts_refused:
         lines.append(Text(f"no parts of the blocks: {found.parts_refused}", style="yellow"))
     lines += [Text(f"{name} was not measured: {why}", style="yellow") for name, why in scores.refused.items()]
     lines += [Text(), Text("rank correlation with the damage (Spearman, 95% confidence):")]
     return Group(*lines, *(Text(f"  {told}") for told in map(correlation, found.correlations)))
+
+
+def _table(found: Ablation, criteria: Sequence[str], *, with_qualities: bool = True) -> Grid:
+    scores = found.scores
+    table = Grid(box=None, pad_edge=False, header_style="bold")
+    table.add_column(Text("block"), justify="right", vertical="bottom")
+    qualities = found.without if with_qualities else {}
+    for title in (*(f"without\n{part}" for part in qualities), *map(heading, criteria)):
+        table.add_column(Text(title), justify="right", vertical="bottom")
+    table.add_column("")
+    values = [scores.of(name).values for name in criteria]
+    for block in range(len(scores)):
+        table.add_row(
+            str(block),
+            *(_cell(column[block]) for column in qualities.values()),
+            *(number(column[block]) for column in values),
+            Text("pinned" if block in scores.pinned else "", style="dim"),
+        )
+    return table
+
+
+def heading(criterion: str) -> str:
+    """A name in as many lines as it has parts."""
+    return short_name(criterion).replace("-", "-\n")
 
 
 def correlation(one: Correlation) -> str:

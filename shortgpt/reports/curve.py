@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table as Grid
@@ -11,26 +11,23 @@ from rich.text import Text
 from shortgpt.blocks import format_blocks
 from shortgpt.calibration import CalibrationInfo
 from shortgpt.curves import Curve, Curves, Line
-from shortgpt.reports.cells import number, short_name
+from shortgpt.reports.ablation import heading
+from shortgpt.reports.cells import number
 from shortgpt.tables import Cell, Table
+
+BESIDE = 4
+"""How many criteria fit into 80 columns."""
 
 
 def curve_tables(curves: Curves) -> RenderableType:
     """For each model the quality against the blocks removed, a column a criterion; then what failed."""
     parts: list[RenderableType] = []
     for model, curve in curves.measured():
-        table = Grid(box=None, pad_edge=False, header_style="bold")
-        table.add_column("removed", justify="right")
-        table.add_column("share", justify="right")
-        for line in curve.lines:
-            table.add_column(Text(short_name(line.criterion)), justify="right")
-            table.add_column("", style="dim")
-        for n in range(max(len(line.points) for line in curve.lines)):
-            cells = [cell for line in curve.lines for cell in (_quality(line, n), _step(line, n))]
-            table.add_row(str(n), f"{n / len(curve.scores):.0%}", *cells)
         scores = curve.scores
         kind = f"  {scores.architecture}, {scores.norm_placement}-norm, {len(scores)} blocks"
-        parts += [*([Text()] if parts else []), Text.assemble((model, "bold"), kind), table]
+        parts += [*([Text()] if parts else []), Text.assemble((model, "bold"), kind)]
+        for at in range(0, len(curve.lines), BESIDE):
+            parts += [*([Text()] if at else []), _table(curve, curve.lines[at : at + BESIDE])]
         parts.append(Text(f"{curves.evaluator} on {_text(curve.held_out)}; {_chosen(curve)}", style="dim"))
         if refused := _refused(curve):
             parts.append(Text(f"* cannot be removed, only skipped as here: {refused}", style="yellow"))
@@ -38,6 +35,19 @@ def curve_tables(curves: Curves) -> RenderableType:
         parts.append(Text())
     parts += [Text.assemble((f"{model}: ", "bold red"), why) for model, why in curves.failures()]
     return Group(*parts)
+
+
+def _table(curve: Curve, lines: Sequence[Line]) -> Grid:
+    table = Grid(box=None, pad_edge=False, header_style="bold")
+    table.add_column(Text("removed"), justify="right", vertical="bottom")
+    table.add_column(Text("share"), justify="right", vertical="bottom")
+    for line in lines:
+        table.add_column(Text(heading(line.criterion)), justify="right", vertical="bottom")
+        table.add_column("", style="dim")
+    for n in range(max(len(line.points) for line in lines)):
+        cells = [cell for line in lines for cell in (_quality(line, n), _step(line, n))]
+        table.add_row(str(n), f"{n / len(curve.scores):.0%}", *cells)
+    return table
 
 
 def tables(curves: Curves) -> tuple[Table, ...]:
