@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from shortgpt import plugins, ranks
 from shortgpt.blocks import BlockSequence, Cut
 from shortgpt.calibration import CalibrationInfo, calibrate_and_hold_out
+from shortgpt.errors import ShortGPTError
 from shortgpt.evaluation import DEFAULT_EVALUATOR, evaluate, evaluate_cuts, open_evaluator
 from shortgpt.scores import DEFAULT_CRITERION, Progress, Scores
 from shortgpt.scoring import score
@@ -74,6 +75,12 @@ class Ablation(Value):
     parts_refused: str | None
     correlations: tuple[Correlation, ...]
     held_out: CalibrationInfo
+
+    def check(self) -> None:
+        """Raise a `ShortGPTError` where the columns do not fit the blocks, or the correlations the criteria."""
+        fits = BLOCK in self.without and all(len(column) == len(self.scores) for column in self.without.values())
+        if not fits or tuple(one.criterion for one in self.correlations) != self.scores.criteria:
+            raise ShortGPTError(f"Ablation: the numbers do not fit {len(self.scores)} blocks and their criteria")
 
     def tables(self) -> tuple[Table, ...]:
         from shortgpt.reports.ablation import tables

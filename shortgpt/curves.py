@@ -107,6 +107,14 @@ class Curves(Value):
     lower_is_better: bool
     rows: tuple[CurveRow, ...]
 
+    def check(self) -> None:
+        """Raise a `ShortGPTError` where a line is not of one block more at each point, or of no criterion scored."""
+        for name, curve in self.measured():
+            for line in curve.lines:
+                steps = [len(point.removed) for point in line.points]
+                if not steps or steps != list(range(len(steps))) or line.criterion not in curve.scores.criteria:
+                    raise ShortGPTError(f"Curves: the line of {line.criterion} is no curve of {name}")
+
     def measured(self) -> tuple[tuple[str, Curve], ...]:
         """The models that could be measured, by name."""
         return tuple((row.model, row.curve) for row in self.rows if row.curve is not None)

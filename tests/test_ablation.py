@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 import shortgpt
 from shortgpt import Ablation
 from shortgpt.ablation import Correlation
+from shortgpt.errors import ShortGPTError
 from shortgpt.plots.ablation import ablation_figure
 from shortgpt.reports import as_text
 from tests.support import Playback, Ran, ids_of, skipped_by_hand, tiny
@@ -192,6 +193,13 @@ def test_it_is_read_back_from_its_json() -> None:
     read = Ablation.from_json(found.to_json())
     assert read.to_dict() == found.to_dict()
     assert read.without == found.without
+
+
+@pytest.mark.parametrize("changes", [{"without": {"block": (1.0,)}}, {"without": {}}, {"correlations": ()}])
+def test_numbers_that_do_not_fit_the_blocks_are_told(changes: Any) -> None:
+    made_up().check()
+    with pytest.raises(ShortGPTError, match="do not fit 4 blocks"):
+        made_up(**changes).check()
 
 
 def test_the_table_has_a_row_a_block_and_the_correlations_below() -> None:

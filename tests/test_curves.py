@@ -16,7 +16,7 @@ import shortgpt
 from shortgpt import BlockSequence, Curves
 from shortgpt.calibration import calibrate_and_hold_out
 from shortgpt.curves import Curve, CurveRow, Line, Point
-from shortgpt.errors import CalibrationError, SelectionError, UnknownNameError
+from shortgpt.errors import CalibrationError, SelectionError, ShortGPTError, UnknownNameError
 from shortgpt.plots.curve import curve_figure
 from shortgpt.reports import as_text
 from tests.support import Playback, Ran, byte_tokenizer, ids_of, skipped_by_hand, tiny
@@ -54,7 +54,8 @@ def measured(curves: Curves, model: str | None = None) -> Curve:
 
 def in_one_row(**changes: Any) -> Curves:
     """A made-up curve: 4 blocks, two criteria, of which one cannot remove 2 and 3 together."""
-    scores = shortgpt.score(Playback(torch.randn(5, 257, 8).cumsum(0), name="made up"), ["a text"])
+    model = Playback(torch.randn(5, 257, 8).cumsum(0), name="made up")
+    scores = replace(shortgpt.score(model, ["a text"], criteria=CRITERIA), criteria=("block-influence", "random"))
     lines = (
         Line("block-influence", (Point((), 2.0), Point((3,), 3.0), Point((2, 3), 50.0, "the pair is tied"))),
         Line("random", (Point((), 2.0), Point((1,), 400.0))),
@@ -343,6 +344,17 @@ def test_names_that_are_not_installed_are_told_before_a_model_is_opened() -> Non
 def test_it_is_read_back_from_its_json() -> None:
     curves = in_one_row()
     assert Curves.from_json(curves.to_json()) == curves
+
+
+@pytest.mark.parametrize(
+    "line", [Line("random", (Point((1,), 2.0),)), Line("other", (Point((), 2.0),)), Line("random", ())]
+)
+def test_lines_that_are_no_curve_are_told(line: Line) -> None:
+    curves = in_one_row()
+    curves.check()
+    curve = replace(measured(curves), lines=(line,))
+    with pytest.raises(ShortGPTError, match="is no curve of made up"):
+        replace(curves, rows=(CurveRow("made up", curve),)).check()
 
 
 def test_the_table_has_a_row_a_number_of_blocks_and_a_column_a_criterion() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import nan
+from math import inf, nan
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ def _qualities(axes: Axes, found: Ablation) -> None:
 
 def _ranks(axes: Axes, found: Ablation) -> None:
     sign = 1 if found.lower_is_better else -1
-    damage = mid_ranks([sign * (value or 0.0) for value in found.without[BLOCK]])
+    damage = mid_ranks([sign * (inf if value is None else value) for value in found.without[BLOCK]])
     axes.plot((1, len(damage)), (1, len(damage)), color="#bbbbbb", linewidth=1, zorder=0)
     for place, one in enumerate(found.correlations):
         look = line(place) | {"linestyle": "", "markerfacecolor": "none"}

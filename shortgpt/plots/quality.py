@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -13,10 +14,10 @@ from shortgpt.curves import Curves
 from shortgpt.plots.style import plain
 
 
-def quality_axis(axes: Axes, result: Ablation | Curves, held_out: CalibrationInfo, values: Sequence[float]) -> None:
+def quality_axis(axes: Axes, result: Ablation | Curves, held_out: CalibrationInfo, values: Iterable[float]) -> None:
     """Say what stands on the y axis. It is logarithmic where lower is better: what has no upper end, as perplexity."""
     label = f"{result.evaluator} on held-out {held_out.source}"
-    if result.lower_is_better and min(values) > 0:
+    if result.lower_is_better and all(value > 0 for value in values if math.isfinite(value)):
         label += ", log scale"
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
