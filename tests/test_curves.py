@@ -357,12 +357,23 @@ def test_lines_that_are_no_curve_are_told(line: Line) -> None:
         replace(curves, rows=(CurveRow("made up", curve),)).check()
 
 
+def cells(line: str) -> list[str | float]:
+    """What stands in a line, numbers as numbers, however many digits they are told with."""
+    found: list[str | float] = []
+    for word in line.split():
+        try:
+            found.append(float(word))
+        except ValueError:
+            found.append(f"{float(word[:-1]):g}*" if word.endswith("*") and word != "*" else word)
+    return found
+
+
 def test_the_table_has_a_row_a_number_of_blocks_and_a_column_a_criterion() -> None:
-    lines = [line.split() for line in as_text(in_one_row()).splitlines()]
+    lines = [cells(line) for line in as_text(in_one_row()).splitlines()]
     assert lines[1] == ["removed", "share", "BI", "random"]
-    assert lines[2] == ["0", "0%", "2.0000", "2.0000"]
-    assert lines[3] == ["1", "25%", "3.0000", "-3", "400.0000", "-1"]
-    assert lines[4] == ["2", "50%", "50.0000*", "-2", "-"]
+    assert lines[2] == [0, "0%", 2, 2]
+    assert lines[3] == [1, "25%", 3, -3, 400, -1]
+    assert lines[4] == [2, "50%", "50*", -2, "-"]
     text = " ".join(as_text(in_one_row()).split())
     assert "perplexity on 1 held-out sequences of texts; blocks chosen on 1 others" in text
     assert "* cannot be removed, only skipped as here: the pair is tied" in text
@@ -408,6 +419,18 @@ def test_the_picture_of_one_model_counts_blocks_and_that_of_several_shares() -> 
     looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in labelled}
     assert len(looks) == 4
     assert len({line.get_marker() for line in labelled}) == len({line.get_linestyle() for line in labelled}) == 2
+
+
+@pytest.mark.parametrize("last", [2.2, 9.0, 30.0, 5e6, math.inf])
+def test_the_quality_has_ticks_however_far_it_goes(last: float) -> None:
+    curve = measured(in_one_row())
+    line = Line("random", (Point((), 2.0), Point((1,), last)))
+    row = CurveRow("made up", replace(curve, lines=(line,)))
+    (axes,) = (figure := curve_figure(in_one_row(rows=(row,)))).axes
+    figure.canvas.draw()
+    low, high = axes.get_ylim()
+    shown = [tick for tick, text in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True) if text.get_text()]
+    assert 3 <= sum(low <= tick <= high for tick in shown) <= 24
 
 
 def test_where_higher_is_better_the_axis_is_linear() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf, nan
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -47,4 +48,5 @@ def _ranks(axes: Axes, found: Ablation) -> None:
     axes.set_xlabel("rank by the criterion (1: removed first)")
     axes.set_ylabel("rank by the damage done (1: least)")
     whole_numbers(axes, "xy")
-    axes.legend(frameon=False, fontsize=8, title="Spearman, 95% confidence", title_fontsize=8)
+    beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+    axes.legend(frameon=False, fontsize=8, title="Spearman, 95% confidence", title_fontsize=8, **beside)

@@ -12,6 +12,8 @@ from shortgpt.plots.quality import quality_axis
 from shortgpt.plots.style import COLOURS, DASHES, MARKERS, figure, line, plain, whole_numbers
 
 HEIGHT = 4.0
+SMALLEST, GROWTH = 4.0, 0.6
+"""Markers, in points: a line that runs over another has smaller ones, so that both are seen."""
 
 
 def curve_figure(curves: Curves) -> Figure:
@@ -30,11 +32,12 @@ def curve_figure(curves: Curves) -> Figure:
             blocks = [len(point.removed) / (len(curve.scores) if several else 1) for point in one.points]
             quality = [point.quality for point in one.points]
             name = f"{model}, {one.criterion}" if several and len(criteria) > 1 else model if several else one.criterion
-            axes.plot(blocks, quality, label=plain(name), markersize=4.5, linewidth=1.5, **look)
+            size = SMALLEST + GROWTH * (len(criteria) - 1 - place)
+            axes.plot(blocks, quality, label=plain(name), markersize=size, linewidth=1.5, **look)
             hollow = [(x, y) for x, y, p in zip(blocks, quality, one.points, strict=True) if p.refusal]
             if hollow:
                 own = {"color": look["color"], "marker": look["marker"], "markerfacecolor": "white"}
-                axes.plot(*zip(*hollow, strict=True), linestyle="", markersize=4.5, zorder=3, **own)
+                axes.plot(*zip(*hollow, strict=True), linestyle="", markersize=size, zorder=3, **own)
             seen += quality
     if several:
         axes.set_xlabel("share of the blocks removed")
