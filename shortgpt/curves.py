@@ -171,7 +171,8 @@ def curve(
     """Measure how well models do without 0, 1, 2, ... blocks, one model after the other.
 
     Each criterion chooses by scores taken on the calibration's windows; the quality is that on as many others of the
-    same source, which come after them (see `shortgpt.calibration.calibrate_and_hold_out`).
+    same source, which come after them (see `shortgpt.calibration.calibrate_and_hold_out`). A perplexity is one a token:
+    between models of different tokenizers the shapes of the curves compare, not their heights.
 
     Args:
         models: one or several: block sequences, or names and paths, each loaded, measured and let go again.
