@@ -12,6 +12,7 @@ from shortgpt._version import __version__
 from shortgpt.errors import ShortGPTError
 
 _HOMES = {
+    "Ablation": "ablation",
     "Architecture": "plugins",
     "BatchCriterion": "criteria",
     "BlockInfluence": "influence",
@@ -20,6 +21,7 @@ _HOMES = {
     "Choice": "choice",
     "Comparison": "comparison",
     "Criterion": "criteria",
+    "Curves": "curves",
     "Cut": "blocks",
     "Effect": "effects",
     "Evaluator": "evaluation",
@@ -34,9 +36,11 @@ _HOMES = {
     "TorchBlockSequence": "modules",
     "TorchFamily": "modules",
     "Verification": "plan",
+    "ablate": "ablation",
     "calibrate": "calibration",
     "compare": "comparison",
     "effect": "effects",
+    "curve": "curves",
     "hookimpl": "hookspecs",
     "load": "loading",
     "prune_checkpoint": "checkpoint",
@@ -49,6 +53,8 @@ _HOMES = {
 __all__ = ["ShortGPTError", "__version__", *sorted(_HOMES)]
 
 if TYPE_CHECKING:
+    from shortgpt.ablation import Ablation as Ablation
+    from shortgpt.ablation import ablate as ablate
     from shortgpt.blocks import BlockSequence as BlockSequence
     from shortgpt.blocks import Cut as Cut
     from shortgpt.blocks import Tap as Tap
@@ -62,6 +68,8 @@ if TYPE_CHECKING:
     from shortgpt.criteria import BatchCriterion as BatchCriterion
     from shortgpt.criteria import Criterion as Criterion
     from shortgpt.criteria import OrderCriterion as OrderCriterion
+    from shortgpt.curves import Curves as Curves
+    from shortgpt.curves import curve as curve
     from shortgpt.effects import Effect as Effect
     from shortgpt.effects import effect as effect
     from shortgpt.evaluation import Evaluator as Evaluator

@@ -119,18 +119,22 @@ class BlockSequence(ABC):
         """Inside the context these blocks act as the identity on the stream. Afterwards no trace of it is left."""
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """What a block adds to the stream part by part, "mixer" (attention or what stands for it) and "mlp", where the
-        model is known to be made so; else nothing."""
+    def parts(self) -> tuple[tuple[str, ...], ...]:
+        """For each block, what it adds to the stream part by part: "mixer" (attention or what stands for it) and "mlp".
+        Nothing at all where `refuse_parts` says why."""
         return ()
+
+    def refuse_parts(self) -> str | None:
+        """Why no block's parts are known, None where they are."""
+        return f"models of the adapter {self.architecture!r} do not tell the parts of their blocks apart"
 
     def skipping_part(self, block: int, part: str) -> AbstractContextManager[None]:
         """Inside the context one part of a block adds nothing to the stream.
 
         Raises:
-            ModelError: the part is none of `parts`.
+            ModelError: `refuse_parts` says why, or that block has no such part.
         """
-        raise ModelError(f"{self.name}: its blocks have no part {part!r} that is known")
+        raise ModelError(f"{self.name}: {self.refuse_parts()}")
 
     @contextmanager
     def cutting(self, cut: Cut) -> Iterator[None]:
@@ -150,6 +154,16 @@ class BlockSequence(ABC):
                 logits = self.logits(batch)
             yield logits
 
+    def logits_without(self, batch: TokenBatch, sets: Iterable[Collection[int]]) -> Iterator[Tensor]:
+        """The logits without each of these sets of blocks in turn, [batch, tokens, vocabulary].
+
+        What comes before the first block of a set is the same as in the whole model; a family may compute it once.
+        """
+        for blocks in sets:
+            with self.skipping(blocks):
+                logits = self.logits(batch)
+            yield logits
+
     def refuse_readouts(self) -> str | None:
         """Why the model's final norm and head cannot be applied at every boundary, None where they can."""
         return f"models of the adapter {self.architecture!r} cannot be read out at inner boundaries"
@@ -161,6 +175,14 @@ class BlockSequence(ABC):
             ModelError: `refuse_readouts` says why.
         """
         raise ModelError(f"{self.name}: {self.refuse_readouts()}")
+
+    def refuse_removal(self, blocks: Iterable[int]) -> str | None:
+        """Why these blocks cannot be removed together, None where they can; what `without` would raise."""
+        try:
+            kept_blocks(len(self), blocks, self.pinned)
+        except SelectionError as error:
+            return str(error)
+        return None
 
     @abstractmethod
     def without(self, blocks: Iterable[int]) -> BlockSequence:

@@ -146,6 +146,35 @@ def held_out(
     return _of_windows(windows, text_hash, str(source), model, size, seed=seed, field=field)
 
 
+def calibrate_and_hold_out(
+    source: Any, model: BlockSequence, *, sequences: int | None = None, **options: Any
+) -> tuple[Calibration, Calibration]:
+    """Token batches to score blocks on, and others of the same source to judge by what was chosen.
+
+    Of a named source or a path: the windows that `calibrate` takes, and those that `held_out` takes after them. Of an
+    iterable of texts or token batches, or a `Calibration`: its first half, and the other one.
+
+    Args:
+        sequences: how many windows, or items, for each of the two.
+        options: as `calibrate` takes them.
+
+    Raises:
+        CalibrationError: see `calibrate` and `held_out`; or one item cannot serve both.
+    """
+    if isinstance(source, (str, Path)):
+        both = {"sequences": sequences, **options}
+        return calibrate(source, model, **both), held_out(source, model, **both)
+    if sequences is not None and sequences < 1:
+        raise CalibrationError(f"sequences must be at least 1, found {sequences}")
+    items = list(source.batches if isinstance(source, Calibration) else source)
+    half = min(sequences or len(items), (len(items) + 1) // 2)
+    if len(items) == 1:
+        raise CalibrationError(
+            "found one text or token batch; what is scored on cannot be held out, so give two or more"
+        )
+    return calibrate(items[:half], model, **options), calibrate(items[half : 2 * half], model, **options)
+
+
 def _length(model: BlockSequence, sequences: int | None, tokens: int | None, batch_size: int | None) -> int:
     """The length of a window, after every check of what was asked for."""
     for name, number in (("sequences", sequences), ("tokens", tokens), ("batch size", batch_size)):

@@ -13,7 +13,7 @@ A `TorchFamily` needs three facts: where the block list is, how a model is built
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from shortgpt.blocks import BlockSequence, Cut, Tap, TokenBatch
-from shortgpt.errors import AdapterError, ModelError
+from shortgpt.errors import AdapterError, ModelError, SelectionError
 from shortgpt.families import Config, Family, Source
-from shortgpt.parts import Parts, find_parts, silent
+from shortgpt.parts import Found, find_parts, silent
 from shortgpt.replay import Enough, Replay, can_read_out, can_replay
 from shortgpt.streaming import BlockWeights, trace_by_block
 
@@ -184,20 +184,25 @@ class TorchBlockSequence(BlockSequence):
             yield
 
     @cached_property
-    def _parts(self) -> Parts:
-        return () if self.streamed else find_parts(self)
+    def _parts(self) -> Found:
+        return Found((), "the blocks of a streamed model are not in memory") if self.streamed else find_parts(self)
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        return tuple(self._parts[0]) if self._parts else ()
+    def parts(self) -> tuple[tuple[str, ...], ...]:
+        return tuple(tuple(parts) for parts in self._parts.parts)
+
+    def refuse_parts(self) -> str | None:
+        return self._parts.refusal
 
     @contextmanager
     def skipping_part(self, block: int, part: str) -> Iterator[None]:
-        if part not in self.parts:
+        if reason := self.refuse_parts():
+            raise ModelError(f"{self.name}: {reason}")
+        if part not in self.parts[block]:
             raise ModelError(
-                f"{self.name}: no part {part!r} of its blocks is known, only {', '.join(self.parts) or 'none'}"
+                f"{self.block_names[block]} has no part {part!r} that is known, only {', '.join(self.parts[block])}"
             )
-        with silent(self._parts[block][part]):
+        with silent(self._parts.parts[block][part]):
             yield
 
     @cached_property
@@ -212,6 +217,15 @@ class TorchBlockSequence(BlockSequence):
         replay = Replay(self, self._placed(batch), tuple(removed))
         for cut in cuts:
             yield replay.without(cut)
+
+    def logits_without(self, batch: TokenBatch, sets: Iterable[Collection[int]]) -> Iterator[Tensor]:
+        self._refuse_streamed("be run without some of its blocks")
+        if not self._replays:
+            yield from super().logits_without(batch, sets)
+            return
+        replay = Replay(self, self._placed(batch))
+        for blocks in sets:
+            yield replay.without_blocks(blocks)
 
     @cached_property
     def _reads_out(self) -> bool:
@@ -230,6 +244,13 @@ class TorchBlockSequence(BlockSequence):
         replay = Replay(self, self._placed(batch))
         for boundary in range(len(self) + 1):
             yield replay.readout(boundary)
+
+    def refuse_removal(self, blocks: Iterable[int]) -> str | None:
+        try:
+            self.family.rewrite_config(self.config, self.family.keep(self.config, blocks))
+        except SelectionError as error:
+            return str(error)
+        return None
 
     def without(self, blocks: Iterable[int]) -> BlockSequence:
         family = self.family

@@ -24,8 +24,10 @@ ENGINE, PLUGINS, ADAPTERS = (ROOT / p for p in ("shortgpt", "plugins/shortgpt_pl
 
 NAMES = {
     *("ShortGPTError", "__version__"),
-    *("load", "wrap", "calibrate", "score", "remove", "prune_checkpoint", "verify", "compare", "effect"),
-    *("Calibration", "Choice", "Comparison", "Effect", "Plan", "Scores", "Source", "Verification"),
+    *("load", "wrap", "calibrate", "score", "remove", "prune_checkpoint", "verify", "compare"),
+    *("curve", "ablate", "effect"),
+    *("Ablation", "Calibration", "Choice", "Comparison", "Curves", "Effect", "Plan", "Scores", "Source"),
+    "Verification",
     *("BlockSequence", "Tap", "TokenBatch", "TorchBlockSequence"),
     *("Family", "TorchFamily", "Criterion", "BatchCriterion", "OrderCriterion", "BlockInfluence", "Evaluator", "Cut"),
     *("Architecture", "Extension", "hookimpl"),
@@ -55,6 +57,14 @@ FUNCTIONS = {
     "seed: int = 0, field: str | None = None, batch_size: int | None = None, device: str | None = None, "
     "dtype: str = auto, tokenizer: Any = None, trust_remote_code: bool = False, progress: Progress | None = None) "
     "-> Comparison",
+    "curve": "(models: BlockSequence | str | Path | Iterable[BlockSequence | str | Path], "
+    "calibration: Any = stdlib, *, criteria: Sequence[str] | None = None, evaluator: str = perplexity, "
+    "most: float | None = None, sequences: int | None = None, tokens: int | None = None, seed: int = 0, "
+    "field: str | None = None, batch_size: int | None = None, device: str | None = None, dtype: str = auto, "
+    "tokenizer: Any = None, trust_remote_code: bool = False, progress: Progress | None = None) -> Curves",
+    "ablate": "(model: BlockSequence, calibration: Any = stdlib, *, criteria: Sequence[str] = (block-influence,), "
+    "evaluator: str = perplexity, sequences: int | None = None, tokens: int | None = None, seed: int = 0, "
+    "field: str | None = None, batch_size: int | None = None, progress: Progress | None = None) -> Ablation",
 }
 
 TO_IMPLEMENT = {

@@ -1,4 +1,4 @@
-"""The command line: `shortgpt score | prune | verify | compare | inspect | plugins | demo`.
+"""The command line: `shortgpt score | prune | verify | compare | curve | ablate | inspect | plugins | demo`.
 
 Exit status: 0 done, 1 a verification that failed, 2 a mistake of the user's or of the input, 130 interrupted. A mistake
 is told in one message on the standard error, without a traceback. Nothing here imports torch before a command runs.
@@ -17,7 +17,9 @@ import click
 
 from shortgpt import processes
 from shortgpt._version import __version__
+from shortgpt.cli.ablate import ablate
 from shortgpt.cli.compare import compare
+from shortgpt.cli.curve import curve
 from shortgpt.cli.demo import demo
 from shortgpt.cli.inspect import inspect
 from shortgpt.cli.plugins import plugins
@@ -48,7 +50,7 @@ def cli() -> None:
         )
 
 
-for command in (score, prune, verify, compare, inspect, plugins, demo):
+for command in (score, prune, verify, compare, curve, ablate, inspect, plugins, demo):
     cli.add_command(command)
 
 

@@ -19,6 +19,8 @@ PICTURES: dict[str, str] = {
     "Comparison": "shortgpt.plots.comparison:comparison_figure",
     "Scores": "shortgpt.plots.scores:scores_figure",
     "Spans": "shortgpt.plots.spans:spans_figure",
+    "Ablation": "shortgpt.plots.ablation:ablation_figure",
+    "Curves": "shortgpt.plots.curve:curve_figure",
 }
 """For each kind of result, the function that makes its figure."""
 

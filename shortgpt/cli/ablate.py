@@ -1,0 +1,65 @@
+"""`shortgpt ablate`: each block left out alone, and its parts alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from shortgpt.cli import common
+
+
+@click.command(epilog="Example:  shortgpt ablate zoo:llama --sequences 8 --plot ablation.png")
+@click.argument("model")
+@click.option(
+    "--criterion",
+    "criteria",
+    multiple=True,
+    help="What is held against the ablation; may be repeated. Default: block-influence.",
+)
+@click.option("--evaluator", default="perplexity", show_default=True, help="What the quality is.")
+@click.option("--architecture", help="Take this adapter instead of looking for one.")
+@common.calibration_options
+@common.model_options
+@common.result_options
+def ablate(
+    model: str,
+    criteria: tuple[str, ...],
+    evaluator: str,
+    architecture: str | None,
+    device: str | None,
+    dtype: str,
+    trust_remote_code: bool,
+    wishes: common.Wishes,
+    **calibration: Any,
+) -> None:
+    """Measure MODEL without each of its blocks alone and, where they are known, without its mixer or its MLP.
+
+    The mixer is attention or what stands for it. Beside each block stand the criteria's scores, and below how their
+    ranks agree with the damage. The criteria look at the calibration's windows, the quality is that on as many others
+    of the same text.
+    """
+    from shortgpt.ablation import ablate as run
+    from shortgpt.loading import load
+    from shortgpt.scores import DEFAULT_CRITERION
+
+    common.check(wishes)
+    opened = load(
+        model,
+        device=device,
+        dtype=dtype,
+        tokenizer=calibration.pop("tokenizer"),
+        trust_remote_code=trust_remote_code,
+        architecture=architecture,
+    )
+    source = calibration.pop("calibration")
+    with common.progress_bars(wishes.quiet) as progress:
+        found = run(
+            opened,
+            source,
+            criteria=criteria or (DEFAULT_CRITERION,),
+            evaluator=evaluator,
+            progress=progress,
+            **calibration,
+        )
+    common.emit(found, found, wishes)
