@@ -10,6 +10,7 @@ Blocks are left out by skipping; nothing is rebuilt. What is left out in turn sh
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from shortgpt import plugins
 from shortgpt.blocks import Cut
-from shortgpt.errors import CalibrationError, PluginError
+from shortgpt.errors import CalibrationError, HiddenStateError, PluginError
 from shortgpt.values import Value
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from shortgpt.scores import Progress
 
 DEFAULT_EVALUATOR = "perplexity"
-NUMBERS_AT_A_TIME = 1 << 24  # logits taken to float32 together
+NUMBERS_AT_A_TIME = {"cpu": 1 << 21}
+"""Logits taken to float32 together: as many as caches hold, and on an accelerator what keeps it busy."""
 
 
 class Evaluator(ABC):
@@ -95,6 +97,7 @@ def evaluate(model: BlockSequence, data: Calibration, evaluator: Evaluator, remo
 
     Raises:
         CalibrationError: no sequence has two tokens.
+        HiddenStateError: the evaluator gave NaN or infinity.
     """
     gone = tuple(removed)
     sums: list[float] = []
@@ -104,7 +107,7 @@ def evaluate(model: BlockSequence, data: Calibration, evaluator: Evaluator, remo
             found, predictions = batch_sums(model.logits(batch), batch, evaluator)
         sums += found.tolist()
         counts += predictions
-    return _checked(model, sums, counts)
+    return _checked(model, sums, counts, _without(gone))
 
 
 def evaluate_cuts(
@@ -119,6 +122,9 @@ def evaluate_cuts(
 
     Args:
         progress: called with "cuts" after each one of each batch.
+
+    Raises:
+        CalibrationError, HiddenStateError: as `evaluate`.
     """
     gone = tuple(removed)
     sums: list[list[float]] = [[] for _ in cuts]
@@ -133,7 +139,10 @@ def evaluate_cuts(
             if progress is not None:
                 progress("cuts", done, total)
         counts += predictions
-    return [_checked(model, column, counts) for column in sums]
+    return [
+        _checked(model, column, counts, _without((*gone, cut.block), cut.part))
+        for cut, column in zip(cuts, sums, strict=True)
+    ]
 
 
 def batch_sums(logits: Tensor, batch: TokenBatch, evaluator: Evaluator) -> tuple[Tensor, list[int]]:
@@ -141,27 +150,43 @@ def batch_sums(logits: Tensor, batch: TokenBatch, evaluator: Evaluator) -> tuple
 
     Args:
         logits: [batch, tokens, vocabulary].
+        batch: real tokens first in every row, as `shortgpt.calibrate` gives it.
+
+    Raises:
+        PluginError: the evaluator fails, or gives no value for each prediction.
     """
     import torch
 
     ids = batch["input_ids"].to(logits.device)
     mask = batch.get("attention_mask")
-    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(logits.device).bool()
-    here = real[:, 1:] & real[:, :-1]
+    lengths = [ids.shape[1]] * len(ids) if mask is None else mask.bool().sum(1).tolist()
+    predictions = [max(0, length - 1) for length in lengths]
+    size = max(1, NUMBERS_AT_A_TIME.get(logits.device.type, 1 << 26) // logits.shape[-1])
     home = "cpu" if logits.device.type == "mps" else logits.device  # which has no float64
-    sums = []
-    for row in range(len(ids)):
-        rows, targets = logits[row, :-1][here[row]], ids[row, 1:][here[row]]
-        size = max(1, NUMBERS_AT_A_TIME // logits.shape[-1])
-        values = [
-            evaluator.values(part.float(), wanted)
-            for part, wanted in zip(rows.split(size), targets.split(size), strict=True)
-        ]
-        sums.append(torch.cat(values).to(home, torch.float64).sum())
-    return torch.stack(sums).cpu(), here.sum(1).tolist()
+    entry = plugins.Extension(type(evaluator).__name__, "", plugin=type(evaluator).__module__)
+    sums = torch.zeros(len(ids), dtype=torch.float64, device=home)
+    for row, count in enumerate(predictions):
+        for at in range(0, count, size):
+            here, wanted = logits[row, at : min(at + size, count)], ids[row, at + 1 : min(at + size, count) + 1]
+            with plugins.running("evaluator", entry):
+                values = evaluator.values(here.float(), wanted)
+                if values.shape != wanted.shape:
+                    raise ValueError(f"it gave values of shape {tuple(values.shape)} for {len(wanted)} predictions")
+            sums[row] += values.to(home, torch.float64).sum()
+    return sums.cpu(), predictions
 
 
-def _checked(model: BlockSequence, sums: Sequence[float], counts: Sequence[int]) -> Quality:
+def _checked(model: BlockSequence, sums: Sequence[float], counts: Sequence[int], without: str) -> Quality:
     if not sum(counts):
         raise CalibrationError("no sequence has two tokens, so there is nothing to predict; give longer texts")
+    if not all(map(math.isfinite, sums)):
+        raise HiddenStateError(
+            f"{model.name}{without}: the evaluator gave NaN or infinity; load the model in a wider dtype "
+            "(--dtype bfloat16 or float32), or check its weights"
+        )
     return Quality(tuple(sums), tuple(counts))
+
+
+def _without(blocks: Sequence[int], part: str | None = None) -> str:
+    of = "" if part is None else f" ({part} of the last)"
+    return f" without block {', '.join(map(str, blocks))}{of}" if blocks else ""
