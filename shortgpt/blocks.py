@@ -162,6 +162,14 @@ class BlockSequence(ABC):
         """
         raise ModelError(f"{self.name}: {self.refuse_readouts()}")
 
+    def refuse_removal(self, blocks: Iterable[int]) -> str | None:
+        """Why these blocks cannot be removed together, None where they can; what `without` would raise."""
+        try:
+            kept_blocks(len(self), blocks, self.pinned)
+        except SelectionError as error:
+            return str(error)
+        return None
+
     @abstractmethod
     def without(self, blocks: Iterable[int]) -> BlockSequence:
         """A shorter model that shares its tensors with this one; this one is untouched.

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from shortgpt.blocks import BlockSequence, Cut, Tap, TokenBatch
-from shortgpt.errors import AdapterError, ModelError
+from shortgpt.errors import AdapterError, ModelError, SelectionError
 from shortgpt.families import Config, Family, Source
 from shortgpt.parts import Parts, find_parts, silent
 from shortgpt.replay import Enough, Replay, can_read_out, can_replay
@@ -230,6 +230,13 @@ class TorchBlockSequence(BlockSequence):
         replay = Replay(self, self._placed(batch))
         for boundary in range(len(self) + 1):
             yield replay.readout(boundary)
+
+    def refuse_removal(self, blocks: Iterable[int]) -> str | None:
+        try:
+            self.family.keep(self.config, blocks)
+        except SelectionError as error:
+            return str(error)
+        return None
 
     def without(self, blocks: Iterable[int]) -> BlockSequence:
         family = self.family
