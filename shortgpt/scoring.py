@@ -120,7 +120,7 @@ class _Asked:
     criterion: AnyCriterion
 
     def refuse(self, model: BlockSequence) -> str | None:
-        if model.streamed and not isinstance(self.criterion, Criterion):
+        if model.streamed and self.criterion.runs_model:
             return "it runs the model itself, whose blocks are still in their files (stream)"
         with plugins.running("criterion", self.entry):
             return self.criterion.refuse(model)
