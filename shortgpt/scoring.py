@@ -91,6 +91,8 @@ def score(
         else:
             sums = torch.cat([batch.sums[one.name] for batch in found])
             tables[one.name] = sums, [count for batch in found for count in batch.counts[one.name]]
+        if not sum(tables[one.name][1]):
+            raise CalibrationError(f"criterion {one.name!r}: no sequence has two tokens; give longer texts")
     return Scores(
         model=model.name,
         architecture=model.architecture,

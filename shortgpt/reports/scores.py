@@ -13,7 +13,7 @@ from shortgpt.blocks import format_blocks
 from shortgpt.reports.cells import BAR, bar, count, number, short_name
 from shortgpt.scores import Scores
 
-BESIDE, TOGETHER = 4, 7
+BESIDE, TOGETHER = 3, 6
 """As many criteria fit into 80 columns: beside the rest of a block's row, and in a table of their own."""
 
 
