@@ -233,7 +233,7 @@ class TorchBlockSequence(BlockSequence):
 
     def refuse_removal(self, blocks: Iterable[int]) -> str | None:
         try:
-            self.family.keep(self.config, blocks)
+            self.family.rewrite_config(self.config, self.family.keep(self.config, blocks))
         except SelectionError as error:
             return str(error)
         return None

@@ -74,11 +74,11 @@ class Norm(Criterion):
 
 @hookimpl
 def shortgpt_criteria():
-    return [Extension("norm", __name__ + ":Norm")]
+    return [Extension("longest", __name__ + ":Norm")]
 """,
     )
     stream = torch.randn(3, 10, 4)
-    scores = shortgpt.score(Playback(stream), [{"input_ids": torch.arange(10)[None]}], criteria=["norm"])
+    scores = shortgpt.score(Playback(stream), [{"input_ids": torch.arange(10)[None]}], criteria=["longest"])
     assert scores.values == pytest.approx(stream[1:].double().norm(dim=-1).mean(1).tolist())
 
 

@@ -18,10 +18,7 @@ LEAST, MOST = 1e-3, 1.0
 def number(value: float) -> str:
     if math.isnan(value):
         return "-"
-    size = abs(value)
-    if size >= 1e5 or 0 < size < 5e-4:
-        return f"{value:.1e}"
-    return f"{value:.4f}" if size < 10 else f"{value:.5g}"
+    return f"{value:.4f}" if value == 0 or value >= 5e-4 else f"{value:.1e}"
 
 
 def count(value: int) -> str:
@@ -31,15 +28,12 @@ def count(value: int) -> str:
     return str(value)
 
 
-SHORT_NAMES = {"block-influence": "BI", "perplexity": "log-perplexity"}
-
-
 def short_name(criterion: str) -> str:
-    return SHORT_NAMES.get(criterion, criterion)
+    return "BI" if criterion == "block-influence" else criterion
 
 
 def bar(value: float, largest: float, marked: bool) -> Text:
-    eighths = max(0, round(8 * BAR * value / largest)) if largest > 0 else 0
+    eighths = round(8 * BAR * value / largest) if largest > 0 else 0
     full, rest = divmod(eighths, 8)
     return Text("█" * full + " ▏▎▍▌▋▊▉"[rest].strip(), style="red" if marked else "blue")
 
