@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 
 
 class AnyCriterion(ABC):  # noqa: B024 - its methods have a default
-    """What the three kinds share."""
+    """What the three kinds share.
+
+    Attributes:
+        runs_model: whether it runs the model itself, beside the pass that all share; such a one cannot be had of a
+            model whose weights are still in their files.
+    """
+
+    runs_model: ClassVar[bool] = False
 
     def refuse(self, model: BlockSequence) -> str | None:
         """Why this model cannot be measured so, None where it can."""
@@ -57,6 +64,8 @@ class Criterion(AnyCriterion):
 class BatchCriterion(AnyCriterion):
     """How much a block matters on a batch, by what the model does with it."""
 
+    runs_model = True
+
     @abstractmethod
     def measure(self, model: BlockSequence, batch: TokenBatch) -> tuple[Tensor, Sequence[int]]:
         """Run the model.
@@ -71,7 +80,12 @@ class BatchCriterion(AnyCriterion):
 
 
 class OrderCriterion(AnyCriterion):
-    """In which order the blocks go. Such a score is a place in that order; it has no uncertainty."""
+    """In which order the blocks go. Such a score is a place in that order; it has no uncertainty.
+
+    One that looks at nothing but the model's blocks says `runs_model = False`.
+    """
+
+    runs_model = True
 
     @abstractmethod
     def order(self, model: BlockSequence, data: Calibration, progress: Progress) -> Sequence[int]:

@@ -91,6 +91,8 @@ def score(
         else:
             sums = torch.cat([batch.sums[one.name] for batch in found])
             tables[one.name] = sums, [count for batch in found for count in batch.counts[one.name]]
+        if not sum(tables[one.name][1]):
+            raise CalibrationError(f"criterion {one.name!r}: no sequence has two tokens; give longer texts")
     return Scores(
         model=model.name,
         architecture=model.architecture,
@@ -120,7 +122,7 @@ class _Asked:
     criterion: AnyCriterion
 
     def refuse(self, model: BlockSequence) -> str | None:
-        if model.streamed and not isinstance(self.criterion, Criterion):
+        if model.streamed and self.criterion.runs_model:
             return "it runs the model itself, whose blocks are still in their files (stream)"
         with plugins.running("criterion", self.entry):
             return self.criterion.refuse(model)

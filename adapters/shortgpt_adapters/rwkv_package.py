@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shortgpt.blocks import BlockSequence, Tap, TokenBatch
+from shortgpt.blocks import BlockSequence, Cut, Tap, TokenBatch
 from shortgpt.errors import CheckpointError, ModelError, ShortGPTError
 from shortgpt.families import Config, Family, OpenOptions, Source
 from shortgpt.removal import rename_blocks
@@ -93,7 +93,29 @@ class RwkvPackageBlocks(BlockSequence):
         real = _real(batch)
         with torch.no_grad():
             *_, rows = self._boundaries(batch, real)
-            return _batched([self.steps.head(hidden).to(self.device) for hidden, _ in rows], real)
+            return self._read(rows, real)
+
+    def ablated(self, batch: TokenBatch, cuts: Iterable[Cut], removed: Iterable[int] = ()) -> Iterator[Tensor]:
+        real, gone = _real(batch), tuple(removed)
+        with torch.no_grad(), self.skipping(gone):
+            before = list(self._boundaries(batch, real))
+        for cut in cuts:
+            with torch.no_grad(), self.skipping(gone), self.cutting(cut):
+                *_, rows = self._onwards(cut.block, before[cut.block])
+                logits = self._read(rows, real)
+            yield logits
+
+    def refuse_readouts(self) -> str | None:
+        return None
+
+    def readouts(self, batch: TokenBatch) -> Iterator[Tensor]:
+        real = _real(batch)
+        with torch.no_grad():
+            boundaries = list(self._boundaries(batch, real))
+        for rows in boundaries:
+            with torch.no_grad():
+                logits = self._read(rows, real)
+            yield logits
 
     @contextmanager
     def skipping(self, blocks: Iterable[int]) -> Iterator[None]:
@@ -144,12 +166,22 @@ class RwkvPackageBlocks(BlockSequence):
 
     def _boundaries(self, batch: TokenBatch, real: Tensor) -> Iterator[list[Row]]:
         """The rows of the batch at the boundaries 0..L, one boundary held at a time."""
-        ids, skipped = batch["input_ids"], self.skipped
-        rows = [self.steps.embed(row[mask]) for row, mask in zip(ids, real.to(ids.device), strict=True)]
+        ids = batch["input_ids"]
+        return self._onwards(
+            0, [self.steps.embed(row[mask]) for row, mask in zip(ids, real.to(ids.device), strict=True)]
+        )
+
+    def _onwards(self, boundary: int, rows: list[Row]) -> Iterator[list[Row]]:
+        """The rows at a boundary, and at all that come after it."""
+        skipped = self.skipped
         yield rows
-        for index in range(len(self)):
+        for index in range(boundary, len(self)):
             rows = [self.steps.block(index, row, skipped=index in skipped) for row in rows]
             yield rows
+
+    def _read(self, rows: Sequence[Row], real: Tensor) -> Tensor:
+        """What final norm and head make of the rows at a boundary, [batch, tokens, vocabulary]."""
+        return _batched([self.steps.head(hidden).to(self.device) for hidden, _ in rows], real)
 
 
 class RwkvPackage(Family):

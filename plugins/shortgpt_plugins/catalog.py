@@ -10,8 +10,31 @@ HERE = "shortgpt_plugins"
 def shortgpt_criteria() -> tuple[Extension, ...]:
     return (
         Extension("block-influence", "shortgpt.influence:BlockInfluence", "1 - cos(x_i, x_i+1), Eq. 1 of ShortGPT"),
-        Extension("angular-distance", f"{HERE}.criteria:AngularDistance", "arccos(cos(x_i, x_i+1)) / pi"),
+        Extension("angular-distance", f"{HERE}.criteria:AngularDistance", "arccos(cos(x_i, x_i+1)) / pi, all tokens"),
+        Extension("angular-distance-last", f"{HERE}.criteria:AngularDistanceLast", "the same at the last token only"),
         Extension("relative-magnitude", f"{HERE}.criteria:RelativeMagnitude", "norm of the update over that of x_i+1"),
+        Extension("norm", f"{HERE}.criteria:Norm", "minus the norm of x_i+1: the longest stream goes first"),
+        Extension("euclidean-distance", f"{HERE}.criteria:EuclideanDistance", "norm of the update"),
+        Extension(
+            "relative-euclidean-distance",
+            f"{HERE}.criteria:RelativeEuclideanDistance",
+            "norm of the update over that of x_i",
+        ),
+        Extension(
+            "kl-divergence",
+            f"{HERE}.ablating:KlDivergence",
+            "KL(p_i+1 || p_i) of the next token, read through final norm and head",
+        ),
+        Extension("perplexity", f"{HERE}.ablating:RemovalPerplexity", "log-perplexity of the model without the block"),
+        Extension("greedy", f"{HERE}.ablating:Greedy", "least perplexity, re-scored after each removal (SLEB)"),
+        Extension(
+            "iterative-block-influence",
+            f"{HERE}.ablating:IterativeBlockInfluence",
+            "Block Influence, re-scored after each removal",
+        ),
+        Extension("sequential", f"{HERE}.orders:Sequential", "by place, the first block first"),
+        Extension("reverse-order", f"{HERE}.orders:ReverseOrder", "by place, the last block first"),
+        Extension("random", f"{HERE}.orders:Random", "a random order by the seed, the control"),
     )
 
 

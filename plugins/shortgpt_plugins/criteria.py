@@ -1,4 +1,8 @@
-"""Criteria beside Block Influence, for comparison with it."""
+"""Criteria that look at the stream before and after a block, token by token, all of them in one pass.
+
+Written with x_i for the stream before block i, x_{i+1} for the stream behind it, and f(x_i) = x_{i+1} − x_i for what
+the block adds. Lower means: remove first. Block Influence itself is `shortgpt.influence`.
+"""
 
 import math
 
@@ -6,22 +10,62 @@ import torch
 from torch import Tensor
 
 from shortgpt.criteria import Criterion
-from shortgpt.influence import cosine_distance
+from shortgpt.influence import cosine_distance, norm
 
 
 class AngularDistance(Criterion):
-    """The angle between x_i and x_{i+1} as a share of a half turn: Gromov et al. 2024 (arXiv:2403.17887), Eq. 5.
+    """`arccos(cos(x_i, x_{i+1})) / π`, the angle as a share of a half turn, over all tokens.
 
-    Taken from the chord, `2 arcsin(√(d/2))` for the cosine distance d, which keeps small angles' digits.
+    Gromov et al. 2024 (arXiv:2403.17887), Eq. 7, who take the last token only: see `AngularDistanceLast`. It is taken
+    from the chord, `2 arcsin(√(d/2))` for the cosine distance d, which keeps small angles' digits.
     """
 
     def values(self, before: Tensor, after: Tensor) -> Tensor:
         return 2 / math.pi * torch.asin((cosine_distance(before, after) / 2).clamp(max=1).sqrt())
 
 
+class AngularDistanceLast(AngularDistance):
+    """The same at the last token of each sequence, the only one that sees all others: Gromov et al. 2024
+    (arXiv:2403.17887), Eq. 7."""
+
+    tokens = "last"
+
+
 class RelativeMagnitude(Criterion):
-    """`‖x_{i+1} − x_i‖ / ‖x_{i+1}‖`, the share of the stream that a block wrote: Samragh et al. 2023
-    (arXiv:2309.11119), which ShortGPT compares itself with."""
+    """`‖f(x_i)‖ / ‖x_i + f(x_i)‖`, the share of the stream that the block wrote.
+
+    Samragh et al. 2023 (arXiv:2312.09299), and "Relative Magnitude" in section 4.3 of ShortGPT (arXiv:2403.03853).
+    """
 
     def values(self, before: Tensor, after: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(after - before, dim=-1) / torch.linalg.vector_norm(after, dim=-1)
+        return norm(after - before) / norm(after)
+
+
+class Norm(Criterion):
+    """`−‖x_{i+1}‖`: the blocks that leave the longest stream behind go first.
+
+    "Norm" in section 4.3 of ShortGPT (arXiv:2403.03853), which says that it gives the same order as its reverse-order,
+    shallow blocks being the important ones: the stream of a pre-norm model grows with depth, and what a block adds
+    weighs less the longer the stream is. Hence the sign, since lower means to remove first.
+    """
+
+    def values(self, before: Tensor, after: Tensor) -> Tensor:
+        return -norm(after)
+
+
+class EuclideanDistance(Criterion):
+    """`‖x_{i+1} − x_i‖`, the length of what the block adds."""
+
+    def values(self, before: Tensor, after: Tensor) -> Tensor:
+        return norm(after - before)
+
+
+class RelativeEuclideanDistance(Criterion):
+    """`‖x_{i+1} − x_i‖ / ‖x_i‖`, what the block adds for the stream that it was given; relative L2 distance.
+
+    It differs from `RelativeMagnitude`, which has the stream behind the block below the bar and is bounded where the
+    block outgrows its input.
+    """
+
+    def values(self, before: Tensor, after: Tensor) -> Tensor:
+        return norm(after - before) / norm(before)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -156,6 +157,30 @@ def test_the_stream_is_the_one_computed_by_hand(attention: list[int], fused: boo
     assert len(mine) == len(theirs) == 6
     for boundary, expected in zip(mine, theirs, strict=True):
         assert largest_difference(boundary, expected) < 2e-6
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.usefixtures("library")
+def test_blocks_are_left_out_and_boundaries_read_out_as_by_hand(fused: bool) -> None:
+    model = native(fused_add_norm=fused)
+    blocks, batch = shortgpt.wrap(model), {"input_ids": ids_of(2, 12)}
+    scores = shortgpt.score(blocks, [batch], criteria=["perplexity", "kl-divergence"])
+    assert scores.refused == {}
+    for block, value in enumerate(scores.values):
+        with blocks.skipping((block,)):
+            logits = blocks.logits(batch).double()[:, :-1]
+        expected = F.cross_entropy(logits.flatten(0, 1), batch["input_ids"][:, 1:].flatten()).item()
+        assert value == pytest.approx(expected, rel=1e-6)
+    head = model.backbone.norm_f.weight.double(), model.lm_head.weight.double()
+
+    def prediction(x: Tensor) -> Tensor:
+        normed = x / (x.square().mean(-1, keepdim=True) + model.backbone.norm_f.eps).sqrt()
+        return (normed * head[0] @ head[1].T).log_softmax(-1)
+
+    with torch.no_grad():
+        read = [prediction(x) for x in by_hand(model, batch["input_ids"])]
+    divergences = [(q.exp() * (q - p)).sum(-1).mean().item() for p, q in pairwise(read)]
+    assert scores.of("kl-divergence").values == pytest.approx(divergences, rel=1e-4)
 
 
 @pytest.mark.parametrize("config", [{}, {"fused_add_norm": False}, {"residual_in_fp32": False}])

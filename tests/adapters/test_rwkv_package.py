@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import shortgpt
 from shortgpt import testing
-from shortgpt.blocks import BlockSequence
+from shortgpt.blocks import BlockSequence, Cut
 from shortgpt.errors import AdapterError, CheckpointError, ModelError, SelectionError
 
 pytest.importorskip("rwkv")
@@ -281,6 +281,47 @@ def test_a_skipped_block_is_one_whose_projections_are_zero(
     assert not torch.equal(blocks.logits({"input_ids": ids}), zeroed.logits({"input_ids": ids}))
     with pytest.raises(IndexError), blocks.skipping([DEPTH]):
         pass
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_comes_before_a_block_that_is_left_out_is_run_once_and_changes_no_bit(
+    version: str, files: dict[str, Path]
+) -> None:
+    blocks: Any = shortgpt.load(files[version], device="cpu")
+    batch = {"input_ids": tokens()}
+    step, run = blocks.steps.block, []
+
+    def counted(index: int, row: Any, *, skipped: bool) -> Any:
+        run.append(index)
+        return step(index, row, skipped=skipped)
+
+    for removed in ((), (4, 2)):
+        cuts = [block for block in range(DEPTH) if block not in removed]
+        expected = []
+        for cut in cuts:
+            with blocks.skipping((*removed, cut)):
+                expected.append(blocks.logits(batch))
+        run.clear()
+        blocks.steps.block = counted
+        found = list(blocks.ablated(batch, [Cut(cut) for cut in cuts], removed))
+        blocks.steps.block = step
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
+        assert len(run) == 2 * (DEPTH + sum(DEPTH - cut for cut in cuts))  # two sequences
+    assert blocks.skipped == frozenset()
+    with pytest.raises(ModelError):
+        list(blocks.ablated(batch, [Cut(0, "mlp")]))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_boundaries_are_read_out_through_the_final_norm_and_the_head(version: str, files: dict[str, Path]) -> None:
+    blocks = shortgpt.load(files[version], device="cpu")
+    raw, ids = tensors_of(version), tokens(rows=1)
+    w = {name: tensor.double() for name, tensor in raw.items()}
+    seen, _ = by_formula(raw, version, ids[0])
+    assert blocks.refuse_readouts() is None
+    for found, boundary in zip(blocks.readouts({"input_ids": ids}), seen, strict=True):
+        expected = _norm(w, "ln_out", boundary) @ w["head.weight"].T
+        assert ((found[0] - expected).abs().max() / expected.abs().max()).item() < 5e-5
 
 
 @pytest.mark.parametrize("version", ["5.2", "7"])
