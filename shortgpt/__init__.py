@@ -27,6 +27,8 @@ _HOMES = {
     "Plan": "plan",
     "Scores": "scores",
     "Source": "families",
+    "Step": "criteria",
+    "StepCriterion": "criteria",
     "Tap": "blocks",
     "TokenBatch": "blocks",
     "TorchBlockSequence": "modules",
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
     from shortgpt.criteria import BatchCriterion as BatchCriterion
     from shortgpt.criteria import Criterion as Criterion
     from shortgpt.criteria import OrderCriterion as OrderCriterion
+    from shortgpt.criteria import Step as Step
+    from shortgpt.criteria import StepCriterion as StepCriterion
     from shortgpt.evaluation import Evaluator as Evaluator
     from shortgpt.families import Family as Family
     from shortgpt.families import Source as Source
