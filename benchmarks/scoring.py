@@ -1,93 +1,232 @@
 """What scoring costs beside the model's own passes, and beside the way of the paper's own code.
 
-    python benchmarks/scoring.py [--batch 4 --tokens 2048] [--dtype bfloat16] [--device cuda]
+    python benchmarks/scoring.py [--shape 4x2048] [--dtype bfloat16] [--device cuda] [--part ways]... [--clock cpu]
 
 On a random Llama (by default 70 million parameters: 12 blocks of width 512, a vocabulary of 32,000), in one process,
-the ways taken in turn, one warm-up round and then as many as --rounds says:
+what is compared is taken in turn, one warm-up round and then as many as --rounds says. A number is the median over
+rounds of the ratio of two times of the same round, with its quartiles. The parts:
 
-    trunk       model.model(...) without a cache: the floor, all that scoring needs of the model
-    score       shortgpt.score on the same batch: trunk, tap and float64 sums
-    forward     the model's own forward pass, with the head
-    official    the paper's code: a forward pass that keeps all hidden states, for each block an N x N product of the
-                whole batch's tokens in the model's dtype, of which the diagonal is read
-    cosine      the same with `cosine_similarity` in float32 in place of the N x N product
+ways        trunk       model.model(...) without a cache: the floor, all that scoring needs of the model
+            score       shortgpt.score on the same batch: trunk, tap and float64 sums
+            forward     the model's own forward pass, with the head
+            official    the paper's code: a forward pass that keeps all hidden states, for each block an N x N product
+                        of the whole batch's tokens in the model's dtype, of which the diagonal is read
+            cosine      the same with `cosine_similarity` in float32 in place of the N x N product
+            Memory is what a way takes at its peak beyond what was there before, less what the trunk takes, in
+            boundaries: the residual stream of the whole batch, once. On the CPU each way is measured in a process of
+            its own, in which freed memory goes back at once.
+tap         what scoring does beside the trunk, measured inside of one pass: the time within the tap over the time
+            outside of it. This varies far less than the ratio of two passes.
+criteria    all installed criteria that look at the stream, over the first of them alone
+spans       Block Influence between all pairs of boundaries, over Block Influence of the blocks
+budgets     scoring by tokens a batch, over that of the default; the speed is the inverse
 
-A time is the median over rounds of the ratio to the trunk's in the same round; `score over it` is score's, to that way.
-Memory is what a way takes at its peak beyond what was there before, less what the trunk takes, in boundaries: the
-residual stream of the whole batch, once. On the CPU each way is measured in a process of its own, in which freed memory
-goes back at once.
-
-    python benchmarks/scoring.py --budgets     speed of shortgpt.score by tokens a batch, over that of the default
+On a busy machine --clock cpu counts the processor's time in place of the wall's; take OMP_NUM_THREADS=1 with it.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import shortgpt
+from shortgpt import plugins, tally
 from shortgpt.calibration import TOKENS_PER_BATCH
 
+DTYPES = ("float32", "bfloat16")
+SHAPES = ("8x512", "4x2048")
+PARTS = ("ways", "tap", "criteria", "spans")
 BUDGETS = (512, 1024, 2048, 4096, 8192, 16384)
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 Ways = dict[str, Callable[[], object]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured on."""
+
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype: str = "float32"
+    shape: str = "8x512"
+    width: int = 512
+    blocks: int = 12
+    vocabulary: int = 32_000
+    rounds: int = 7
+    clock: str = "wall"
+
+    @property
+    def batch(self) -> int:
+        return int(self.shape.split("x")[0])
+
+    @property
+    def tokens(self) -> int:
+        return int(self.shape.split("x")[1])
+
+    def __str__(self) -> str:
+        return f"{self.device} {self.dtype}, {self.batch} x {self.tokens} tokens"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The time of one thing over that of another: the median over rounds, and the quartiles.
+
+    Attributes:
+        memory: what `what` takes beyond the trunk at its peak, in boundaries of the batch; None where not measured.
+    """
+
+    setting: str
+    what: str
+    over: str
+    ratio: float
+    low: float
+    high: float
+    memory: float | None = None
+
+    def __str__(self) -> str:
+        memory = "" if self.memory is None else f", {self.memory:+.1f} boundaries of memory"
+        return (
+            f"{self.setting}: {self.what} over {self.over} {self.ratio:.3f} ({self.low:.3f} to {self.high:.3f}){memory}"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    numbers = {"width": 512, "blocks": 12, "vocabulary": 32_000, "batch": 8, "tokens": 512, "rounds": 7}
-    for name, value in numbers.items():
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--budgets", action="store_true")
+    default = Setting()
+    for name in ("width", "blocks", "vocabulary", "rounds"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(default, name))
+    parser.add_argument("--device", default=default.device)
+    parser.add_argument("--clock", choices=CLOCKS, default=default.clock)
+    parser.add_argument("--dtype", action="append", choices=(*DTYPES, "float16"), help=f"default: {', '.join(DTYPES)}")
+    parser.add_argument("--shape", action="append", help=f"sequences x tokens; default: {', '.join(SHAPES)}")
+    parser.add_argument("--part", action="append", choices=(*PARTS, "budgets"), help=f"default: {', '.join(PARTS)}")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)  # in a process of its own
-    options = parser.parse_args()
-    model = llama(options)
-    if options.budgets:
-        return budgets(model, options)
-    made = ways(model, options)
-    if options.peak_of:
-        return print(peak_on_cpu(made[options.peak_of]))
-    parameters = sum(p.numel() for p in model.parameters())
-    print(
-        f"{options.device} {options.dtype}, {parameters / 1e6:.0f}M parameters, {options.blocks} blocks of width "
-        f"{options.width}, {options.batch} x {options.tokens} tokens, {options.rounds} rounds"
-    )
-    times = rounds(made, options.rounds, options.device)
-    boundary = options.batch * options.tokens * options.width * getattr(torch, options.dtype).itemsize
-    peaks = {name: peak(name, way, options.device) for name, way in made.items()}
-    for name in made:
-        over = [f"{ratio(times, a, b):5.2f}" for a, b in ((name, "trunk"), ("score", name))]
-        memory = (peaks[name] - peaks["trunk"]) / boundary
-        print(f"{name:>9}: {over[0]} x the trunk's time, score over it {over[1]}, {memory:+7.1f} boundaries of memory")
+    given = vars(parser.parse_args())
+    dtypes, shapes, parts = (given.pop(name) for name in ("dtype", "shape", "part"))
+    if (way := given.pop("peak_of")) is not None:
+        setting = Setting(**given, dtype=dtypes[0], shape=shapes[0])
+        return print(peak_on_cpu(ways(llama(setting), setting)[way]))
+    for row in measure(dtypes or DTYPES, shapes or SHAPES, parts or PARTS, **given):
+        print(row, flush=True)
 
 
-def llama(options: argparse.Namespace) -> LlamaForCausalLM:
+def measure(
+    dtypes: Sequence[str] = DTYPES, shapes: Sequence[str] = SHAPES, parts: Sequence[str] = PARTS, **options: Any
+) -> Iterator[Row]:
+    """Rows as they are measured; the options are those of `Setting`."""
+    measures = {"ways": of_ways, "tap": of_tap, "criteria": of_criteria, "spans": of_spans, "budgets": of_budgets}
+    for dtype in dtypes:
+        for shape in shapes:
+            setting = Setting(dtype=dtype, shape=shape, **options)
+            model = llama(setting)
+            for part in parts:
+                yield from measures[part](model, setting)
+
+
+def llama(setting: Setting) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
-        hidden_size=options.width,
-        intermediate_size=options.width * 8 // 3 // 16 * 16,
-        num_hidden_layers=options.blocks,
-        num_attention_heads=options.width // 64,
-        num_key_value_heads=options.width // 64,
-        vocab_size=options.vocabulary,
+        hidden_size=setting.width,
+        intermediate_size=setting.width * 8 // 3 // 16 * 16,
+        num_hidden_layers=setting.blocks,
+        num_attention_heads=setting.width // 64,
+        num_key_value_heads=setting.width // 64,
+        vocab_size=setting.vocabulary,
         max_position_embeddings=1 << 15,
     )
-    return LlamaForCausalLM(config).to(options.device, getattr(torch, options.dtype)).eval()
+    return LlamaForCausalLM(config).to(setting.device, getattr(torch, setting.dtype)).eval()
 
 
-def ways(model: LlamaForCausalLM, options: argparse.Namespace) -> Ways:
-    ids = torch.randint(0, options.vocabulary, (options.batch, options.tokens))
-    placed = ids.to(options.device)
+# -- the parts ------------------------------------------------------------------------------------------------
+
+
+def of_ways(model: LlamaForCausalLM, setting: Setting) -> Iterator[Row]:
+    made = ways(model, setting)
+    times = rounds(made, setting)
+    boundary = setting.batch * setting.tokens * setting.width * getattr(torch, setting.dtype).itemsize
+    peaks = {name: peak(name, way, setting) for name, way in made.items()}
+    for name in made:
+        if name != "trunk":
+            yield row(setting, times, name, "trunk", memory=(peaks[name] - peaks["trunk"]) / boundary)
+    for name in made:
+        if name not in ("trunk", "score"):
+            yield row(setting, times, "score", name)
+
+
+def of_tap(model: LlamaForCausalLM, setting: Setting) -> Iterator[Row]:
+    sequence = shortgpt.wrap(model)
+    data = [{"input_ids": ids_of(setting)}]
+    times: dict[str, list[float]] = {"tap": [], "trunk": []}
+    for _ in range(setting.rounds + 1):
+        with timed_tap(setting) as spent:
+            (total,) = rounds({"score": lambda: shortgpt.score(sequence, data)}, setting, warm=False)["score"]
+        times["tap"].append(spent())
+        times["trunk"].append(total - times["tap"][-1])
+    yield row(setting, {name: taken[1:] for name, taken in times.items()}, "tap", "trunk")
+
+
+def of_criteria(model: LlamaForCausalLM, setting: Setting) -> Iterator[Row]:
+    sequence = shortgpt.wrap(model)
+    data = [{"input_ids": ids_of(setting)}]
+    looking = [
+        entry.name
+        for entry in plugins.registry().criteria
+        if issubclass(plugins.load_target(entry.target), shortgpt.Criterion)
+    ]
+    one, every = f"{looking[0]} alone", f"{len(looking)} criteria"
+    made: Ways = {
+        one: lambda: shortgpt.score(sequence, data, criteria=looking[:1]),
+        every: lambda: shortgpt.score(sequence, data, criteria=looking),
+    }
+    yield row(setting, rounds(made, setting), every, one)
+
+
+def of_spans(model: LlamaForCausalLM, setting: Setting) -> Iterator[Row]:
+    sequence = shortgpt.wrap(model)
+    data = [{"input_ids": ids_of(setting)}]
+    made: Ways = {
+        "scores": lambda: shortgpt.score(sequence, data),
+        "scores with spans": lambda: shortgpt.score(sequence, data, spans=True),
+    }
+    yield row(setting, rounds(made, setting), "scores with spans", "scores")
+
+
+def of_budgets(model: LlamaForCausalLM, setting: Setting) -> Iterator[Row]:
+    sequence = shortgpt.wrap(model)
+    ids = torch.randint(0, setting.vocabulary, (max(BUDGETS) // setting.tokens, setting.tokens))
+    made: Ways = {}
+    for budget in BUDGETS:
+        batches = [{"input_ids": part} for part in ids.split(max(1, budget // setting.tokens))]
+        made[f"{budget} tokens a batch"] = functools.partial(shortgpt.score, sequence, batches)
+    times = rounds(made, setting)
+    for name in made:
+        yield row(setting, times, name, f"{TOKENS_PER_BATCH} tokens a batch")
+
+
+# -- what they share ------------------------------------------------------------------------------------------
+
+
+def ids_of(setting: Setting) -> torch.Tensor:
+    return torch.randint(
+        0, setting.vocabulary, (setting.batch, setting.tokens), generator=torch.Generator().manual_seed(0)
+    )
+
+
+def ways(model: LlamaForCausalLM, setting: Setting) -> Ways:
+    ids = ids_of(setting)
+    placed = ids.to(setting.device)
     sequence = shortgpt.wrap(model)
 
     @torch.inference_mode()
@@ -117,39 +256,70 @@ def ways(model: LlamaForCausalLM, options: argparse.Namespace) -> Ways:
     }
 
 
-def budgets(model: LlamaForCausalLM, options: argparse.Namespace) -> None:
-    sequence = shortgpt.wrap(model)
-    ids = torch.randint(0, options.vocabulary, (max(BUDGETS) // options.tokens, options.tokens))
-    made: Ways = {}
-    for budget in BUDGETS:
-        batches = [{"input_ids": part} for part in ids.split(max(1, budget // options.tokens))]
-        made[str(budget)] = lambda batches=batches: shortgpt.score(sequence, batches)
-    times = rounds(made, options.rounds, options.device)
-    for name in made:
-        print(f"{name:>6} tokens a batch: {ratio(times, str(TOKENS_PER_BATCH), name):.2f} x the default's speed")
-
-
-def rounds(made: Ways, count: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each way in each round, the first round left out."""
+def rounds(made: Ways, setting: Setting, *, warm: bool = True) -> dict[str, list[float]]:
+    """Seconds of each way in each round; before them comes one that is not counted."""
+    clock = CLOCKS[setting.clock]
     times: dict[str, list[float]] = {name: [] for name in made}
-    for _ in range(count + 1):
+    for _ in range(setting.rounds + 1 if warm else 1):
         for name, way in made.items():
-            begin = time.perf_counter()
+            begin = clock()
             way()
-            if device != "cpu":
+            if setting.device != "cpu":
                 torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - begin)
-    return {name: taken[1:] for name, taken in times.items()}
+            times[name].append(clock() - begin)
+    return {name: taken[1:] for name, taken in times.items()} if warm else times
 
 
-def ratio(times: dict[str, list[float]], one: str, other: str) -> float:
-    return statistics.median(a / b for a, b in zip(times[one], times[other], strict=True))
+def row(setting: Setting, times: dict[str, list[float]], what: str, over: str, memory: float | None = None) -> Row:
+    ratios = [a / b for a, b in zip(times[what], times[over], strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    return Row(str(setting), what, over, middle, low, high, memory)
 
 
-def peak(name: str, way: Callable[[], object], device: str) -> int:
+@contextmanager
+def timed_tap(setting: Setting) -> Iterator[Callable[[], float]]:
+    """Inside, the seconds that passes spend at their boundaries are counted; what it gives tells them afterwards."""
+    clock = CLOCKS[setting.clock]
+    spans: list[tuple[Any, Any]] = []
+
+    def now() -> Any:
+        if setting.device == "cpu":
+            return clock()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def timed(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def run(*arguments: Any) -> Any:
+            begin = now()
+            found = method(*arguments)
+            spans.append((begin, now()))
+            return found
+
+        return run
+
+    def spent() -> float:
+        if setting.device == "cpu":
+            return sum(end - begin for begin, end in spans)
+        return sum(begin.elapsed_time(end) for begin, end in spans) / 1000
+
+    methods = {name: getattr(tally.Tally, name) for name in ("tap", "result")}
+    for name, method in methods.items():
+        setattr(tally.Tally, name, timed(method))
+    try:
+        yield spent
+    finally:
+        for name, method in methods.items():
+            setattr(tally.Tally, name, method)
+
+
+def peak(name: str, way: Callable[[], object], setting: Setting) -> int:
     """Bytes that a way takes at its peak beyond what was taken before."""
-    if device == "cpu":
-        command = [sys.executable, *sys.argv, "--peak-of", name]
+    if setting.device == "cpu":
+        options = {name: getattr(setting, name) for name in ("dtype", "shape", "width", "blocks", "vocabulary")}
+        flags = [part for option, value in options.items() for part in (f"--{option}", str(value))]
+        command = [sys.executable, __file__, "--device", "cpu", *flags, "--peak-of", name]
         small = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
         return int(subprocess.run(command, env=small, capture_output=True, text=True, check=True).stdout)
     torch.cuda.reset_peak_memory_stats()

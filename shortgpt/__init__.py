@@ -31,6 +31,8 @@ _HOMES = {
     "Plan": "plan",
     "Scores": "scores",
     "Source": "families",
+    "Step": "criteria",
+    "StepCriterion": "criteria",
     "Tap": "blocks",
     "TokenBatch": "blocks",
     "TorchBlockSequence": "modules",
@@ -68,6 +70,8 @@ if TYPE_CHECKING:
     from shortgpt.criteria import BatchCriterion as BatchCriterion
     from shortgpt.criteria import Criterion as Criterion
     from shortgpt.criteria import OrderCriterion as OrderCriterion
+    from shortgpt.criteria import Step as Step
+    from shortgpt.criteria import StepCriterion as StepCriterion
     from shortgpt.curves import Curves as Curves
     from shortgpt.curves import curve as curve
     from shortgpt.effects import Effect as Effect

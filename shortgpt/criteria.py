@@ -3,10 +3,11 @@
 ::
 
     Criterion        looks at the stream before and after a block      any number of them in one pass of the model
+    StepCriterion    of these, one that norms and angles tell         next to no cost beside another, one kernel on CUDA
     BatchCriterion   runs the model itself on each batch               another head, another pass, blocks left out
     OrderCriterion   says in which order blocks go                     by place, at random, or one after another
 
-A class of one of the three is what a plugin names in `shortgpt_criteria`; `shortgpt.score` makes an instance for each
+A class of one of these is what a plugin names in `shortgpt_criteria`; `shortgpt.score` makes an instance for each
 pass.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,6 +60,35 @@ class Criterion(AnyCriterion):
         Returns:
             [tokens], of the same dtype.
         """
+
+
+class Step(NamedTuple):
+    """What a block does to the vectors x_i of the stream, each [tokens], float64 (see `Criterion.values`).
+
+    Attributes:
+        before: ‖x_i‖.
+        after: ‖x_{i+1}‖.
+        update: ‖x_{i+1} − x_i‖.
+        distance: 1 − cos(x_i, x_{i+1}), never negative.
+    """
+
+    before: Tensor
+    after: Tensor
+    update: Tensor
+    distance: Tensor
+
+
+class StepCriterion(Criterion):
+    """A criterion that norms and angles tell: they are measured once for all such criteria."""
+
+    @abstractmethod
+    def of_step(self, step: Step) -> Tensor:
+        """The value of each token, [tokens], of the same dtype."""
+
+    def values(self, before: Tensor, after: Tensor) -> Tensor:
+        from shortgpt.influence import step_between
+
+        return self.of_step(step_between(before, after))
 
 
 class BatchCriterion(AnyCriterion):

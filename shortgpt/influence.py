@@ -1,7 +1,7 @@
 """Block Influence on tensors: `BI_i = 1 − E cos(x_i, x_{i+1})`, Eq. 1 of ShortGPT (arXiv:2403.03853).
 
-For a redundant block 1 − cos is a difference of nearly equal numbers, so the
-products are summed in float64: at BI 1e-4, fp16 arithmetic has no correct digit left, float64 has eleven.
+For a redundant block 1 − cos is a difference of nearly equal numbers: at BI 1e-4, fp16 arithmetic has no correct digit
+left. So norms are taken in float64, and 1 − cos is made of three of them.
 """
 
 from __future__ import annotations
@@ -9,32 +9,46 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from shortgpt.criteria import Criterion
+from shortgpt.criteria import Step, StepCriterion
 
 
-class BlockInfluence(Criterion):
+class BlockInfluence(StepCriterion):
     """`1 − cos(x_i, x_{i+1})`, Eq. 1 of ShortGPT (arXiv:2403.03853)."""
 
-    def values(self, before: Tensor, after: Tensor) -> Tensor:
-        return cosine_distance(before, after)
+    def of_step(self, step: Step) -> Tensor:
+        return step.distance
+
+
+def step_between(x: Tensor, y: Tensor) -> Step:
+    """What leads from x to y, [tokens, width], float64 or float32."""
+    before, after, update = norm(x), norm(y), norm(y - x)
+    if x.dtype == torch.float64:
+        return Step(before, after, update, distance_of(before, after, update))
+    return Step(before, after, update, cosine_distance(x, y))
 
 
 def cosine_distance(x: Tensor, y: Tensor) -> Tensor:
     """`1 − x·y / (‖x‖ ‖y‖)` along the last axis, in the dtype of its arguments: float64 or float32.
 
-    In float64 the direct form has a relative error of 1e-11 at a distance of 1e-5. In float32 it would have none of
-    its digits right there, so the equal form `½ ‖x/‖x‖ − y/‖y‖‖²` is taken: for a single token good to 2e-6 at a
-    distance of 1e-3 or more and to 1e-5 at 1e-5; over many tokens to 1e-7.
+    In float64 it is made of norms (`distance_of`). In float32 that would have none of its digits right where a block
+    rescales the stream, so the equal form `½ ‖x/‖x‖ − y/‖y‖‖²` is taken: for a single token good to 2e-6 at a distance
+    of 1e-3 or more and to 1e-5 at 1e-5; over many tokens to 1e-7.
     """
     if x.dtype == torch.float64:
-        return distance_of(torch.linalg.vecdot(x, y), norm(x), norm(y))
+        return distance_of(norm(x), norm(y), norm(y - x))
     difference = torch.nn.functional.normalize(x, dim=-1) - torch.nn.functional.normalize(y, dim=-1)
     return 0.5 * torch.linalg.vecdot(difference, difference)
 
 
-def distance_of(product: Tensor, norm_x: Tensor, norm_y: Tensor) -> Tensor:
-    """`1 − x·y / (‖x‖ ‖y‖)` from its parts, float64. Rounding takes it no lower than 0."""
-    return (1 - product / (norm_x * norm_y)).clamp_min(0)
+def distance_of(before: Tensor, after: Tensor, update: Tensor) -> Tensor:
+    """`1 − cos(x, y)` from ‖x‖, ‖y‖ and ‖y − x‖ in float64: `(‖y − x‖² − (‖y‖ − ‖x‖)²) / (2 ‖x‖ ‖y‖)`.
+
+    Its error is some 1e-16 times the larger of `‖y‖/‖x‖` and its inverse, and less by as much as the update is small:
+    a block that hardly turns the stream keeps all digits, where `1 − x·y / (‖x‖ ‖y‖)` loses them. One that only
+    rescales the stream comes to 0, and rounding takes none below it.
+    """
+    growth = (after - before).abs()
+    return ((update - growth) * (update + growth) / (2 * before * after)).clamp_min(0)
 
 
 def norm(x: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -43,9 +57,9 @@ def norm(x: Tensor, *, out: Tensor | None = None) -> Tensor:
 
 
 def tokens_at_a_time(hidden: Tensor) -> int:
-    """How many tokens of [..., width] to take to float64 at a time: what stays in the caches of the processor's cores,
-    and on an accelerator what keeps it busy and is small beside the model."""
-    numbers = torch.get_num_threads() << 16 if hidden.device.type == "cpu" else 1 << 21
+    """How many tokens of [..., width] to take to float64 at a time: what stays in the caches of the processor's cores
+    (1 MiB each), and on an accelerator what keeps it busy and is small beside the model."""
+    numbers = torch.get_num_threads() << 17 if hidden.device.type == "cpu" else 1 << 21
     return max(1, numbers // hidden.shape[-1])
 
 

@@ -1,5 +1,7 @@
 """On a CUDA device: the same truths as on the CPU. Skipped where there is none."""
 
+from collections.abc import Iterable
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import shortgpt
+from shortgpt import tally
 from shortgpt.testing import boundaries
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -29,10 +32,10 @@ def model(dtype: torch.dtype) -> Any:
     return LlamaForCausalLM(config).to("cuda", dtype)
 
 
-def influence_by_hand(stream: list[Tensor]) -> list[float]:
+def influence_by_hand(stream: list[Tensor], pairs: Iterable[tuple[int, int]]) -> list[float]:
     wide = [hidden.double().cpu() for hidden in stream]
     values = []
-    for x, y in zip(wide, wide[1:], strict=False):  # noqa: RUF007
+    for x, y in ((wide[i], wide[j]) for i, j in pairs):
         cosine = (x * y).sum(-1) / (x.square().sum(-1) * y.square().sum(-1)).sqrt()
         values.append((1 - cosine).mean().item())
     return values
@@ -43,8 +46,48 @@ def test_scores_are_the_float64_sums_of_the_same_stream(dtype: torch.dtype) -> N
     sequence = shortgpt.wrap(model(dtype))
     stream = boundaries(sequence, {"input_ids": IDS})
     scores = shortgpt.score(sequence, [{"input_ids": IDS}])
-    assert scores.values == pytest.approx(influence_by_hand(stream), rel=1e-6)
+    assert scores.values == pytest.approx(influence_by_hand(stream, pairwise(range(7))), rel=1e-6)
     assert scores.dtype == str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_spans_are_the_float64_sums_of_the_same_stream(dtype: torch.dtype) -> None:
+    sequence = shortgpt.wrap(model(dtype))
+    stream = boundaries(sequence, {"input_ids": IDS})
+    spans = shortgpt.score(sequence, [{"input_ids": IDS}], spans=True).spans
+    assert spans is not None
+    assert spans.means == pytest.approx(influence_by_hand(stream, combinations(range(7), 2)), rel=1e-6)
+
+
+@pytest.mark.parametrize("width", [1, 64, 100, 2500, 8192])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_kernel_gives_the_float64_norms_of_the_tokens_that_count(dtype: torch.dtype, width: int) -> None:
+    held, update = torch.randn(2, 3, 70, width, generator=torch.Generator().manual_seed(0)).to("cuda", dtype)
+    hidden = (held + 0.1 * update).transpose(0, 1).contiguous().transpose(0, 1)  # of other strides than the first
+    hidden[0, 1] = float("nan")
+    chosen = torch.tensor([0, 2, 69, 70, 71, 150, 209], device="cuda")
+    norms, updates = torch.zeros(2, len(chosen), dtype=torch.float64, device="cuda")
+    kernel = tally._kernel_for(hidden)
+    assert kernel is not None
+    kernel(held, hidden, chosen, norms, updates)
+    x, y = (part.flatten(0, 1)[chosen].double() for part in (held, hidden))
+    assert norms.tolist() == pytest.approx(y.square().sum(-1).sqrt().tolist(), rel=1e-14)
+    assert updates.tolist() == pytest.approx((y - x).square().sum(-1).sqrt().tolist(), rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_scores_by_the_kernel_are_those_without_it(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    sequence = shortgpt.wrap(model(dtype))
+    mask = torch.ones_like(IDS)
+    mask[1:, 100:] = 0
+    given = [{"input_ids": IDS, "attention_mask": mask}]
+    criteria = ("block-influence", "relative-magnitude")
+    fused = shortgpt.score(sequence, given, criteria=criteria)
+    monkeypatch.setattr(tally, "_kernel_for", lambda hidden: None)
+    plain = shortgpt.score(sequence, given, criteria=criteria)
+    for criterion in criteria:
+        assert fused.of(criterion).values == pytest.approx(plain.of(criterion).values, rel=1e-9)
+    assert fused.update_norm == pytest.approx(plain.update_norm, rel=1e-9)
 
 
 def test_padding_holding_nan_is_not_looked_at() -> None:

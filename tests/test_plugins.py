@@ -191,7 +191,7 @@ def shortgpt_criteria():
     )
     batch = [{"input_ids": torch.arange(10)[None]}]
     with pytest.raises(
-        HiddenStateError, match=r"a criterion gave NaN or infinity around block 0 .*check the criterion"
+        HiddenStateError, match=r"the criterion 'odd' gave NaN or infinity around block 0 .*check the criterion"
     ):
         shortgpt.score(Playback(torch.randn(3, 10, 4)), batch, criteria=["odd"])
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,54 @@ import pytest
 import shortgpt
 from tests.support import Ran, ids_of, run_cli, tiny
 
+OURS = """
+import torch
+from shortgpt import BatchCriterion, Criterion, Cut, OrderCriterion, hookimpl
+from shortgpt.plugins import Extension
+
+class Batch(BatchCriterion):
+    def measure(self, model, batch):
+        found = [logits.double().square().sum((1, 2)) for logits in model.ablated(batch, map(Cut, range(len(model))))]
+        return torch.stack(found, 1), [batch["input_ids"].shape[1]] * len(batch["input_ids"])
+
+class Order(OrderCriterion):
+    def order(self, model, data, progress):
+        return range(len(model))[::-1]
+
+class Last(Criterion):
+    tokens = "last"
+    def values(self, before, after):
+        return (after - before).square().sum(-1)
+
+@hookimpl
+def shortgpt_criteria():
+    return [Extension(kind.__name__, f"{__name__}:{kind.__name__}") for kind in (Batch, Order, Last)]
+"""
+
+CRITERIA = ("block-influence", "Batch", "relative-magnitude", "Order", "Last")
+
 PROGRAM = """
-import json, sys
+import importlib.metadata, json, sys
+from importlib.metadata import EntryPoint, EntryPoints
 import torch
 import shortgpt
 from tests.support import Playback, ids_of, tiny
+from tests.test_processes import CRITERIA
 
 torch.set_num_threads(1)
 torch.distributed.init_process_group("gloo")
 rank = torch.distributed.get_rank()
 ids = ids_of(5, 40)
-scores = shortgpt.score(shortgpt.wrap(tiny("llama")), [{"input_ids": part} for part in ids.split(2)])
-found = {"scores": scores.to_json()}
+given = [{"input_ids": part} for part in ids.split(2)]
+found = {"scores": shortgpt.score(shortgpt.wrap(tiny("llama")), given).to_json()}
+
+installed = importlib.metadata.entry_points
+ours = EntryPoint("ours", "ours", "shortgpt")
+importlib.metadata.entry_points = lambda **chosen: EntryPoints([*installed(**chosen), ours])
+shortgpt.plugins.registry.cache_clear()
+for first, *others in (CRITERIA, CRITERIA[::-1]):
+    scores = shortgpt.score(shortgpt.wrap(tiny("llama")), given, criteria=(first, *others), spans=True)
+    found[first] = scores.to_json()
 
 stream = torch.randn(4, 8, 16, generator=torch.Generator().manual_seed(0))
 stream[2, 7] = float("nan")
@@ -58,6 +95,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("processes")
     (folder / "program.py").write_text(PROGRAM)
+    (folder / "ours.py").write_text(OURS)
     ran = torchrun(folder / "program.py", folder)
     assert ran.status == 0, ran.err
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
@@ -68,6 +106,19 @@ def test_two_processes_come_to_the_scores_of_one_bit_for_bit_and_both_have_them(
     alone = shortgpt.score(shortgpt.wrap(tiny("llama")), batches)
     for one in found:
         assert shortgpt.Scores.from_json(one["scores"]) == alone
+
+
+@pytest.mark.parametrize("criteria", [CRITERIA, CRITERIA[::-1]], ids=["of all tokens", "of the last token"])
+def test_so_do_spans_and_criteria_of_every_kind(
+    criteria: tuple[str, ...], found: list[dict[str, Any]], plug: Callable[[str, str], str]
+) -> None:
+    plug("ours", OURS)
+    batches = [{"input_ids": part} for part in ids_of(5, 40).split(2)]
+    alone = shortgpt.score(shortgpt.wrap(tiny("llama")), batches, criteria=criteria, spans=True)
+    assert alone.spans is not None
+    assert alone.criteria == criteria
+    for one in found:
+        assert shortgpt.Scores.from_json(one[criteria[0]]) == alone
 
 
 def test_a_process_without_a_batch_has_the_scores_too(found: list[dict[str, Any]]) -> None:

@@ -30,6 +30,7 @@ NAMES = {
     "Verification",
     *("BlockSequence", "Tap", "TokenBatch", "TorchBlockSequence"),
     *("Family", "TorchFamily", "Criterion", "BatchCriterion", "OrderCriterion", "BlockInfluence", "Evaluator", "Cut"),
+    *("Step", "StepCriterion"),
     *("Architecture", "Extension", "hookimpl"),
 }
 
@@ -41,8 +42,8 @@ FUNCTIONS = {
     "calibrate": "(source: Any, model: BlockSequence, *, sequences: int | None = None, tokens: int | None = None, "
     "seed: int = 0, field: str | None = None, batch_size: int | None = None) -> Calibration",
     "score": "(model: BlockSequence, calibration: Any = stdlib, *, criteria: Sequence[str] = (block-influence,), "
-    "sequences: int | None = None, tokens: int | None = None, seed: int = 0, field: str | None = None, "
-    "batch_size: int | None = None, progress: Progress | None = None) -> Scores",
+    "spans: bool = False, sequences: int | None = None, tokens: int | None = None, seed: int = 0, "
+    "field: str | None = None, batch_size: int | None = None, progress: Progress | None = None) -> Scores",
     "remove": "(model: BlockSequence, blocks: Plan | Iterable[int]) -> BlockSequence",
     "prune_checkpoint": "(source: str | Path | Source, output: str | Path, blocks: Plan | Iterable[int], *, "
     "verify: bool = True, device: str | None = None, dtype: str = auto, trust_remote_code: bool = False, "
@@ -95,6 +96,7 @@ TO_IMPLEMENT = {
         "write_model": "(self, blocks: Any, directory: Path) -> None",
     },
     "Criterion": {"values": "(self, before: Tensor, after: Tensor) -> Tensor"},
+    "StepCriterion": {"of_step": "(self, step: Step) -> Tensor"},
 }
 
 

@@ -9,19 +9,18 @@ import math
 import torch
 from torch import Tensor
 
-from shortgpt.criteria import Criterion
-from shortgpt.influence import cosine_distance, norm
+from shortgpt.criteria import Step, StepCriterion
 
 
-class AngularDistance(Criterion):
+class AngularDistance(StepCriterion):
     """`arccos(cos(x_i, x_{i+1})) / π`, the angle as a share of a half turn, over all tokens.
 
     Gromov et al. 2024 (arXiv:2403.17887), Eq. 7, who take the last token only: see `AngularDistanceLast`. It is taken
     from the chord, `2 arcsin(√(d/2))` for the cosine distance d, which keeps small angles' digits.
     """
 
-    def values(self, before: Tensor, after: Tensor) -> Tensor:
-        return 2 / math.pi * torch.asin((cosine_distance(before, after) / 2).clamp(max=1).sqrt())
+    def of_step(self, step: Step) -> Tensor:
+        return 2 / math.pi * torch.asin((step.distance / 2).clamp(max=1).sqrt())
 
 
 class AngularDistanceLast(AngularDistance):
@@ -31,17 +30,17 @@ class AngularDistanceLast(AngularDistance):
     tokens = "last"
 
 
-class RelativeMagnitude(Criterion):
+class RelativeMagnitude(StepCriterion):
     """`‖f(x_i)‖ / ‖x_i + f(x_i)‖`, the share of the stream that the block wrote.
 
     Samragh et al. 2023 (arXiv:2312.09299), and "Relative Magnitude" in section 4.3 of ShortGPT (arXiv:2403.03853).
     """
 
-    def values(self, before: Tensor, after: Tensor) -> Tensor:
-        return norm(after - before) / norm(after)
+    def of_step(self, step: Step) -> Tensor:
+        return step.update / step.after
 
 
-class Norm(Criterion):
+class Norm(StepCriterion):
     """`−‖x_{i+1}‖`: the blocks that leave the longest stream behind go first.
 
     "Norm" in section 4.3 of ShortGPT (arXiv:2403.03853), which says that it gives the same order as its reverse-order,
@@ -49,23 +48,23 @@ class Norm(Criterion):
     weighs less the longer the stream is. Hence the sign, since lower means to remove first.
     """
 
-    def values(self, before: Tensor, after: Tensor) -> Tensor:
-        return -norm(after)
+    def of_step(self, step: Step) -> Tensor:
+        return -step.after
 
 
-class EuclideanDistance(Criterion):
+class EuclideanDistance(StepCriterion):
     """`‖x_{i+1} − x_i‖`, the length of what the block adds."""
 
-    def values(self, before: Tensor, after: Tensor) -> Tensor:
-        return norm(after - before)
+    def of_step(self, step: Step) -> Tensor:
+        return step.update
 
 
-class RelativeEuclideanDistance(Criterion):
+class RelativeEuclideanDistance(StepCriterion):
     """`‖x_{i+1} − x_i‖ / ‖x_i‖`, what the block adds for the stream that it was given; relative L2 distance.
 
     It differs from `RelativeMagnitude`, which has the stream behind the block below the bar and is bounded where the
     block outgrows its input.
     """
 
-    def values(self, before: Tensor, after: Tensor) -> Tensor:
-        return norm(after - before) / norm(before)
+    def of_step(self, step: Step) -> Tensor:
+        return step.update / step.before

@@ -1,0 +1,305 @@
+"""The sums that a pass takes at the boundaries of one batch.
+
+::
+
+    boundary i     ─┐                        ┌─ the criteria that norms tell ─┐
+                    ├─▶ norms, a token each ─┤                                ├─▶ float64 sums [sequence, block]
+    boundary i + 1 ─┤                        └─ what was not finite, or zero ─┤
+                    └─▶ float64 chunks ─────── any other criterion ───────────┘
+
+One boundary is held at a time, with the norms of its tokens, which serve the block before it and the block after it; in
+float64 there is never more of the stream than a chunk. On CUDA the norms come out of one kernel, without a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from shortgpt.asked import refuse_broken
+from shortgpt.criteria import Criterion, Step, StepCriterion
+from shortgpt.errors import AdapterError, HiddenStateError
+from shortgpt.pairs import Pairs, version
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from shortgpt.asked import Asked
+    from shortgpt.blocks import BlockSequence, TokenBatch
+    from shortgpt.scores import Progress
+
+BLOCKS = 4
+"""For how many blocks what is known of each token is kept before it is summed: of 4, it is small beside a boundary, and
+an accelerator is given a few large sums in place of many small ones."""
+
+
+@dataclass(frozen=True)
+class BatchSums:
+    """What one batch came to. The tensors are on the device that computed them until `landed`.
+
+    Attributes:
+        number: its place among the batches.
+        sums, counts: for each criterion, as `Scores` has them, [sequences, blocks] and [sequences].
+        norms: sums of the stream's and the updates' norms, [sequences, blocks, 2].
+        broken: how many tokens of the stream are not finite, and how many are zero, [sequences, blocks, 2].
+        lengths: the tokens of each sequence.
+        dtype: of the stream.
+        spans: the sums between all pairs of boundaries, [sequences, pairs].
+    """
+
+    number: int
+    sums: dict[str, Tensor]
+    counts: dict[str, list[int]]
+    norms: Tensor
+    broken: Tensor
+    lengths: list[int]
+    dtype: str
+    spans: Tensor | None = None
+
+    def landed(self, model: BlockSequence) -> BatchSums:
+        """The same on the host, checked.
+
+        Raises:
+            HiddenStateError: the stream, or what a criterion made of it, is not finite, or the stream is zero.
+        """
+        _refuse_broken_stream(model, self.number, self.broken.cpu())
+        sums = {name: one.cpu() for name, one in self.sums.items()}
+        for name, one in sums.items():
+            refuse_broken(model, name, self.number, one)
+        spans = None if self.spans is None else self.spans.cpu()
+        return replace(self, sums=sums, norms=self.norms.cpu(), broken=self.broken.cpu(), spans=spans)
+
+
+def joined(parts: Sequence[BatchSums]) -> BatchSums:
+    """Parts of one batch as one."""
+    import torch
+
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    return replace(
+        first,
+        sums={name: torch.cat([part.sums[name] for part in parts]) for name in first.sums},
+        counts={name: [count for part in parts for count in part.counts[name]] for name in first.counts},
+        norms=torch.cat([part.norms for part in parts]),
+        broken=torch.cat([part.broken for part in parts]),
+        lengths=[length for part in parts for length in part.lengths],
+        spans=None if first.spans is None else torch.cat([part.spans for part in parts if part.spans is not None]),
+    )
+
+
+class Room:
+    """Memory in the wide float for chunks of the stream: one for all batches, for they look in turn."""
+
+    held: Tensor | None = None
+
+    def of(self, like: Tensor, *shape: int) -> Tensor:
+        """Of the dtype and on the device of `like`."""
+        held, size = self.held, 1
+        for length in shape:
+            size *= length
+        if held is None or (held.device, held.dtype) != (like.device, like.dtype) or held.numel() < size:
+            held = self.held = like.new_empty(size)
+        return held[:size].view(shape)
+
+
+class Tally:
+    """The sums of one batch, taken by its `tap` as the boundaries come by.
+
+    Args:
+        asked: the criteria; of those that look at no stream nothing is taken here.
+        spans: the one to be measured between all pairs of boundaries too.
+    """
+
+    def __init__(
+        self,
+        model: BlockSequence,
+        asked: Sequence[Asked],
+        spans: Asked | None,
+        report: Progress,
+        room: Room,
+        batch: TokenBatch,
+    ) -> None:
+        import torch
+
+        self.model, self.spans, self.report, self.room = model, spans, report, room
+        looking = [(one, one.criterion) for one in asked if isinstance(one.criterion, Criterion)]
+        self.every = [one for one, criterion in looking if criterion.tokens == "all"]
+        self.at_last = [one for one, criterion in looking if criterion.tokens == "last"]
+        mask = batch.get("attention_mask")
+        self.shape = batch["input_ids"].shape
+        real = torch.ones(self.shape, dtype=torch.bool) if mask is None else mask.bool().cpu()
+        self.lengths: list[int] = real.sum(1).tolist()
+        self.count = sum(self.lengths)
+        # The mask selects and never multiplies: whatever the padding holds, NaN too, is not looked at.
+        self.chosen = None if bool(real.all()) else real.flatten().nonzero().squeeze(1)
+        self.ends = torch.tensor(self.lengths).cumsum(0) - 1
+        self.held: Tensor | None = None
+        self.version = 0
+        self.pairs: Pairs | None = None
+        self.full = 0  # blocks that are not summed yet
+
+    def tap(self, boundary: int, hidden: Tensor) -> None:
+        if boundary == 0:
+            self._begin(hidden)
+        hidden = hidden.to(self.norms.device)  # a model may be spread over several devices
+        if hidden.shape[:2] != self.shape:
+            raise AdapterError(
+                f"{self.model.name}: boundary {boundary} has the shape {tuple(hidden.shape)}, but the batch has "
+                f"{tuple(self.shape)} tokens; a boundary is [batch, tokens, width]"
+            )
+        if self.held is not None and version(self.held) != self.version:
+            raise AdapterError(f"{self.model.block_names[boundary - 1]} wrote into the stream that it was given")
+        self._look(hidden)
+        if self.others_at_last:
+            self._look_at_last(boundary - 1, hidden)
+        if self.pairs is not None:
+            self.pairs.keep(hidden)
+        if boundary > 0:
+            self.full += 1
+            if self.full == BLOCKS or boundary == len(self.model):
+                self._sum_up(boundary - self.full)
+            self.report("blocks", boundary, len(self.model))
+        self.held, self.version = hidden, version(hidden)
+
+    def result(self, number: int) -> BatchSums:
+        """What it came to. The last boundary is let go."""
+        self.held = None
+        every = len(self.every)
+        sums = {one.name: self.rows[..., k] for k, one in enumerate(self.every)}
+        sums |= {one.name: self.last_rows[..., k] for k, one in enumerate(self.at_last)}
+        counts = {one.name: self.lengths for one in self.every}
+        counts |= {one.name: [1] * len(self.lengths) for one in self.at_last}
+        spans = None
+        if self.pairs is not None and self.spans is not None:
+            spans = self.pairs.sums(sums[self.spans.name])
+        norms, broken = self.rows[..., every : every + 2], self.rows[..., every + 2 :]
+        return BatchSums(number, sums, counts, norms, broken, self.lengths, self.dtype, spans)
+
+    def _begin(self, hidden: Tensor) -> None:
+        import torch
+
+        from shortgpt.influence import precise, tokens_at_a_time
+
+        self.dtype = str(hidden.dtype).removeprefix("torch.")
+        wide = precise(hidden[:0])
+        self.chunk = min(tokens_at_a_time(hidden), self.count)
+        self.ends = self.ends.to(hidden.device)
+        if self.chosen is not None:
+            self.chosen = self.chosen.to(hidden.device)
+        self.places = self.ends if self.chosen is None else self.chosen[self.ends]
+        # A device without float64 computes a token's value in float32, in which norms do not tell an angle; the sums
+        # are float64 all the same, on the CPU.
+        exact = wide.dtype == torch.float64
+        home = hidden.device if exact else torch.device("cpu")
+        self.others = [one for one in self.every if not (exact and isinstance(one.criterion, StepCriterion))]
+        self.others_at_last = [one for one in self.at_last if not (exact and isinstance(one.criterion, StepCriterion))]
+        depth = min(BLOCKS, len(self.model))
+        self.norms = wide.new_empty(depth + 1, self.count)
+        self.updates = wide.new_empty(depth, self.count)
+        self.values = {one.name: wide.new_empty(depth, self.count) for one in self.others}
+        shape = (len(self.lengths), len(self.model))
+        self.rows = torch.zeros(*shape, len(self.every) + 4, dtype=torch.float64, device=home)
+        self.last_rows = self.rows.new_zeros(*shape, len(self.at_last))
+        self.kernel = _kernel_for(hidden)
+        if self.spans is not None:
+            only_last = self.spans in self.at_last
+            lengths, places = ([1] * shape[0], self.places) if only_last else (self.lengths, self.chosen)
+            self.pairs = Pairs(self.spans, lengths, places)
+
+    def _look(self, hidden: Tensor) -> None:
+        """Take the norms of a boundary; and where a boundary came before it, what is known of the block between."""
+        from shortgpt.influence import norm
+
+        slot = self.full
+        norms = self.norms[slot if self.held is None else slot + 1]
+        updates = self.updates[slot]
+        if self.kernel is not None:
+            self.kernel(self.held, hidden, self.chosen, norms, updates)
+            if self.held is None or not self.others:
+                return
+        room = self.room.of(self.norms, 2 if self.others else 1, self.chunk, hidden.shape[-1])
+        for at in range(0, self.count, self.chunk):
+            here = slice(at, min(at + self.chunk, self.count))
+            chunk = room[:, : here.stop - at]
+            after = chunk[0].copy_(self._tokens(hidden, here))
+            if self.kernel is None:
+                norm(after, out=norms[here])
+            if self.held is None:
+                continue
+            held = self._tokens(self.held, here)
+            if self.others:
+                before = chunk[1].copy_(held)
+                for one in self.others:
+                    self.values[one.name][slot, here] = one.values(before, after)
+            if self.kernel is None:
+                norm(after.sub_(held), out=updates[here])
+
+    def _look_at_last(self, block: int, hidden: Tensor) -> None:
+        """The values of criteria that look at the last token of each sequence only."""
+        from shortgpt.influence import precise
+
+        if self.held is None:
+            return
+        before, after = (precise(part.flatten(0, 1)[self.places]) for part in (self.held, hidden))
+        for one in self.others_at_last:
+            self.last_rows[:, block, self.at_last.index(one)] = one.values(before, after).to(self.last_rows)
+
+    def _sum_up(self, first: int) -> None:
+        """Sum what is known of the tokens at the last blocks, `first` and those after it, by sequence."""
+        import torch
+
+        from shortgpt.influence import distance_of
+
+        count = self.full
+        blocks = slice(first, first + count)
+        before, after, update = self.norms[:count], self.norms[1 : count + 1], self.updates[:count]
+        step = Step(before, after, update, distance_of(before, after, update))
+        flat = Step(*(part.flatten() for part in step))
+        values = [
+            self.values[one.name][:count] if one in self.others else one.of_step(flat).view(count, -1)
+            for one in self.every
+        ]
+        infinite = ~(before.isfinite() & after.isfinite())
+        zero = (before == 0) | (after == 0)
+        table = torch.stack([*values, before, update, infinite.to(before), zero.to(before)], -2).to(self.rows)
+        sums = [part.sum(-1) for part in table.split(self.lengths, -1)]
+        self.rows[:, blocks] = torch.stack(sums)
+        for k, one in enumerate(self.at_last):
+            if one not in self.others_at_last:
+                ends = Step(*(part[:, self.ends].flatten() for part in step))
+                self.last_rows[:, blocks, k] = one.of_step(ends).view(count, -1).T
+        self.norms[0] = self.norms[count]
+        self.full = 0
+
+    def _tokens(self, hidden: Tensor, here: slice) -> Tensor:
+        """Some of the real tokens of a boundary, [tokens, width]."""
+        flat = hidden.flatten(0, 1)
+        return flat[here] if self.chosen is None else flat[self.chosen[here]]
+
+
+def _kernel_for(hidden: Tensor) -> Callable[[Tensor | None, Tensor, Tensor | None, Tensor, Tensor], None] | None:
+    """What takes all norms of a boundary at once, where there is such a thing."""
+    if hidden.device.type != "cuda" or find_spec("triton") is None:
+        return None
+    from shortgpt.fused import norms_of
+
+    return norms_of
+
+
+def _refuse_broken_stream(model: BlockSequence, batch: int, broken: Tensor) -> None:
+    """Raise for the first block at which a batch's stream is not finite, or is zero."""
+    for block, (infinite, zeros) in enumerate(broken.sum(0).tolist()):
+        if infinite:
+            found = f"NaN or infinity in the residual stream of {infinite:.0f} tokens"
+            advice = "load the model in a wider dtype (--dtype bfloat16 or float32), or check its weights"
+        elif zeros:
+            found = f"zero vectors in the residual stream of {zeros:.0f} tokens"
+            advice = "their cosine is not defined; check the weights"
+        else:
+            continue
+        raise HiddenStateError(
+            f"{model.name}: {found} around block {block} ({model.block_names[block]}), batch {batch}; {advice}"
+        )

@@ -1,0 +1,128 @@
+"""What a pass asks of the model and of its criteria: one forward up to the last block, each boundary looked at once."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import shortgpt
+from shortgpt.errors import HiddenStateError
+from tests.support import Playback, ids_of, tiny
+from tests.test_scores import BLOCKS, LENGTHS, batches, stream
+
+HEAD = "from shortgpt import Criterion, StepCriterion, hookimpl\nfrom shortgpt.plugins import Extension\n"
+
+
+@pytest.fixture
+def criteria(plug: Callable[[str, str], str]) -> list[str]:
+    """Criteria of steps, each with its twin of vectors, over all tokens and at the last one."""
+    names = ("before", "after", "update", "distance")
+    source = f"""{HEAD}
+class OfVectors(Criterion):
+    def values(self, before, after):
+        cosine = (before * after).sum(-1) / before.norm(dim=-1) / after.norm(dim=-1)
+        return {{"before": before.norm(dim=-1), "after": after.norm(dim=-1), "update": (after - before).norm(dim=-1),
+                "distance": 1 - cosine}}[self.name]
+
+class OfSteps(StepCriterion):
+    def of_step(self, step):
+        assert all(part.dim() == 1 for part in step)
+        return getattr(step, self.name)
+
+made = {{}}
+for name in {names}:
+    for kind in (OfVectors, OfSteps):
+        for tokens in ("all", "last"):
+            key = f"{{name}}_{{kind.__name__}}_{{tokens}}"
+            globals()[key] = made[key] = type(key, (kind,), {{"name": name, "tokens": tokens}})
+
+@hookimpl
+def shortgpt_criteria():
+    return [Extension(key, __name__ + ":" + key) for key in made]
+"""
+    plug("kinds", source)
+    kinds = ("OfVectors_all", "OfVectors_last", "OfSteps_all", "OfSteps_last")
+    return [f"{name}_{kind}" for name in names for kind in kinds]
+
+
+def test_criteria_of_steps_are_those_of_the_vectors_themselves(criteria: list[str]) -> None:
+    scores = shortgpt.score(Playback(stream()), batches(LENGTHS, rows=4), criteria=criteria)
+    wide = stream()[:, : sum(LENGTHS)].double()
+    x, y = wide[:-1], wide[1:]
+    cosines = (x * y).sum(-1) / x.norm(dim=-1) / y.norm(dim=-1)
+    truth = {
+        "before": x.norm(dim=-1),
+        "after": y.norm(dim=-1),
+        "update": (y - x).norm(dim=-1),
+        "distance": 1 - cosines,
+    }
+    ends = torch.tensor(LENGTHS).cumsum(0) - 1
+    for criterion in criteria:
+        name, _, tokens = criterion.split("_")
+        parts = [part.sum(1) for part in truth[name].split(LENGTHS, 1)] if tokens == "all" else truth[name][:, ends].T
+        found = scores.of(criterion)
+        assert found.counts[0] == (tuple(LENGTHS) if tokens == "all" else (1,) * len(LENGTHS))
+        for row, expected in zip(found.sums[0], parts, strict=True):
+            assert row == pytest.approx(expected.tolist(), rel=1e-12)
+
+
+def test_more_blocks_than_are_summed_at_a_time_are_each_in_their_place() -> None:
+    boundaries = torch.randn(12, 50, 8, generator=torch.Generator().manual_seed(0)).cumsum(0)
+    for depth in (1, 3, 4, 5, 8, 11):
+        part = boundaries[: depth + 1].double()
+        cosines = torch.cosine_similarity(part[:-1], part[1:], dim=-1)
+        scores = shortgpt.score(Playback(boundaries[: depth + 1]), [{"input_ids": torch.arange(50).view(2, 25)}])
+        assert scores.values == pytest.approx((1 - cosines).mean(1).tolist(), rel=1e-10)
+        assert scores.stream_norm == pytest.approx(part[:-1].norm(dim=-1).mean(1).tolist(), rel=1e-12)
+
+
+def test_a_block_that_does_nothing_scores_exactly_zero() -> None:
+    boundaries = stream()
+    boundaries[3] = boundaries[2]
+    scores = shortgpt.score(Playback(boundaries), batches(LENGTHS, rows=4))
+    assert (scores.values[2], scores.update_norm[2]) == (0.0, 0.0)
+
+
+def test_the_first_batch_that_is_broken_is_named_wherever_it_comes() -> None:
+    boundaries = stream()
+    boundaries[2, 150] = 0  # in the last sequence
+    for rows, batch in ((1, 5), (2, 2), (6, 0)):
+        with pytest.raises(HiddenStateError, match=rf"around block 1 \(blocks\.1\), batch {batch}"):
+            shortgpt.score(Playback(boundaries), batches(LENGTHS, rows=rows))
+
+
+def test_a_pass_keeps_no_gradients_and_no_cache_and_ends_behind_the_last_block() -> None:
+    model = tiny("llama")
+    seen: list[tuple[bool, Any]] = []
+    ran: list[str] = []
+
+    def at_block(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        seen.append((torch.is_grad_enabled(), kwargs.get("past_key_values")))
+
+    for layer in model.model.layers:
+        layer.register_forward_pre_hook(at_block, with_kwargs=True)
+    for name, module in (("norm", model.model.norm), ("head", model.lm_head)):
+        module.register_forward_pre_hook(lambda module, args, name=name: ran.append(name))
+    shortgpt.score(shortgpt.wrap(model), [{"input_ids": ids_of(2, 24)}])
+    assert seen == [(False, None)] * 6
+    assert ran == []
+
+
+def test_one_boundary_of_a_batch_is_held_at_a_time() -> None:
+    alive: list[int] = []
+
+    class Counting(Playback):
+        def trace(self, batch: Any, tap: Any) -> None:
+            made: list[weakref.ref[Tensor]] = []
+            for boundary, vectors in enumerate(self.stream):
+                hidden = vectors[batch["input_ids"]]
+                made.append(weakref.ref(hidden))
+                tap(boundary, hidden)
+                del hidden
+                alive.append(sum(one() is not None for one in made))
+
+    shortgpt.score(Counting(stream()), batches([40, 40], rows=2))
+    assert alive == [1] * (BLOCKS + 1)
