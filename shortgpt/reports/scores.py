@@ -16,7 +16,7 @@ from shortgpt.reports.spans import tables as span_tables
 from shortgpt.scores import Scores
 from shortgpt.tables import Cell, Table
 
-BESIDE, BELOW = 33, 72
+BESIDE, BELOW = 36, 74
 """The columns of a line of 80 that other criteria may take beside the first one, and below."""
 
 TIDY = (
@@ -41,8 +41,8 @@ def scores_table(scores: Scores, marked: Collection[int] = ()) -> RenderableType
     table.add_column("params", justify="right")
     table.add_column("rank", justify="right")
     table.add_column("")
-    values, errors = scores.values, scores.stderr
-    others = [scores.of(name).values for name in beside]
+    values, errors, shown = scores.values, scores.stderr, _shown(scores)
+    others = [_shown(scores.of(name)) for name in beside]
     largest = max(values)
     for block in range(len(scores)):
         gone = block in marked
@@ -51,10 +51,10 @@ def scores_table(scores: Scores, marked: Collection[int] = ()) -> RenderableType
         )
         table.add_row(
             str(block),
-            number(values[block]),
+            shown[block],
             number(errors[block]),
             *(() if beside else (bar(values[block], largest, gone),)),
-            *(number(column[block]) for column in others),
+            *(column[block] for column in others),
             count(scores.parameters[block]),
             str(place[block]),
             mark,
@@ -126,7 +126,7 @@ def _groups(names: Sequence[str]) -> list[list[str]]:
     groups: list[list[str]] = [[]]
     room = BESIDE
     for name in names:
-        width = max(7, *(len(line) for line in _title(name).plain.split("\n"))) + 1
+        width = max(7, *(len(line) for line in _title(name).plain.split("\n"))) + 2
         if width > room and (groups[-1] or len(groups) == 1):
             groups.append([])
             room = BELOW
@@ -145,9 +145,16 @@ def _more(scores: Scores, names: Sequence[str]) -> Grid:
     table.add_column("block", justify="right")
     for name in names:
         table.add_column(_title(name), justify="right")
-    for block, values in enumerate(zip(*(scores.of(name).values for name in names), strict=True)):
-        table.add_row(str(block), *map(number, values))
+    for block, values in enumerate(zip(*(_shown(scores.of(name)) for name in names), strict=True)):
+        table.add_row(str(block), *values)
     return table
+
+
+def _shown(scores: Scores) -> list[str]:
+    """The values of the first criterion; places in an order are whole numbers."""
+    if scores.counts[0] == (1,) and all(value.is_integer() for value in scores.values):
+        return [f"{value:.0f}" for value in scores.values]
+    return [number(value) for value in scores.values]
 
 
 def _kind(scores: Scores) -> str:
