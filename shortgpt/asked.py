@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from shortgpt import plugins
 from shortgpt.criteria import AnyCriterion, BatchCriterion, Criterion, OrderCriterion, Step, StepCriterion
-from shortgpt.errors import HiddenStateError, PluginError, ShortGPTError
+from shortgpt.errors import PluginError, ShortGPTError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,19 +92,6 @@ def open_criteria(names: Sequence[str]) -> list[Asked]:
             )
         asked.append(Asked(name, entry, made))
     return asked
-
-
-def refuse_broken(model: BlockSequence, name: str, batch: int, sums: Tensor) -> None:
-    """Raise a `HiddenStateError` for the first block of which a criterion's sums, [sequences, blocks], are not finite.
-
-    What it looked at was finite: so the criterion is to be named.
-    """
-    broken = (~sums.isfinite()).any(0).nonzero().flatten().tolist()
-    if broken:
-        raise HiddenStateError(
-            f"{model.name}: the criterion {name!r} gave NaN or infinity around block {broken[0]} "
-            f"({model.block_names[broken[0]]}), batch {batch}; check the criterion, and the model's dtype"
-        )
 
 
 def _for_each(tokens: Tensor, values: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ from shortgpt.errors import CalibrationError, ShortGPTError
 from shortgpt.pairs import refuse_spans
 from shortgpt.scores import DEFAULT_CRITERION, Progress, Scores
 from shortgpt.spans import Spans
-from shortgpt.tally import BatchSums, Room, Tally, joined
+from shortgpt.sums import BatchSums, joined
+from shortgpt.tally import Room, Tally
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,14 +14,13 @@ float64 there is never more of the stream than a chunk. On CUDA the norms come o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from shortgpt.asked import refuse_broken
 from shortgpt.criteria import Criterion, Step, StepCriterion
-from shortgpt.errors import AdapterError, HiddenStateError
+from shortgpt.errors import AdapterError
 from shortgpt.pairs import Pairs, version
+from shortgpt.sums import BatchSums
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,61 +32,6 @@ if TYPE_CHECKING:
 BLOCKS = 4
 """For how many blocks what is known of each token is kept before it is summed: of 4, it is small beside a boundary, and
 an accelerator is given a few large sums in place of many small ones."""
-
-
-@dataclass(frozen=True)
-class BatchSums:
-    """What one batch came to. The tensors are on the device that computed them until `landed`.
-
-    Attributes:
-        number: its place among the batches.
-        sums, counts: for each criterion, as `Scores` has them, [sequences, blocks] and [sequences].
-        norms: sums of the stream's and the updates' norms, [sequences, blocks, 2].
-        broken: how many tokens of the stream are not finite, and how many are zero, [sequences, blocks, 2].
-        lengths: the tokens of each sequence.
-        dtype: of the stream.
-        spans: the sums between all pairs of boundaries, [sequences, pairs].
-    """
-
-    number: int
-    sums: dict[str, Tensor]
-    counts: dict[str, list[int]]
-    norms: Tensor
-    broken: Tensor
-    lengths: list[int]
-    dtype: str
-    spans: Tensor | None = None
-
-    def landed(self, model: BlockSequence) -> BatchSums:
-        """The same on the host, checked.
-
-        Raises:
-            HiddenStateError: the stream, or what a criterion made of it, is not finite, or the stream is zero.
-        """
-        _refuse_broken_stream(model, self.number, self.broken.cpu())
-        sums = {name: one.cpu() for name, one in self.sums.items()}
-        for name, one in sums.items():
-            refuse_broken(model, name, self.number, one)
-        spans = None if self.spans is None else self.spans.cpu()
-        return replace(self, sums=sums, norms=self.norms.cpu(), broken=self.broken.cpu(), spans=spans)
-
-
-def joined(parts: Sequence[BatchSums]) -> BatchSums:
-    """Parts of one batch as one."""
-    import torch
-
-    if len(parts) == 1:
-        return parts[0]
-    first = parts[0]
-    return replace(
-        first,
-        sums={name: torch.cat([part.sums[name] for part in parts]) for name in first.sums},
-        counts={name: [count for part in parts for count in part.counts[name]] for name in first.counts},
-        norms=torch.cat([part.norms for part in parts]),
-        broken=torch.cat([part.broken for part in parts]),
-        lengths=[length for part in parts for length in part.lengths],
-        spans=None if first.spans is None else torch.cat([part.spans for part in parts if part.spans is not None]),
-    )
 
 
 class Room:
@@ -139,9 +83,12 @@ class Tally:
         self.held: Tensor | None = None
         self.version = 0
         self.pairs: Pairs | None = None
+        self.due = 0  # the boundary that comes next
         self.full = 0  # blocks that are not summed yet
 
     def tap(self, boundary: int, hidden: Tensor) -> None:
+        if boundary != self.due:
+            raise AdapterError(self._crossed(f"boundary {boundary} came where {self.due} was due"))
         if boundary == 0:
             self._begin(hidden)
         hidden = hidden.to(self.norms.device)  # a model may be spread over several devices
@@ -163,9 +110,12 @@ class Tally:
                 self._sum_up(boundary - self.full)
             self.report("blocks", boundary, len(self.model))
         self.held, self.version = hidden, version(hidden)
+        self.due += 1
 
     def result(self, number: int) -> BatchSums:
         """What it came to. The last boundary is let go."""
+        if self.due != len(self.model) + 1:
+            raise AdapterError(self._crossed(f"it ended before boundary {self.due}"))
         self.held = None
         every = len(self.every)
         sums = {one.name: self.rows[..., k] for k, one in enumerate(self.every)}
@@ -177,6 +127,12 @@ class Tally:
             spans = self.pairs.sums(sums[self.spans.name])
         norms, broken = self.rows[..., every : every + 2], self.rows[..., every + 2 :]
         return BatchSums(number, sums, counts, norms, broken, self.lengths, self.dtype, spans)
+
+    def _crossed(self, found: str) -> str:
+        return (
+            f"{self.model.name}: a pass must cross the boundaries 0 to {len(self.model)} once each and in order, but "
+            f"{found}"
+        )
 
     def _begin(self, hidden: Tensor) -> None:
         import torch
@@ -287,19 +243,3 @@ def _kernel_for(hidden: Tensor) -> Callable[[Tensor | None, Tensor, Tensor | Non
     from shortgpt.fused import norms_of
 
     return norms_of
-
-
-def _refuse_broken_stream(model: BlockSequence, batch: int, broken: Tensor) -> None:
-    """Raise for the first block at which a batch's stream is not finite, or is zero."""
-    for block, (infinite, zeros) in enumerate(broken.sum(0).tolist()):
-        if infinite:
-            found = f"NaN or infinity in the residual stream of {infinite:.0f} tokens"
-            advice = "load the model in a wider dtype (--dtype bfloat16 or float32), or check its weights"
-        elif zeros:
-            found = f"zero vectors in the residual stream of {zeros:.0f} tokens"
-            advice = "their cosine is not defined; check the weights"
-        else:
-            continue
-        raise HiddenStateError(
-            f"{model.name}: {found} around block {block} ({model.block_names[block]}), batch {batch}; {advice}"
-        )

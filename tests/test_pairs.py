@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import shortgpt
 from shortgpt import influence
 from shortgpt.blocks import Tap, TokenBatch
-from shortgpt.errors import AdapterError, ShortGPTError
+from shortgpt.errors import AdapterError, HiddenStateError, ShortGPTError
 from tests.support import Playback, ids_of, tiny
 from tests.test_scores import BLOCKS, LENGTHS, WIDTH, Small, batches, stream
 
@@ -158,6 +158,25 @@ def shortgpt_criteria():
     ends = stream()[:, [39, 46, 71]].double()
     for row, vectors in zip(spans.sums, ends.unbind(1), strict=True):
         assert row == pytest.approx([(vectors[j] - vectors[i]).square().sum().item() for i, j in PAIRS], rel=1e-12)
+
+
+def test_a_criterion_that_gives_nan_between_two_boundaries_only_is_told(plug: Callable[[str, str], str]) -> None:
+    plug(
+        "odd",
+        f"""{HEAD}
+class Odd(Criterion):
+    def values(self, before, after):
+        return (after - before)[:, 0] / (after - before)[:, 0]
+
+@hookimpl
+def shortgpt_criteria():
+    return [Extension("odd", __name__ + ":Odd")]
+""",
+    )
+    boundaries = stream()
+    boundaries[4] = boundaries[1]
+    with pytest.raises(HiddenStateError, match="gave NaN or infinity between two boundaries, batch 0"):
+        shortgpt.score(Playback(boundaries), batches(LENGTHS, 6), criteria=["odd"], spans=True)
 
 
 @pytest.mark.parametrize("kind", ["BatchCriterion", "OrderCriterion"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import shortgpt
-from shortgpt.errors import HiddenStateError
+from shortgpt.errors import AdapterError, HiddenStateError
 from tests.support import Playback, ids_of, tiny
 from tests.test_scores import BLOCKS, LENGTHS, batches, stream
 
@@ -92,6 +92,25 @@ def test_the_first_batch_that_is_broken_is_named_wherever_it_comes() -> None:
     for rows, batch in ((1, 5), (2, 2), (6, 0)):
         with pytest.raises(HiddenStateError, match=rf"around block 1 \(blocks\.1\), batch {batch}"):
             shortgpt.score(Playback(boundaries), batches(LENGTHS, rows=rows))
+
+
+@pytest.mark.parametrize(
+    ("order", "found"),
+    [
+        ([0, 2, 3, 4, 5], "boundary 2 came where 1 was due"),
+        ([1, 2, 3, 4, 5], "boundary 1 came where 0 was due"),
+        ([0, 1, 1, 2, 3, 4, 5], "boundary 1 came where 2 was due"),
+        ([0, 1, 2, 3], "it ended before boundary 4"),
+    ],
+)
+def test_an_adapter_that_leaves_out_a_boundary_or_gives_one_twice_is_refused(order: list[int], found: str) -> None:
+    class Odd(Playback):
+        def trace(self, batch: Any, tap: Any) -> None:
+            for boundary in order:
+                tap(boundary, self.stream[boundary][batch["input_ids"]])
+
+    with pytest.raises(AdapterError, match=f"must cross the boundaries 0 to 5 once each and in order, but {found}"):
+        shortgpt.score(Odd(stream()), batches([40], rows=1))
 
 
 def test_a_pass_keeps_no_gradients_and_no_cache_and_ends_behind_the_last_block() -> None:
