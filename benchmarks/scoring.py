@@ -18,7 +18,10 @@ ways        trunk       model.model(...) without a cache: the floor, all that sc
 tap         what scoring does beside the trunk, measured inside of one pass: the time within the tap over the time
             outside of it. This varies far less than the ratio of two passes.
 criteria    all installed criteria that look at the stream, over the first of them alone
-spans       Block Influence between all pairs of boundaries, over Block Influence of the blocks
+spans       Block Influence between all pairs of boundaries, over Block Influence of the blocks; and over the ways in
+            which others find the best run: all hidden states kept, then
+            PruneMe             for every pair the angle at the last token only, in the model's dtype
+            short-transformers  for every pair the cosine of all tokens, in float32
 budgets     scoring by tokens a batch, over that of the default; the speed is the inverse
 
 On a busy machine --clock cpu counts the processor's time in place of the wall's; take OMP_NUM_THREADS=1 with it.
@@ -28,6 +31,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import os
 import statistics
 import subprocess
@@ -200,7 +204,11 @@ def of_spans(model: LlamaForCausalLM, setting: Setting) -> Iterator[Row]:
         "scores": lambda: shortgpt.score(sequence, data),
         "scores with spans": lambda: shortgpt.score(sequence, data, spans=True),
     }
-    yield row(setting, rounds(made, setting), "scores with spans", "scores")
+    made |= ways_to_pairs(model, setting)
+    times = rounds(made, setting)
+    for other in made:
+        if other != "scores with spans":
+            yield row(setting, times, "scores with spans", other)
 
 
 def of_budgets(model: LlamaForCausalLM, setting: Setting) -> Iterator[Row]:
@@ -254,6 +262,27 @@ def ways(model: LlamaForCausalLM, setting: Setting) -> Ways:
         "official": official,
         "cosine": cosine,
     }
+
+
+def ways_to_pairs(model: LlamaForCausalLM, setting: Setting) -> Ways:
+    placed = ids_of(setting).to(setting.device)
+
+    @torch.inference_mode()
+    def pairs() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return itertools.combinations(model(placed, output_hidden_states=True).hidden_states, 2)
+
+    @torch.inference_mode()
+    def pruneme() -> None:
+        for before, after in pairs():
+            cosine = torch.cosine_similarity(before[:, -1], after[:, -1], dim=-1)
+            (torch.acos(cosine.clamp(-1, 1)) / torch.pi).mean().item()
+
+    @torch.inference_mode()
+    def short_transformers() -> None:
+        for before, after in pairs():
+            (1 - torch.cosine_similarity(before.float(), after.float(), dim=-1)).mean().item()
+
+    return {"PruneMe's way": pruneme, "short-transformers' way": short_transformers}
 
 
 def rounds(made: Ways, setting: Setting, *, warm: bool = True) -> dict[str, list[float]]:
