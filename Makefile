@@ -9,13 +9,17 @@ READY := $(VENV)/.ready
 READY_TO_TEST := $(VENV)/.ready-to-test
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test types lint format clean
+.PHONY: demo test bench types lint format clean
 
 demo: $(READY)
 	$(BIN)/shortgpt demo
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Speed and memory beside the floors and the peers, into docs/performance.md; about half an hour.
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py
 
 # Every causal language model of transformers, and the table of what works; some minutes.
 types: $(READY_TO_TEST)
