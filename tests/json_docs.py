@@ -44,7 +44,7 @@ The kinds, in the order of the alphabet:
 def kinds() -> dict[str, type[Value]]:
     """Every kind of value of the engine, by its name in a schema."""
     for module in pkgutil.walk_packages(shortgpt.__path__, "shortgpt."):
-        if module.name != "shortgpt.__main__":
+        if module.name not in ("shortgpt.__main__", "shortgpt.fused"):  # the latter needs triton, and holds no value
             importlib.import_module(module.name)
     found: dict[str, type[Value]] = {}
     waiting = Value.__subclasses__()
