@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import shortgpt
 from shortgpt import streaming
+from shortgpt.blocks import Cut
 from shortgpt.errors import AdapterError, CheckpointError, ModelError
 from tests.support import Ran, ids_of, saved, tiny
 from tests.tiny_types import tiny_batch, tiny_model, upstream_mended
@@ -162,7 +163,7 @@ def test_a_blocks_weights_are_read_once_however_many_batches_there_are(
 def test_what_needs_the_whole_model_is_refused_and_says_what_can_be_done(llama_folder: Path, tmp_path: Path) -> None:
     model = shortgpt.load(llama_folder, device="cpu", stream=True)
     for attempt in (
-        lambda: model.logits({"input_ids": ids_of()}),
+        lambda: list(model.ablated({"input_ids": ids_of()}, [Cut(1)])),
         lambda: shortgpt.remove(model, [1]),
         lambda: model.save(tmp_path / "out"),
     ):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import shortgpt
-from shortgpt import Plan, Verification, prune_checkpoint, verification
+from shortgpt import Plan, Verification, prune_checkpoint, reloading, verification
 from shortgpt.errors import ModelError, VerificationError
 from shortgpt.verification import probe, verify_again
 from tests.support import Ran, saved, skipped_by_hand, tiny
@@ -30,7 +30,7 @@ IN_THIS_PROCESS = pytest.mark.usefixtures("same_process")
 def here(command: list[str], **options: Any) -> Any:
     """What verification does in a fresh process, in this one."""
     try:
-        verification._child(command[-1])
+        reloading._child(command[-1])
     except Exception as error:  # as Python tells it last
         return SimpleNamespace(returncode=1, stderr=f"Traceback\n{type(error).__name__}: {error}")
     return SimpleNamespace(returncode=0, stderr="")
