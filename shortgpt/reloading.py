@@ -17,9 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -42,8 +40,9 @@ class Reloaded(Protocol):
 
     Its attribute `dtype`, where it has one, says what the model computes in; without it, that is the logits' dtype.
     `cannot_generate`, where it is there and not None, says why cached generation cannot be compared with uncached.
-    `together`, where it is there, does several pieces of work, `[() -> Tensor] -> [Tensor]`: a model whose weights are
-    read block by block then reads them once for all.
+    `generate_both`, where it is there, is called instead of `generate`: (input_ids, new_tokens) → the logits of the
+    tokens that are generated with a cache, and those that the model gives without one at these places of the same text.
+    A model whose weights are read block by block reads them less often so.
     """
 
     def logits(self, input_ids: Tensor) -> Tensor:
@@ -75,15 +74,17 @@ class Answer:
         """Ask a model."""
         import torch
 
-        together: Callable[[Sequence[Callable[[], Tensor]]], list[Tensor]] = getattr(model, "together", _in_turn)
+        first = input_ids[:1]
         with torch.no_grad():
-            (logits,) = together([partial(model.logits, input_ids)])
+            logits = model.logits(input_ids)
             dtype = str(getattr(model, "dtype", logits.dtype)).removeprefix("torch.")
             cannot: str | None = getattr(model, "cannot_generate", None)
             if cannot is not None:
                 return cls(logits.float().cpu(), dtype, cannot_generate=cannot)
-            generate = partial(model.generate, input_ids[:1], NEW_TOKENS)
-            cached, uncached = together([partial(generate, cached=True), partial(generate, cached=False)])
+            if hasattr(model, "generate_both"):
+                cached, uncached = model.generate_both(first, NEW_TOKENS)
+            else:
+                cached, uncached = (model.generate(first, NEW_TOKENS, cached=use) for use in (True, False))
             return cls(logits.float().cpu(), dtype, cached.float().cpu(), uncached.float().cpu())
 
     def tensors(self) -> dict[str, Tensor]:
@@ -100,10 +101,6 @@ class Answer:
         """The inverse of `tensors`."""
         texts = ("dtype", "cannot_generate")
         return cls(**{n: bytes(t.tolist()).decode() if n in texts else t for n, t in tensors.items()})  # type: ignore[arg-type]
-
-
-def _in_turn(works: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
-    return [work() for work in works]
 
 
 def probe(vocab_size: int, longest: int | None = None) -> Tensor:

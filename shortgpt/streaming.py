@@ -17,21 +17,19 @@ Work that runs the model several times, such as the generation of a text, takes 
 
 from __future__ import annotations
 
-import contextvars
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from itertools import pairwise
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from shortgpt.errors import AdapterError
+from shortgpt.passes import Call, Pass, waiting
 
 if TYPE_CHECKING:
     from shortgpt.blocks import Tap, TokenBatch
@@ -71,74 +69,6 @@ class BlockWeights(ABC):
     @abstractmethod
     def drop(self, part: int) -> None:
         """Let them go again, where they are there."""
-
-
-class _Stop(BaseException):
-    """Unwinds a pass that is not needed any more. Never leaves its thread."""
-
-
-class Call(NamedTuple):
-    """A block's call, as the model's forward makes it."""
-
-    block: int
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    context: contextvars.Context
-
-
-class _Pass:
-    """Work that runs the model, and waits at each block. It runs only inside `resume`."""
-
-    current = threading.local()
-    result: Any = None
-
-    def __init__(self, work: Callable[[], object]) -> None:
-        self.answers: SimpleQueue[Any] = SimpleQueue()
-        self.calls: SimpleQueue[Call | BaseException | None] = SimpleQueue()
-        self.thread = threading.Thread(target=self._run, args=(work,), name="shortgpt-pass", daemon=True)
-        self.thread.start()
-
-    def _run(self, work: Callable[[], object]) -> None:
-        _Pass.current.it = self
-        end: BaseException | None = None
-        try:
-            self._answer()  # to begin
-            with torch.no_grad():
-                self.result = work()
-        except _Stop:
-            pass
-        except BaseException as error:
-            end = error
-        self.calls.put(end)
-
-    def _answer(self) -> Any:
-        answer = self.answers.get()
-        if answer is _Stop:
-            raise _Stop
-        return answer
-
-    def call(self, call: Call) -> Any:
-        """Wait for a block's output; in the pass's own thread."""
-        self.calls.put(call)
-        del call  # the stream that it holds is the next block's to replace
-        return self._answer()
-
-    def resume(self, output: object = None) -> Call | None:
-        """Hand over a block's output and run to the next call of a block; None at the end of the work.
-
-        Raises:
-            Exception: what the work raised.
-        """
-        self.answers.put(output)
-        call = self.calls.get()
-        if isinstance(call, BaseException):
-            raise call
-        return call
-
-    def stop(self) -> None:
-        """End the pass where it is."""
-        self.answers.put(_Stop)
-        self.thread.join()
 
 
 class _Reader:
@@ -244,7 +174,8 @@ def _run(
         without_reading: the output of a block that need not be read; None where it is to be.
     """
     head = len(weights.blocks)
-    passes: list[_Pass] = []
+    to_the_end = head in order
+    passes: list[Pass] = []
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(weights.reading())
@@ -252,39 +183,39 @@ def _run(
             stack.callback(weights.drop, part)  # when the reader has ended, whatever it was at
         reader = _Reader(weights, order)
         stack.enter_context(reader.pool)
-        forwards = stack.enter_context(_waiting(weights.blocks))
+        forwards = stack.enter_context(waiting(weights.blocks))
+
+        def output_of(block: int, number: int) -> Any:
+            call = passes[number].take()
+            if call is None or call.block != block:
+                found = "none" if call is None else weights.block_names[call.block]
+                raise AdapterError(
+                    f"{weights.name}: {weights.block_names[block]} should run next, but {found} does; the blocks do "
+                    "not run one after another, each once"
+                )
+            output = without_reading(call)
+            if output is not None:
+                return output
+            reader.need(block)
+            return step(number, call, partial(call.context.run, forwards[block], *call.args, **call.kwargs))
 
         try:
-            calls: list[Call | None] = []
             for work in works:
-                passes.append(_Pass(work))
-                calls.append(passes[-1].resume())
+                passes.append(Pass(work))
+                passes[-1].resume()
             going = list(range(len(works)))
             while going:
                 for block in range(head):
                     for number in going:
-                        call, calls[number] = calls[number], None
-                        if call is None or call.block != block:
-                            found = "none" if call is None else weights.block_names[call.block]
-                            raise AdapterError(
-                                f"{weights.name}: {weights.block_names[block]} should run next, but {found} does; the "
-                                "blocks do not run one after another, each once"
-                            )
-                        output = without_reading(call)
-                        if output is None:
-                            reader.need(block)
-                            output = step(
-                                number, call, partial(call.context.run, forwards[block], *call.args, **call.kwargs)
-                            )
-                        del call
-                        if block == head - 1 and head in order:
+                        output = output_of(block, number)
+                        if to_the_end and block == head - 1:
                             reader.need(head)
-                        if block < head - 1 or head in order:
-                            calls[number] = passes[number].resume(output)
+                        if to_the_end or block < head - 1:
+                            passes[number].resume(output)
                         del output
                     reader.leave(block)
                 reader.leave(head)
-                going = [number for number in going if calls[number] is not None]
+                going = [number for number in going if passes[number].waits]
         finally:
             for pass_ in passes:
                 pass_.stop()
@@ -303,28 +234,3 @@ def _is_stream_alone(output: Any, stream: Tensor) -> bool:
     return output is stream or (
         isinstance(output, (tuple, list)) and all(item is stream or item is None for item in output)
     )
-
-
-@contextmanager
-def _waiting(blocks: Sequence[nn.Module]) -> Iterator[list[Callable[..., Any]]]:
-    """Inside it a block's forward waits for its pass to be resumed; given are the blocks' real forwards."""
-
-    def standing_in(index: int) -> Callable[..., Any]:
-        def wait(*args: Any, **kwargs: Any) -> Any:
-            pass_: _Pass = _Pass.current.it
-            return pass_.call(Call(index, args, kwargs, contextvars.copy_context()))
-
-        return wait
-
-    real = [block.forward for block in blocks]
-    own = ["forward" in vars(block) for block in blocks]
-    try:
-        for index, block in enumerate(blocks):
-            block.forward = standing_in(index)
-        yield real
-    finally:
-        for block, forward, kept in zip(blocks, real, own, strict=True):
-            if kept:
-                block.forward = forward
-            else:
-                del block.forward

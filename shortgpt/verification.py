@@ -9,7 +9,8 @@
 
 Skipping and removal are independent code, so they check each other. The two models are held one after the other, never
 together; and streamed, where they are larger than memory, neither is held: their weights are read block by block, those
-of the original once, and those of the result once for the logits and once for each token.
+of the original once, and those of the result once for the logits, once for each token with a cache, and once for all
+tokens without.
 """
 
 from __future__ import annotations
@@ -17,12 +18,17 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shortgpt.errors import AdapterError, ModelError, StreamingError, VerificationError
 from shortgpt.families import Config, Family, OpenOptions, Source
+from shortgpt.judging import Expectation as Expectation
+from shortgpt.judging import compare_generation as compare_generation
+from shortgpt.judging import fingerprint as fingerprint
+from shortgpt.judging import generated
+from shortgpt.judging import judge as judge
 from shortgpt.plan import Plan, Verification
 from shortgpt.reloading import Answer as Answer
 from shortgpt.reloading import Reloaded as Reloaded
@@ -31,22 +37,7 @@ from shortgpt.reloading import probe as probe
 from shortgpt.weights import CACHE_LINE, Weights
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from shortgpt.blocks import BlockSequence
-
-
-@dataclass(frozen=True)
-class Expectation:
-    """What the shorter model's logits have to be.
-
-    Attributes:
-        streamed: computed with the weights read block by block, as the shorter model's are to be.
-    """
-
-    input_ids: Tensor
-    logits: Tensor
-    streamed: bool = False
 
 
 def expected_logits(model: BlockSequence, blocks: Iterable[int]) -> Expectation:
@@ -71,7 +62,8 @@ def expectation(
     except (StreamingError, AdapterError) as error:
         if not chosen.stream:
             raise
-        return Verification(verified=False, reason=str(error))
+        why = "" if options.stream else "memory does not suffice for the whole model, and "
+        return Verification(verified=False, reason=f"{why}{error}")
     release_memory()
     return result
 
@@ -120,7 +112,7 @@ def verify(
     saved = Weights(source)
     options = OpenOptions(device=str(original.device), dtype=dtype, trust_remote_code=trust_remote_code)
     folded, shifted = bool(chosen.folds(config, keep, saved.names)), False
-    if original.source is not None:
+    if original.source is not None and original.source.path.exists():
         before = Weights(original.source)
         shifted = moved(before, saved, chosen.rename(before.names, len(original), keep))
     return check(Path(directory), chosen, expected_logits(original, gone), options, folded=folded, shifted=shifted)
@@ -136,6 +128,27 @@ def moved(before: Weights, after: Weights, renamed: Mapping[str, str]) -> bool:
     now = {name: entry.begin for table in after.tensors.values() for name, entry in table.items()}
     then = {name: entry.begin for table in before.tensors.values() for name, entry in table.items()}
     return any((now[new] - then[old]) % CACHE_LINE for new, old in renamed.items() if new in now)
+
+
+def must_stream(name: str, options: OpenOptions) -> bool:
+    """Whether a model is to be streamed to be verified: it was asked for, or memory does not suffice for the whole.
+
+    Raises:
+        VerificationError: neither way can be gone.
+    """
+    from shortgpt.families import recognise, resolve
+
+    source = resolve(name)
+    family = recognise(source)
+    config = family.read_config(source, trust_remote_code=options.trust_remote_code)
+    return _opening(family, config, Weights(source), options).stream
+
+
+def _opening(family: Family, config: Config, weights: Weights, options: OpenOptions) -> OpenOptions:
+    chosen = how_to_open(family, config, weights, options)
+    if isinstance(chosen, str):
+        raise VerificationError(f"it could not be opened to be verified: {chosen}")
+    return chosen
 
 
 def lacking_memory(size: int, device: str) -> str | None:
@@ -190,63 +203,6 @@ def check(
     return judge(answer, expected, family, options, folded=folded, shifted=shifted, rounding=rounding)
 
 
-def judge(
-    answer: Answer,
-    expected: Expectation,
-    family: Family,
-    options: OpenOptions,
-    *,
-    folded: bool = False,
-    shifted: bool = False,
-    rounding: float = 0.0,
-) -> Verification:
-    """Compare what a reloaded model answered with what is expected of it. See `check`."""
-    import torch
-
-    logits = answer.logits
-    if logits.shape != expected.logits.shape:
-        raise VerificationError(
-            f"the logits have the shape {tuple(logits.shape)}, expected {tuple(expected.logits.shape)}"
-        )
-    difference = (logits - expected.logits).abs().max().item()
-    largest = expected.logits.abs().max().item()
-    eps = torch.finfo(getattr(torch, answer.dtype)).eps
-    tolerance = max(family.tolerance, rounding)
-    if folded or family.tolerance > 0:
-        tolerance = max(tolerance, 16 * eps)
-    if shifted:
-        tolerance = max(tolerance, 4 * eps)
-    if options.device != "cpu":  # two processes may be given different kernels there, whose sums round differently
-        tolerance = max(tolerance, min(max(1e-4, 10 * eps), 4e-2))
-    if not difference <= tolerance * largest:
-        raise VerificationError(
-            f"the shorter model's logits differ by {difference:.3g} from the original's with these blocks skipped "
-            f"(largest logit {largest:.4g}, allowed {tolerance * largest:.3g})"
-        )
-    return Verification(
-        verified=True,
-        max_difference=difference,
-        max_logit=largest,
-        tolerance=tolerance,
-        probe=tuple(expected.input_ids.shape),
-        generated=_generation(answer, eps),
-        not_generated=answer.cannot_generate,
-        device=options.device,
-        dtype=answer.dtype,
-        streamed=options.stream,
-        probe_ids=tuple(map(tuple, expected.input_ids.tolist())),
-        fingerprint=fingerprint(expected.logits),
-    )
-
-
-def fingerprint(logits: Tensor) -> tuple[float, ...]:
-    """256 of the logits of the probe batch, always at the same places."""
-    import torch
-
-    places = torch.randint(0, logits.numel(), (256,), generator=torch.Generator().manual_seed(0))
-    return tuple(logits.flatten()[places].tolist())
-
-
 def verify_again(
     directory: str | Path, *, device: str = "cpu", trust_remote_code: bool = False
 ) -> tuple[Plan, Verification]:
@@ -282,11 +238,9 @@ def verify_again(
     if changed:
         raise VerificationError(f"{', '.join(changed)}: not the bytes that were written when it was made")
     options = OpenOptions(device=device, dtype=made.dtype or "auto", trust_remote_code=trust_remote_code)
-    chosen = how_to_open(family, config, weights, options)
-    if isinstance(chosen, str):
-        raise VerificationError(f"it could not be opened to be verified: {chosen}")
+    options = _opening(family, config, weights, options)
     folder = source.path if source.path.is_dir() else source.path.parent
-    answer = ask(folder, family, torch.tensor(made.probe_ids), chosen)
+    answer = ask(folder, family, torch.tensor(made.probe_ids), options)
     if isinstance(answer, Verification):
         raise VerificationError(f"it could not be opened to be verified: {answer.reason}")
     found, expected = torch.tensor(fingerprint(answer.logits)), torch.tensor(made.fingerprint)
@@ -298,45 +252,12 @@ def verify_again(
             f"its logits differ by {difference:.3g} from those that were expected when it was made (largest logit "
             f"{largest:.4g}, allowed {tolerance * largest:.3g})"
         )
-    generated = _generation(answer, eps)
+    tokens = generated(answer, eps)
     return plan, replace(
         made,
         max_difference=difference,
         tolerance=tolerance,
-        generated=generated,
+        generated=tokens,
         device=device,
-        streamed=chosen.stream,
+        streamed=options.stream,
     )
-
-
-def _generation(answer: Answer, eps: float) -> int:
-    if answer.cached is None or answer.uncached is None:
-        return 0
-    return compare_generation(answer.cached, answer.uncached, eps)
-
-
-def compare_generation(cached: Tensor, uncached: Tensor, eps: float) -> int:
-    """Compare the logits of greedy tokens, [tokens, vocabulary], up to the first one that rounding made another.
-
-    From that one on the texts differ. Equal tokens alone would say little: a mixed-up cache often leaves the first ones
-    as they are. So the logits are compared, to 64 roundings or 1e-3 of the largest; in bfloat16, where 64 roundings
-    would be half of it, to an eighth.
-
-    Returns:
-        How many tokens were the same.
-
-    Raises:
-        VerificationError: logits differ by more than rounding.
-    """
-    tolerance = min(max(64 * eps, 1e-3), 0.125)
-    for step, (with_cache, without) in enumerate(zip(cached, uncached, strict=True)):
-        difference = (with_cache - without).abs().max().item()
-        largest = without.abs().max().item()
-        if not difference <= tolerance * largest:
-            raise VerificationError(
-                f"cached generation differs from uncached at token {step}: its logits by {difference:.3g} (largest "
-                f"logit {largest:.4g}, allowed {tolerance * largest:.3g})"
-            )
-        if int(with_cache.argmax()) != int(without.argmax()):
-            return step
-    return len(cached)

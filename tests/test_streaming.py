@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import shortgpt
-from shortgpt import streaming
 from shortgpt.blocks import Cut
 from shortgpt.errors import AdapterError, CheckpointError, ModelError
+from shortgpt.passes import Pass
 from tests.support import Ran, ids_of, saved, tiny
 from tests.tiny_types import tiny_batch, tiny_model, upstream_mended
 
@@ -286,12 +286,15 @@ def test_passes_take_turns_so_that_one_thread_runs_at_a_time() -> None:
 
     def forward(name: str) -> None:
         order.append(f"{name} begins")
-        streaming._Pass.current.it.call((0, name))
+        Pass.current.it.call((0, name))
         order.append(f"{name} ends")
 
-    passes = [streaming._Pass(lambda name=name: forward(name)) for name in "ab"]
+    passes = [Pass(lambda name=name: forward(name)) for name in "ab"]
     assert order == []
-    assert [pass_.resume()[1] for pass_ in passes] == ["a", "b"]
-    assert passes[0].resume() is None
+    for pass_ in passes:
+        pass_.resume()
+    assert [pass_.take()[1] for pass_ in passes] == ["a", "b"]
+    passes[0].resume()
+    assert not passes[0].waits
     passes[1].stop()
     assert order == ["a begins", "b begins", "a ends"]

@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,17 +137,24 @@ class ReloadedCausalLM:
         return None
 
     def logits(self, input_ids: Tensor) -> Tensor:
-        return logits_of(self.model(**arguments(self.model, {"input_ids": input_ids.to(self.device)})))
-
-    def together(self, works: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
-        """Several pieces of work; where weights are read block by block, they share what is read."""
-        if self.weights is None:
-            return [work() for work in works]
-        from shortgpt.streaming import run_by_block
-
-        return run_by_block(self.weights, works)
+        batch = {"input_ids": input_ids.to(self.device)}
+        return logits_of(*self._run([lambda: self.model(**arguments(self.model, batch))]))
 
     def generate(self, input_ids: Tensor, new_tokens: int, *, cached: bool) -> Tensor:
+        (text,) = self._run([lambda: self.greedy(input_ids, new_tokens, cached=cached)])
+        return torch.cat(text.logits)
+
+    def generate_both(self, input_ids: Tensor, new_tokens: int) -> tuple[Tensor, Tensor]:
+        if self.weights is None:
+            return self.generate(input_ids, new_tokens, cached=True), self.generate(input_ids, new_tokens, cached=False)
+        (text,) = self._run([lambda: self.greedy(input_ids, new_tokens, cached=True)])
+        # Uncached, a token takes a pass over all before it; on one text these passes need not wait for each other.
+        begun = [text.sequences[:, : input_ids.shape[1] + done] for done in range(new_tokens)]
+        steps = self._run([partial(self.greedy, part, 1, cached=False) for part in begun])
+        return torch.cat(text.logits), torch.cat([logits for step in steps for logits in step.logits])
+
+    def greedy(self, input_ids: Tensor, new_tokens: int, *, cached: bool) -> Any:
+        """What the library returns: `sequences`, [1, tokens], and `logits`, one [1, vocabulary] a token."""
         own = self.model.generation_config
         greedy = GenerationConfig(
             max_new_tokens=new_tokens,
@@ -160,8 +168,15 @@ class ReloadedCausalLM:
             pad_token_id=own.pad_token_id if own.pad_token_id is not None else 0,
         )
         ids = input_ids.to(self.device)
-        output = self.model.generate(ids, attention_mask=ids.new_ones(ids.shape), generation_config=greedy)
-        return torch.cat(output.logits)
+        return self.model.generate(ids, attention_mask=ids.new_ones(ids.shape), generation_config=greedy)
+
+    def _run(self, works: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Do what runs the model; where weights are read block by block, once for all."""
+        if self.weights is None:
+            return [work() for work in works]
+        from shortgpt.streaming import run_by_block
+
+        return run_by_block(self.weights, works)
 
 
 class UnboundedTimeSteps(ReloadedCausalLM):
@@ -171,11 +186,11 @@ class UnboundedTimeSteps(ReloadedCausalLM):
         super().__init__(model, weights)
         self.bounds = {mixer: mixer.time_step_limit for mixer in model.modules() if hasattr(mixer, "time_step_limit")}
 
-    def generate(self, input_ids: Tensor, new_tokens: int, *, cached: bool) -> Tensor:
+    def greedy(self, input_ids: Tensor, new_tokens: int, *, cached: bool) -> Any:
         try:
             for mixer in self.bounds:
                 mixer.time_step_limit = (0.0, float("inf"))
-            return super().generate(input_ids, new_tokens, cached=cached)
+            return super().greedy(input_ids, new_tokens, cached=cached)
         finally:
             for mixer, bound in self.bounds.items():
                 mixer.time_step_limit = bound
