@@ -40,9 +40,6 @@ class Reloaded(Protocol):
 
     Its attribute `dtype`, where it has one, says what the model computes in; without it, that is the logits' dtype.
     `cannot_generate`, where it is there and not None, says why cached generation cannot be compared with uncached.
-    `generate_both`, where it is there, is called instead of `generate`: (input_ids, new_tokens) → the logits of the
-    tokens that are generated with a cache, and those that the model gives without one at these places of the same text.
-    A model whose weights are read block by block reads them less often so.
     """
 
     def logits(self, input_ids: Tensor) -> Tensor:
@@ -74,18 +71,15 @@ class Answer:
         """Ask a model."""
         import torch
 
-        first = input_ids[:1]
         with torch.no_grad():
             logits = model.logits(input_ids)
             dtype = str(getattr(model, "dtype", logits.dtype)).removeprefix("torch.")
             cannot: str | None = getattr(model, "cannot_generate", None)
             if cannot is not None:
                 return cls(logits.float().cpu(), dtype, cannot_generate=cannot)
-            if hasattr(model, "generate_both"):
-                cached, uncached = model.generate_both(first, NEW_TOKENS)
-            else:
-                cached, uncached = (model.generate(first, NEW_TOKENS, cached=use) for use in (True, False))
-            return cls(logits.float().cpu(), dtype, cached.float().cpu(), uncached.float().cpu())
+            first = input_ids[:1]
+            cached, uncached = (model.generate(first, NEW_TOKENS, cached=c).float().cpu() for c in (True, False))
+            return cls(logits.float().cpu(), dtype, cached, uncached)
 
     def tensors(self) -> dict[str, Tensor]:
         """As named tensors: the form in which it crosses from one process to the other."""

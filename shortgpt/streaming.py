@@ -101,17 +101,14 @@ class _Reader:
         self.here.discard(part)
 
 
-def run_by_block(weights: BlockWeights, works: Sequence[Callable[[], T]]) -> list[T]:
-    """Do several pieces of work that run the model, all of them through a block before the next is read.
-
-    Returns:
-        What each piece of work returned.
+def run_by_block(weights: BlockWeights, work: Callable[[], T]) -> T:
+    """Do what runs the model, once or several times: each time its weights are read once.
 
     Raises:
         AdapterError: the blocks do not run one after another, each once.
         StreamingError: a part's weights cannot be had alone.
     """
-    return _run(weights, works, range(len(weights.blocks) + 1))
+    return _run(weights, [work], range(len(weights.blocks) + 1))[0]
 
 
 def logits_by_block(model: TorchBlockSequence, weights: BlockWeights, batch: TokenBatch) -> Tensor:

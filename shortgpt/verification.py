@@ -9,8 +9,9 @@
 
 Skipping and removal are independent code, so they check each other. The two models are held one after the other, never
 together; and streamed, where they are larger than memory, neither is held: their weights are read block by block, those
-of the original once, and those of the result once for the logits, once for each token with a cache, and once for all
-tokens without.
+of the original once, those of the result for the logits and again for every token. (With fewer passes the tokens would
+not be what the library's own generation gives: some types keep their state in the blocks, and some take a longer text
+for something else than a text that grew.)
 """
 
 from __future__ import annotations

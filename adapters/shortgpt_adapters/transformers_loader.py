@@ -6,8 +6,7 @@ import contextlib
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,23 +137,9 @@ class ReloadedCausalLM:
 
     def logits(self, input_ids: Tensor) -> Tensor:
         batch = {"input_ids": input_ids.to(self.device)}
-        return logits_of(*self._run([lambda: self.model(**arguments(self.model, batch))]))
+        return logits_of(self._run(lambda: self.model(**arguments(self.model, batch))))
 
     def generate(self, input_ids: Tensor, new_tokens: int, *, cached: bool) -> Tensor:
-        (text,) = self._run([lambda: self.greedy(input_ids, new_tokens, cached=cached)])
-        return torch.cat(text.logits)
-
-    def generate_both(self, input_ids: Tensor, new_tokens: int) -> tuple[Tensor, Tensor]:
-        if self.weights is None:
-            return self.generate(input_ids, new_tokens, cached=True), self.generate(input_ids, new_tokens, cached=False)
-        (text,) = self._run([lambda: self.greedy(input_ids, new_tokens, cached=True)])
-        # Uncached, a token takes a pass over all before it; on one text these passes need not wait for each other.
-        begun = [text.sequences[:, : input_ids.shape[1] + done] for done in range(new_tokens)]
-        steps = self._run([partial(self.greedy, part, 1, cached=False) for part in begun])
-        return torch.cat(text.logits), torch.cat([logits for step in steps for logits in step.logits])
-
-    def greedy(self, input_ids: Tensor, new_tokens: int, *, cached: bool) -> Any:
-        """What the library returns: `sequences`, [1, tokens], and `logits`, one [1, vocabulary] a token."""
         own = self.model.generation_config
         greedy = GenerationConfig(
             max_new_tokens=new_tokens,
@@ -168,31 +153,31 @@ class ReloadedCausalLM:
             pad_token_id=own.pad_token_id if own.pad_token_id is not None else 0,
         )
         ids = input_ids.to(self.device)
-        return self.model.generate(ids, attention_mask=ids.new_ones(ids.shape), generation_config=greedy)
+        mask = ids.new_ones(ids.shape)
+        output = self._run(lambda: self.model.generate(ids, attention_mask=mask, generation_config=greedy))
+        return torch.cat(output.logits)
 
-    def _run(self, works: Sequence[Callable[[], Any]]) -> list[Any]:
-        """Do what runs the model; where weights are read block by block, once for all."""
+    def _run(self, work: Callable[[], Any]) -> Any:
+        """Do what runs the model."""
         if self.weights is None:
-            return [work() for work in works]
+            return work()
         from shortgpt.streaming import run_by_block
 
-        return run_by_block(self.weights, works)
+        return run_by_block(self.weights, work)
 
 
 class UnboundedTimeSteps(ReloadedCausalLM):
     """For mixers that bound their time steps in a prompt and not in a token that is decoded with a cache."""
 
-    def __init__(self, model: PreTrainedModel, weights: BlockWeights | None = None) -> None:
-        super().__init__(model, weights)
-        self.bounds = {mixer: mixer.time_step_limit for mixer in model.modules() if hasattr(mixer, "time_step_limit")}
-
-    def greedy(self, input_ids: Tensor, new_tokens: int, *, cached: bool) -> Any:
+    def generate(self, input_ids: Tensor, new_tokens: int, *, cached: bool) -> Tensor:
+        mixers = [module for module in self.model.modules() if hasattr(module, "time_step_limit")]
+        bounds = [mixer.time_step_limit for mixer in mixers]
         try:
-            for mixer in self.bounds:
+            for mixer in mixers:
                 mixer.time_step_limit = (0.0, float("inf"))
-            return super().greedy(input_ids, new_tokens, cached=cached)
+            return super().generate(input_ids, new_tokens, cached=cached)
         finally:
-            for mixer, bound in self.bounds.items():
+            for mixer, bound in zip(mixers, bounds, strict=True):
                 mixer.time_step_limit = bound
 
 
