@@ -32,7 +32,7 @@ SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 Job = Callable[[Callable[[], None], threading.Event], None]
 """A file to be written: called with what to call after each tensor, and with what is set when it should end."""
 
-PIECE = 1 << 24  # bytes copied at a time
+CACHE_LINE = 64  # bytes
 TORCH_DTYPES = {
     "BOOL": "bool",
     "U8": "uint8",
@@ -93,11 +93,12 @@ class Weights:
         """Whether there are tensors in half precision."""
         return any(entry.dtype in {"F16", "BF16"} for table in self.tensors.values() for entry in table.values())
 
-    def bytes_in(self, dtype: str) -> int:
-        """What the model takes in memory when it is opened in that dtype."""
-        if dtype == "auto":
-            return self.total_bytes
-        return self.parameters(self.names) * (4 if dtype == "float32" else 2)
+    def bytes_in(self, dtype: str, names: Iterable[str] | None = None) -> int:
+        """What the named tensors, or all, take in memory when the model is opened in that dtype."""
+        wanted = set(self.names if names is None else names)
+        if dtype != "auto":
+            return self.parameters(wanted) * (4 if dtype == "float32" else 2)
+        return sum(entry.nbytes for table in self.tensors.values() for name, entry in table.items() if name in wanted)
 
     def hashes(self, stop: threading.Event | None = None) -> dict[str, str]:
         """File name → SHA-256, of the config and every weight file; cut short when `stop` is set."""
@@ -255,8 +256,8 @@ class Weights:
     def read(self, name: str) -> Any:
         """One tensor of a safetensors file, read into memory of its own. Other threads run meanwhile.
 
-        It lies as it does in a mapped file, as many bytes behind a multiple of 64: kernels round by that on some
-        processors, and a model that is read must compute what a mapped one does.
+        It stands at the same place of a cache line as in the file, where it would stand if it were mapped: elsewhere
+        matrix products may be summed in another order.
 
         Raises:
             CheckpointError: the file ends too early, or holds a type that torch does not know.
@@ -269,9 +270,9 @@ class Weights:
             known = ", ".join(TORCH_DTYPES)
             raise CheckpointError(f"{file}: {name} is of the type {entry.dtype}; tensors of {known} can be read")
         dtype = getattr(torch, TORCH_DTYPES[entry.dtype])
-        buffer = torch.empty(entry.nbytes + 64, dtype=torch.uint8)
-        start = (entry.begin - buffer.data_ptr()) % 64
-        buffer = buffer[start - start % dtype.itemsize :][: entry.nbytes]
+        buffer = torch.empty(entry.nbytes + CACHE_LINE, dtype=torch.uint8)
+        begin = (entry.begin - buffer.data_ptr()) % CACHE_LINE // dtype.itemsize * dtype.itemsize
+        buffer = buffer[begin : begin + entry.nbytes]
         left = memoryview(buffer.numpy().data)
         with file.open("rb", buffering=0) as reader:
             reader.seek(entry.begin)

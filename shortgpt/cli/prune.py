@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from shortgpt.plan import Plan
 
 CALIBRATION = ("calibration", "field", "sequences", "tokens", "seed", "batch_size", "tokenizer")
-CHOOSING = ("criterion", "keep", "stream")
+CHOOSING = ("criterion", "keep")
 TOOLS = ("mergekit", "llama.cpp")
 """Those of `shortgpt.exports`."""
 
@@ -89,8 +89,8 @@ def prune(
 
     Give one of --blocks, --ratio, --contiguous, --max-perplexity-ratio, --remove, --plan. The result is loaded again in
     a fresh process and compared with the original with these blocks skipped; where they differ, nothing is kept and the
-    exit status is 1. That takes the memory of the whole model, which --stream does not change: --no-verify leaves it
-    out.
+    exit status is 1. With --stream, and where memory does not suffice, that too is done with the weights read block by
+    block.
 
     Held-out text, on which the effect is measured, is what comes behind the --sequences that are scored.
     """
@@ -112,7 +112,7 @@ def prune(
         remove=remove,
         plan=plan_file,
     )
-    _refuse_idle(wanted, effect)
+    _refuse_idle(wanted, effect, verify)
     first = processes.started()[0] == 0
     if not first and not wanted.scored:
         return  # nothing is scored, so there is nothing to share
@@ -151,7 +151,7 @@ def prune(
         plan = replace(plan, exports=tuple(dict.fromkeys((*plan.exports, *exports))))
         try:
             done = prune_checkpoint(
-                source, output, plan, verify=verify, export_as=export_as, progress=progress, **opening
+                source, output, plan, verify=verify, export_as=export_as, stream=stream, progress=progress, **opening
             )
         except VerificationError as error:
             raise VerificationError(f"{error}; nothing was kept") from error
@@ -162,7 +162,7 @@ def prune(
     common.write_json(done, json_file)
 
 
-def _refuse_idle(wanted: choosing.Wanted, effect: bool | None) -> None:
+def _refuse_idle(wanted: choosing.Wanted, effect: bool | None, verify: bool) -> None:
     """Raise a `SelectionError` for options that would do nothing."""
     context = click.get_current_context()
 
@@ -177,7 +177,9 @@ def _refuse_idle(wanted: choosing.Wanted, effect: bool | None) -> None:
             )
         return
     way = "--remove" if wanted.remove is not None else "--plan"
-    if idle := given(*CHOOSING):
+    if effect and given("stream"):
+        raise SelectionError("--effect runs the whole model, and --stream leaves its weights in their files; take one")
+    if idle := given(*CHOOSING, *([] if verify else ["stream"])):
         raise SelectionError(f"{idle}: nothing is scored with {way}; leave them out")
     if not effect and (idle := given(*CALIBRATION)):
         raise SelectionError(f"{idle}: nothing is scored with {way}; leave them out, or measure the --effect on it")
