@@ -26,7 +26,7 @@ from typing import Any
 
 from shortgpt.errors import ModelError, OutputError, SelectionError
 from shortgpt.exports import EXPORT_FILES
-from shortgpt.families import Config, Family, OpenOptions, Source, recognise, resolve
+from shortgpt.families import Config, Family, Source, recognise, resolve
 from shortgpt.plan import CARD_FILE, PLAN_FILE, Plan, Verification, write_records
 from shortgpt.scores import Progress
 from shortgpt.weights import INDEXES, Weights
@@ -70,7 +70,7 @@ def prune_checkpoint(
             left at `output`.
     """
     from shortgpt import verification
-    from shortgpt.loading import checked_dtype, default_device
+    from shortgpt.loading import open_options
 
     origin = source if isinstance(source, Source) else resolve(source, architecture)
     family = recognise(origin, architecture)
@@ -97,9 +97,8 @@ def prune_checkpoint(
     family.check_tensors(config, weights.names)
     renamed = family.rename(weights.names, depth, keep)
     folds = family.folds(config, keep, renamed)
-    options = OpenOptions(
-        device=default_device(device), dtype=checked_dtype(dtype), trust_remote_code=trust_remote_code, stream=stream
-    )
+    options = open_options(origin, family, device, dtype, trust_remote_code, stream and family.streams)
+    options = replace(options, stream=stream)  # verification says what cannot be streamed; the removal is done
     rounding = 0.0
     if export_as is not None:  # in half precision the rounding of two architectures would hide a wrong export
         rounding = 0.02 if weights.is_half else 1e-5

@@ -156,12 +156,15 @@ def lacking_memory(size: int, device: str) -> str | None:
     """Why a model of `size` bytes cannot be loaded, or None where it can."""
     import torch
 
+    free = 0
     if device.startswith("cuda"):
         free = torch.cuda.mem_get_info(torch.device(device))[0]
-    else:
+    elif device == "auto":
+        free = sum(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
+    if not device.startswith("cuda"):
         import psutil
 
-        free = psutil.virtual_memory().available
+        free += psutil.virtual_memory().available
     need = int(size * 1.2) + (256 << 20)  # weights, activations of the probe, the libraries
     if free >= need:
         return None
