@@ -124,6 +124,7 @@ def prune_checkpoint(
             outcome = expected
         elif expected is not None:
             made = Weights(resolve(folder))
+            made_hashes = pool.submit(made.hashes, stop)  # while the other process is at work
             outcome = verification.check(
                 folder,
                 written,
@@ -133,7 +134,7 @@ def prune_checkpoint(
                 shifted=export_as is None and verification.moved(weights, made, renamed),
                 rounding=rounding,
             )
-            hashed = made.hashes()
+            hashed = made_hashes.result()
             outcome = replace(outcome, files={name: hashed[name] for name in hashed if name != "config.json"})
         before = family.parameters(config) or weights.parameters(weights.names)
         after = family.parameters(family.rewrite_config(config, keep)) or weights.parameters(renamed.values())

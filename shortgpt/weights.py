@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import re
 import threading
@@ -33,6 +34,7 @@ Job = Callable[[Callable[[], None], threading.Event], None]
 """A file to be written: called with what to call after each tensor, and with what is set when it should end."""
 
 CACHE_LINE = 64  # bytes
+OWN_PAGES = 1 << 20  # bytes of a tensor from which on it is read into pages of its own
 TORCH_DTYPES = {
     "BOOL": "bool",
     "U8": "uint8",
@@ -71,11 +73,6 @@ class Weights:
             self.tensors[file] = reader(file)
         self._check_index()
         self.names = [name for entries in self.tensors.values() for name in entries]
-
-    @property
-    def total_bytes(self) -> int:
-        """The size of all weight files: what loading the model takes at least."""
-        return sum(file.stat().st_size for file in self.files)
 
     def parameters(self, names: Iterable[str]) -> int:
         """The number of elements of the named tensors; tied ones count once."""
@@ -270,7 +267,11 @@ class Weights:
             known = ", ".join(TORCH_DTYPES)
             raise CheckpointError(f"{file}: {name} is of the type {entry.dtype}; tensors of {known} can be read")
         dtype = getattr(torch, TORCH_DTYPES[entry.dtype])
-        buffer = torch.empty(entry.nbytes + CACHE_LINE, dtype=torch.uint8)
+        size = entry.nbytes + CACHE_LINE
+        if entry.nbytes < OWN_PAGES:
+            buffer = torch.empty(size, dtype=torch.uint8)
+        else:  # pages of its own go back to the system with the tensor; a heap would keep some
+            buffer = torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)
         begin = (entry.begin - buffer.data_ptr()) % CACHE_LINE // dtype.itemsize * dtype.itemsize
         buffer = buffer[begin : begin + entry.nbytes]
         left = memoryview(buffer.numpy().data)
