@@ -410,7 +410,7 @@ def test_a_source_that_vanishes_half_way(refused: Refused, model: Path) -> None:
 def test_a_full_disk_for_the_json(refused: Refused, model: Path, text: Path, tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
     command = ("score", model, "--calibration", text, *ON, "--format", "csv", "--json", tmp_path / "x.json")
-    with raising(Path, "write_text", full):
+    with raising(Path, "write_bytes", full):
         # The table is printed first; only the file is missing.
         from tests.support import run_cli
 

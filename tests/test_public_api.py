@@ -47,7 +47,8 @@ FUNCTIONS = {
     "remove": "(model: BlockSequence, blocks: Plan | Iterable[int]) -> BlockSequence",
     "prune_checkpoint": "(source: str | Path | Source, output: str | Path, blocks: Plan | Iterable[int], *, "
     "verify: bool = True, device: str | None = None, dtype: str = auto, trust_remote_code: bool = False, "
-    "architecture: str | None = None, export_as: str | None = None, progress: Progress | None = None) -> Plan",
+    "architecture: str | None = None, export_as: str | None = None, stream: bool = False, "
+    "progress: Progress | None = None) -> Plan",
     "effect": "(model: BlockSequence, blocks: Plan | Iterable[int], text: Any = stdlib, *, "
     "sequences: int | None = None, tokens: int | None = None, seed: int = 0, field: str | None = None, "
     "batch_size: int | None = None, progress: Progress | None = None) -> Effect",
