@@ -8,7 +8,8 @@
     ├── ModelError                 what was named is not a model that can be opened
     │   ├── UnknownArchitectureError   no installed adapter knows it
     │   ├── AmbiguousArchitectureError several adapters claim it with equal priority
-    │   └── CheckpointError            files are missing, truncated, or say something else than the config
+    │   ├── CheckpointError            files are missing, truncated, or say something else than the config
+    │   └── StreamingError             its weights cannot be read block by block
     ├── CalibrationError           no tokens can be made of that text
     ├── HiddenStateError           NaN, infinity or zero vectors in the residual stream
     ├── SelectionError             those blocks cannot be removed
@@ -47,6 +48,10 @@ class AmbiguousArchitectureError(ModelError):
 
 class CheckpointError(ModelError):
     """A checkpoint's files are missing, damaged, or contradict its config."""
+
+
+class StreamingError(ModelError):
+    """A model's weights cannot be read block by block; the whole model can be loaded."""
 
 
 class CalibrationError(ShortGPTError):

@@ -104,7 +104,8 @@ class Family(ABC):
         rules: config field → rule, for fields that only this family has.
         loader: `"module:function"`, a function `(directory, *, device, dtype, trust_remote_code) -> Reloaded` that
             opens a checkpoint with the family's own loader and nothing of an adapter. Verification calls it in a fresh
-            process.
+            process. Where `streams` is set, with `stream` too at times: the block list whose weights stay in their
+            files.
         exports: other architectures that a checkpoint can be written as, exactly; see `export`.
         load_example: the lines of Python that load a checkpoint from "DIR", for the model card.
         tolerance: the largest difference of logits between removing and skipping, relative to the largest logit:

@@ -8,7 +8,7 @@ from typing import Any
 
 from shortgpt import processes
 from shortgpt.blocks import BlockSequence
-from shortgpt.errors import ModelError
+from shortgpt.errors import ModelError, StreamingError
 from shortgpt.families import OpenOptions, recognise, recognise_model, resolve
 from shortgpt.plan import Plan
 
@@ -32,10 +32,11 @@ def load(
         tokenizer: in place of the model's own: a callable, or the folder or hub id of one.
         architecture: take this adapter instead of looking for one.
         stream: leave the blocks' weights in their files; `shortgpt.score` reads them block by block, so that a model
-            larger than memory can be scored. Such a model can be traced and scored, and nothing else.
+            larger than memory can be scored. Such a model can be traced and scored, and gives logits (its weights are
+            read at every call); it cannot be made shorter in memory, nor saved.
 
     Raises:
-        ModelError: it cannot be found, read or recognised, or cannot be streamed.
+        ModelError: it cannot be found, read or recognised. StreamingError: it cannot be streamed.
     """
     source = resolve(name, architecture)
     family = recognise(source, architecture)
@@ -46,7 +47,7 @@ def load(
         stream=stream,
     )
     if stream and not family.streams:
-        raise ModelError(
+        raise StreamingError(
             f"{source.name}: models of the adapter {family.architecture!r} cannot be streamed block by block, only "
             "those that transformers loads; load it whole (without --stream)"
         )

@@ -27,7 +27,7 @@ from shortgpt.errors import AdapterError, ModelError
 from shortgpt.families import Config, Family, Source
 from shortgpt.parts import Parts, find_parts, silent
 from shortgpt.replay import Enough, Replay, can_read_out, can_replay
-from shortgpt.streaming import BlockWeights, trace_by_block
+from shortgpt.streaming import BlockWeights, logits_by_block, trace_by_block
 
 
 class TorchBlockSequence(BlockSequence):
@@ -40,9 +40,11 @@ class TorchBlockSequence(BlockSequence):
 
     Attributes:
         weights: where the blocks' weights come from when they are not in memory; None where they are.
+        skipped: the blocks inside whose `skipping` we are.
     """
 
     weights: BlockWeights | None = None
+    skipped: frozenset[int] = frozenset()
 
     def __init__(
         self,
@@ -168,7 +170,8 @@ class TorchBlockSequence(BlockSequence):
             )
 
     def logits(self, batch: TokenBatch) -> Tensor:
-        self._refuse_streamed("give logits")
+        if self.weights is not None:
+            return logits_by_block(self, self.weights, self._placed(batch))
         with torch.no_grad():
             return self.forward(self._placed(batch))
 
@@ -177,10 +180,13 @@ class TorchBlockSequence(BlockSequence):
         def bypass(index: int) -> Any:
             return lambda module, args, kwargs, output: self.bypassed(index, args, kwargs, output)
 
+        gone, before = frozenset(blocks), self.skipped
         with ExitStack() as hooks:
-            for index in sorted(set(blocks)):
+            for index in sorted(gone):
                 hook = self.blocks[index].register_forward_hook(bypass(index), with_kwargs=True)
                 hooks.callback(hook.remove)
+            hooks.callback(setattr, self, "skipped", before)
+            self.skipped = before | gone
             yield
 
     @cached_property
@@ -264,7 +270,7 @@ class TorchBlockSequence(BlockSequence):
     def _refuse_streamed(self, what: str) -> None:
         if self.weights is not None:
             raise ModelError(
-                f"{self.name}: its blocks' weights are still in their files (stream), so it can be traced and scored, "
+                f"{self.name}: its blocks' weights are still in their files (stream), so it can be traced and scored "
                 f"and cannot {what}; load it whole, or prune it on disk (`shortgpt prune`, shortgpt.prune_checkpoint)"
             )
 

@@ -1,4 +1,4 @@
-"""Scoring a model whose blocks do not fit into memory: all batches go through a block before the next one is read.
+"""Running a model whose blocks do not fit into memory: everything goes through a block before the next one is read.
 
 ::
 
@@ -11,121 +11,126 @@ Each batch is one forward pass of the model's own code, which makes masks, posit
 The pass runs in a thread and waits at every block until the block's weights are there; one thread runs at a time. So
 nothing of the model need be known but which modules the blocks are, and a block is called with what it is always
 called with. What is held is the stream of all batches once, two blocks, and a thread for each batch.
+
+Work that runs the model several times, such as the generation of a text, takes as many rounds through the blocks.
 """
 
 from __future__ import annotations
 
-import contextvars
-import threading
+import ctypes
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from shortgpt.errors import AdapterError
+from shortgpt.passes import Call, Pass, waiting
 
 if TYPE_CHECKING:
     from shortgpt.blocks import Tap, TokenBatch
     from shortgpt.modules import TorchBlockSequence
 
+T = TypeVar("T")
+
 
 class BlockWeights(ABC):
-    """The weights of a model's blocks, in their files.
+    """The weights of a model's blocks in their files, and those of its head, which stands behind the last block: part
+    L, after the blocks 0..L-1.
 
     Attributes:
+        name: what messages call the model.
         device: where the model computes.
+        blocks: the blocks, which are empty until they are loaded.
+        block_names: what the model calls them.
     """
 
+    name: str
     device: torch.device
+    blocks: list[nn.Module]
+    block_names: tuple[str, ...]
 
     def reading(self) -> AbstractContextManager[None]:
-        """Inside it blocks are loaded and dropped."""
+        """Inside it parts are loaded and dropped."""
         return nullcontext()
 
     @abstractmethod
-    def load(self, block: int) -> None:
-        """Read a block's weights into the model. Called from another thread, while other blocks compute.
+    def load(self, part: int) -> None:
+        """Read a part's weights into the model. Called from another thread, while blocks compute.
 
         Raises:
-            ModelError: the block cannot be had alone.
+            StreamingError: the part cannot be had alone.
         """
 
     @abstractmethod
-    def drop(self, block: int) -> None:
+    def drop(self, part: int) -> None:
         """Let them go again, where they are there."""
 
 
-class _Stop(BaseException):
-    """Unwinds a pass that is not needed any more. Never leaves its thread."""
+class _Reader:
+    """Reads parts, one at a time, in a thread of its own.
+
+    Args:
+        order: the parts that will be needed: the one behind a part that is needed is begun with.
+    """
+
+    def __init__(self, weights: BlockWeights, order: Sequence[int]) -> None:
+        self.weights = weights
+        self.following = dict(pairwise(order))
+        self.coming: dict[int, Future[None]] = {}
+        self.here: set[int] = set()
+        self.pool = ThreadPoolExecutor(1, "shortgpt-weights")
+
+    def need(self, part: int) -> None:
+        """Wait until a part is there."""
+        if part in self.here:
+            return
+        (self.coming.pop(part, None) or self.pool.submit(self.weights.load, part)).result()
+        self.here.add(part)
+        if part in self.following:
+            coming = self.following[part]
+            self.coming[coming] = self.pool.submit(self.weights.load, coming)
+
+    def leave(self, part: int) -> None:
+        """A part is not needed any more in this round."""
+        self.weights.drop(part)
+        self.here.discard(part)
+        _give_back()
 
 
-class _Call(NamedTuple):
-    """A block's call, as the model's forward makes it."""
+def run_by_block(weights: BlockWeights, work: Callable[[], T]) -> T:
+    """Do what runs the model, once or several times: each time its weights are read once.
 
-    block: int
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    context: contextvars.Context
+    Raises:
+        AdapterError: the blocks do not run one after another, each once.
+        StreamingError: a part's weights cannot be had alone.
+    """
+    return _run(weights, [work], range(len(weights.blocks) + 1))[0]
 
 
-class _Pass:
-    """A forward pass that waits at each block. It runs only inside `resume`."""
+def logits_by_block(model: TorchBlockSequence, weights: BlockWeights, batch: TokenBatch) -> Tensor:
+    """The model's logits; a block that is skipped is read only where it may do more than hand the stream on."""
+    forms: dict[type, Any] = {}
 
-    current = threading.local()
+    def without_reading(call: Call) -> Any:
+        if call.block in model.skipped and _is_plain((call.args, *call.kwargs.values())):
+            return forms.get(type(model.blocks[call.block]))  # whose stream `bypassed` replaces
+        return None
 
-    def __init__(self, forward: Callable[[], object]) -> None:
-        self.answers: SimpleQueue[Any] = SimpleQueue()
-        self.calls: SimpleQueue[_Call | BaseException | None] = SimpleQueue()
-        self.thread = threading.Thread(target=self._run, args=(forward,), name="shortgpt-pass", daemon=True)
-        self.thread.start()
+    def step(number: int, call: Call, compute: Callable[[], Any]) -> Any:
+        output = compute()
+        if model.skipped and _is_stream_alone(output, model.stream_out(call.block, output)):
+            forms[type(model.blocks[call.block])] = output
+        return output
 
-    def _run(self, forward: Callable[[], object]) -> None:
-        _Pass.current.it = self
-        end: BaseException | None = None
-        try:
-            self._answer()  # to begin
-            with torch.no_grad():
-                forward()
-        except _Stop:
-            pass
-        except BaseException as error:
-            end = error
-        self.calls.put(end)
-
-    def _answer(self) -> Any:
-        answer = self.answers.get()
-        if answer is _Stop:
-            raise _Stop
-        return answer
-
-    def call(self, call: _Call) -> Any:
-        """Wait for a block's output; in the pass's own thread."""
-        self.calls.put(call)
-        del call  # the stream that it holds is the next block's to replace
-        return self._answer()
-
-    def resume(self, output: object = None) -> _Call | None:
-        """Hand over a block's output and run to the next call of a block; None at the end of the pass.
-
-        Raises:
-            Exception: what the pass raised.
-        """
-        self.answers.put(output)
-        call = self.calls.get()
-        if isinstance(call, BaseException):
-            raise call
-        return call
-
-    def stop(self) -> None:
-        """End the pass where it is."""
-        self.answers.put(_Stop)
-        self.thread.join()
+    read = [part for part in range(len(model) + 1) if part not in model.skipped]
+    return _run(weights, [partial(model.forward, batch)], read, step, without_reading)[0]
 
 
 def trace_by_block(
@@ -138,73 +143,102 @@ def trace_by_block(
 
     Raises:
         AdapterError: the blocks do not run one after another, each once.
-        ModelError: a block's weights cannot be had alone.
+        StreamingError: a block's weights cannot be had alone.
     """
-    last = len(model) - 1
 
-    def see(number: int, boundary: int, hidden: torch.Tensor) -> None:
+    def see(number: int, boundary: int, hidden: Tensor) -> None:
         taps[number](boundary, model.observed(boundary, hidden))
 
-    passes: list[_Pass] = []
+    def step(number: int, call: Call, compute: Callable[[], Any]) -> Any:
+        see(number, call.block, model.stream(call.block, call.args, call.kwargs))
+        output = compute()
+        if call.block == len(model) - 1:
+            see(number, len(model), model.stream_out(call.block, output))
+        return output
+
+    _run(weights, [partial(model.forward, batch) for batch in batches], range(len(model)), step)
+
+
+def _run(
+    weights: BlockWeights,
+    works: Sequence[Callable[[], T]],
+    order: Sequence[int],
+    step: Callable[[int, Call, Callable[[], Any]], Any] = lambda number, call, compute: compute(),
+    without_reading: Callable[[Call], Any] = lambda call: None,
+) -> list[T]:
+    """Take works through the blocks.
+
+    Args:
+        order: the parts that will be read. Where the head is not among them, a work ends behind the last block.
+        step: (a work's number, the call of a block that is there, what computes it) → the block's output.
+        without_reading: the output of a block that need not be read; None where it is to be.
+    """
+    head = len(weights.blocks)
+    to_the_end = head in order
+    passes: list[Pass] = []
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(weights.reading())
-        for block in range(last + 1):
-            stack.callback(weights.drop, block)  # when the reader has ended, whatever it was at
-        reader = stack.enter_context(ThreadPoolExecutor(1, "shortgpt-weights"))
-        forwards = stack.enter_context(_waiting(model.blocks))
+        for part in range(head + 1):
+            stack.callback(weights.drop, part)  # when the reader has ended, whatever it was at
+        reader = _Reader(weights, order)
+        stack.enter_context(reader.pool)
+        forwards = stack.enter_context(waiting(weights.blocks))
+
+        def output_of(block: int, number: int) -> Any:
+            call = passes[number].take()
+            if call is None or call.block != block:
+                found = "none" if call is None else weights.block_names[call.block]
+                raise AdapterError(
+                    f"{weights.name}: {weights.block_names[block]} should run next, but {found} does; the blocks do "
+                    "not run one after another, each once"
+                )
+            output = without_reading(call)
+            if output is not None:
+                return output
+            reader.need(block)
+            return step(number, call, partial(call.context.run, forwards[block], *call.args, **call.kwargs))
+
         try:
-            calls: list[_Call | None] = []
-            for batch in batches:
-                passes.append(_Pass(partial(model.forward, batch)))
-                calls.append(passes[-1].resume())
-            weights.load(0)
-            for block in range(last + 1):
-                following = reader.submit(weights.load, block + 1) if block < last else None
-                for number, pass_ in enumerate(passes):
-                    call, calls[number] = calls[number], None
-                    if call is None or call.block != block:
-                        found = "none" if call is None else model.block_names[call.block]
-                        raise AdapterError(
-                            f"{model.name}: {model.block_names[block]} should run next, but {found} does; the blocks "
-                            "do not run one after another, each once"
-                        )
-                    see(number, block, model.stream(block, call.args, call.kwargs))
-                    output = call.context.run(forwards[block], *call.args, **call.kwargs)
-                    del call
-                    if block == last:
-                        see(number, block + 1, model.stream_out(block, output))
-                    else:
-                        calls[number] = pass_.resume(output)
-                    del output
-                weights.drop(block)
-                if following is not None:
-                    following.result()
+            for work in works:
+                passes.append(Pass(work))
+                passes[-1].resume()
+            going = list(range(len(works)))
+            while going:
+                for block in range(head):
+                    for number in going:
+                        output = output_of(block, number)
+                        if to_the_end and block == head - 1:
+                            reader.need(head)
+                        if to_the_end or block < head - 1:
+                            passes[number].resume(output)
+                        del output
+                    reader.leave(block)
+                reader.leave(head)
+                going = [number for number in going if passes[number].waits]
         finally:
             for pass_ in passes:
                 pass_.stop()
+        return [pass_.result for pass_ in passes]
 
 
-@contextmanager
-def _waiting(blocks: Sequence[nn.Module]) -> Iterator[list[Callable[..., Any]]]:
-    """Inside it a block's forward waits for its pass to be resumed; given are the blocks' real forwards."""
+def _give_back() -> None:
+    """Hand back to the system what the heap of the C library (glibc) holds and does not use: of converted weights it
+    keeps up to half a block."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
-    def standing_in(index: int) -> Callable[..., Any]:
-        def wait(*args: Any, **kwargs: Any) -> Any:
-            pass_: _Pass = _Pass.current.it
-            return pass_.call(_Call(index, args, kwargs, contextvars.copy_context()))
 
-        return wait
+def _is_plain(value: Any) -> bool:
+    """Whether a block that is given it can do nothing with it but read it."""
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (Tensor, bool, int, float, str))
 
-    real = [block.forward for block in blocks]
-    own = ["forward" in vars(block) for block in blocks]
-    try:
-        for index, block in enumerate(blocks):
-            block.forward = standing_in(index)
-        yield real
-    finally:
-        for block, forward, kept in zip(blocks, real, own, strict=True):
-            if kept:
-                block.forward = forward
-            else:
-                del block.forward
+
+def _is_stream_alone(output: Any, stream: Tensor) -> bool:
+    """Whether a block's output holds the stream and nothing else."""
+    return output is stream or (
+        isinstance(output, (tuple, list)) and all(item is stream or item is None for item in output)
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import re
 import threading
@@ -32,7 +33,7 @@ SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 Job = Callable[[Callable[[], None], threading.Event], None]
 """A file to be written: called with what to call after each tensor, and with what is set when it should end."""
 
-PIECE = 1 << 24  # bytes copied at a time
+CACHE_LINE = 64  # bytes
 TORCH_DTYPES = {
     "BOOL": "bool",
     "U8": "uint8",
@@ -72,11 +73,6 @@ class Weights:
         self._check_index()
         self.names = [name for entries in self.tensors.values() for name in entries]
 
-    @property
-    def total_bytes(self) -> int:
-        """The size of all weight files: what loading the model takes at least."""
-        return sum(file.stat().st_size for file in self.files)
-
     def parameters(self, names: Iterable[str]) -> int:
         """The number of elements of the named tensors; tied ones count once."""
         wanted = set(names)
@@ -93,11 +89,12 @@ class Weights:
         """Whether there are tensors in half precision."""
         return any(entry.dtype in {"F16", "BF16"} for table in self.tensors.values() for entry in table.values())
 
-    def bytes_in(self, dtype: str) -> int:
-        """What the model takes in memory when it is opened in that dtype."""
-        if dtype == "auto":
-            return self.total_bytes
-        return self.parameters(self.names) * (4 if dtype == "float32" else 2)
+    def bytes_in(self, dtype: str, names: Iterable[str] | None = None) -> int:
+        """What the named tensors, or all, take in memory when the model is opened in that dtype."""
+        wanted = set(self.names if names is None else names)
+        if dtype != "auto":
+            return self.parameters(wanted) * (4 if dtype == "float32" else 2)
+        return sum(entry.nbytes for table in self.tensors.values() for name, entry in table.items() if name in wanted)
 
     def hashes(self, stop: threading.Event | None = None) -> dict[str, str]:
         """File name → SHA-256, of the config and every weight file; cut short when `stop` is set."""
@@ -235,46 +232,59 @@ class Weights:
 
     def entry(self, name: str) -> Entry:
         """Where a tensor is that is there."""
-        return next(table for table in self.tensors.values() if name in table)[name]
+        return self.tensors[self._file_of(name)][name]
 
     def tensor(self, name: str) -> Any:
-        """One tensor, mapped from its file. Raises a KeyError for one that is not there."""
-        for file, table in self.tensors.items():
-            if name in table:
-                return self._one_tensor(file, name)
-        raise KeyError(name)
-
-    def _one_tensor(self, file: Path, name: str) -> Any:
-        if file.suffix != ".safetensors":
-            return self._torch_tensors(file)[name]
-        from safetensors import safe_open
-
-        with safe_open(file, framework="pt") as tensors:
-            return tensors.get_tensor(name)
-
-    def read(self, name: str) -> Any:
-        """One tensor of a safetensors file, read into memory of its own. Other threads run meanwhile.
+        """One tensor, mapped from its file by itself: as soon as it is let go, nothing of it is in memory.
 
         Raises:
+            KeyError: it is not there.
             CheckpointError: the file ends too early, or holds a type that torch does not know.
         """
         import torch
 
-        file = next(file for file, table in self.tensors.items() if name in table)
+        file = self._file_of(name)
+        if file.suffix != ".safetensors":
+            return self._torch_tensors(file)[name]
         entry = self.tensors[file][name]
         if entry.dtype not in TORCH_DTYPES:
             known = ", ".join(TORCH_DTYPES)
             raise CheckpointError(f"{file}: {name} is of the type {entry.dtype}; tensors of {known} can be read")
-        buffer = torch.empty(entry.nbytes, dtype=torch.uint8)
-        left = memoryview(buffer.numpy().data)
+        dtype = getattr(torch, TORCH_DTYPES[entry.dtype])
+        if not entry.nbytes:
+            return torch.empty(entry.shape, dtype=dtype)
+        before = entry.begin % mmap.ALLOCATIONGRANULARITY
+        place = {"length": before + entry.nbytes, "offset": entry.begin - before, "access": mmap.ACCESS_COPY}
+        with file.open("rb") as reader:
+            try:
+                mapping = mmap.mmap(reader.fileno(), **place)
+            except ValueError:  # longer than the file
+                raise CheckpointError(f"{file}: ended in the middle of {name}; fetch the model again") from None
+        return torch.frombuffer(mapping, dtype=dtype, count=elements(entry.shape), offset=before).reshape(entry.shape)
+
+    def fetch(self, name: str) -> None:
+        """Have the system read a tensor of a safetensors file, so that it is at hand when it is mapped. Other threads
+        run meanwhile.
+
+        Raises:
+            CheckpointError: the file ends too early.
+        """
+        file, entry = self._file_of(name), self.entry(name)
+        scratch = memoryview(bytearray(BUFFER))
         with file.open("rb", buffering=0) as reader:
             reader.seek(entry.begin)
+            left = entry.nbytes
             while left:
-                count = reader.readinto(left)
+                count = reader.readinto(scratch[:left])
                 if not count:
                     raise CheckpointError(f"{file}: ended in the middle of {name}; fetch the model again")
-                left = left[count:]
-        return buffer.view(getattr(torch, TORCH_DTYPES[entry.dtype])).reshape(entry.shape)
+                left -= count
+
+    def _file_of(self, name: str) -> Path:
+        for file, table in self.tensors.items():
+            if name in table:
+                return file
+        raise KeyError(name)
 
     def tensors_of(self, file: Path) -> dict[str, Any]:
         """The tensors of one file, mapped from it rather than read."""

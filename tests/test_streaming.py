@@ -11,11 +11,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from shortgpt_adapters.transformers_stream import StreamedWeights
+from transformers import AutoModelForCausalLM
 
 import shortgpt
-from shortgpt import streaming
+from shortgpt.blocks import Cut
 from shortgpt.errors import AdapterError, CheckpointError, ModelError
-from tests.support import Ran, ids_of, saved, tiny
+from shortgpt.families import Source
+from shortgpt.passes import Pass
+from shortgpt.weights import Weights
+from tests.support import Ran, ids_of, saved, skipped_by_hand, tiny
 from tests.tiny_types import tiny_batch, tiny_model, upstream_mended
 
 NAMED = ("llama", "mistral", "gpt2", "gpt2_postnorm", "openai-gpt", "mamba", "mamba2", "falcon_mamba", "rwkv")
@@ -143,26 +148,30 @@ def test_no_more_than_two_blocks_are_in_memory_at_a_time(llama_folder: Path, mon
 def test_a_blocks_weights_are_read_once_however_many_batches_there_are(
     llama_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from shortgpt.weights import Weights
+    seen: dict[str, list[str]] = {"tensor": [], "fetch": []}
 
-    read: list[str] = []
-    original = Weights.read
+    def watch(what: str) -> None:
+        original: Callable[..., Any] = getattr(Weights, what)
 
-    def watched(self: Weights, name: str) -> Any:
-        read.append(name)
-        return original(self, name)
+        def watched(self: Weights, name: str) -> Any:
+            seen[what].append(name)
+            return original(self, name)
 
-    monkeypatch.setattr(Weights, "read", watched)
+        monkeypatch.setattr(Weights, what, watched)
+
+    for what in seen:
+        watch(what)
     model = shortgpt.load(llama_folder, device="cpu", stream=True)
     shortgpt.score(model, batches_of(5))
     in_file = set(load_file(llama_folder / "model.safetensors"))
-    assert sorted(read) == sorted(in_file - {"lm_head.weight"})
+    assert sorted(seen["tensor"]) == sorted(in_file - {"lm_head.weight"})
+    assert sorted(seen["fetch"]) == sorted(name for name in in_file if ".layers." in name)
 
 
 def test_what_needs_the_whole_model_is_refused_and_says_what_can_be_done(llama_folder: Path, tmp_path: Path) -> None:
     model = shortgpt.load(llama_folder, device="cpu", stream=True)
     for attempt in (
-        lambda: model.logits({"input_ids": ids_of()}),
+        lambda: list(model.ablated({"input_ids": ids_of()}, [Cut(1)])),
         lambda: shortgpt.remove(model, [1]),
         lambda: model.save(tmp_path / "out"),
     ):
@@ -248,6 +257,115 @@ def test_blocks_that_run_out_of_order_are_an_error(llama_folder: Path, monkeypat
     assert our_threads() == []
 
 
+# -- logits ---------------------------------------------------------------------------------------------------
+
+READ_THOUGH_SKIPPED = (
+    "bloom",
+    "gemma4_text",
+    "zaya",
+)  # ALiBi beside a list, keys for others, a state beside the stream
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The parts that are read: blocks, and as the last one the head."""
+    parts: list[int] = []
+    load = StreamedWeights.load
+
+    def watched(self: StreamedWeights, part: int) -> None:
+        parts.append(part)
+        load(self, part)
+
+    monkeypatch.setattr(StreamedWeights, "load", watched)
+    return parts
+
+
+@pytest.mark.parametrize(("name", "path"), [("llama", "model.layers"), ("gpt2", "transformer.h")])
+def test_streamed_logits_are_those_of_the_library_with_these_blocks_bypassed(
+    name: str, path: str, tmp_path: Path
+) -> None:
+    folder = saved(tiny(name), tmp_path / name, tokenizer=False)
+    whole = AutoModelForCausalLM.from_pretrained(folder).eval()
+    model = shortgpt.load(folder, device="cpu", stream=True)
+    for gone in ((), (1, 4), (0, 5), (0, 1, 2, 3, 4)):
+        with model.skipping(gone):
+            logits = model.logits({"input_ids": ids_of()})
+        assert torch.equal(logits, skipped_by_hand(whole, path, gone, ids_of()))
+    assert not model.skipped
+    assert all(p.is_meta for block in model.blocks for p in block.parameters())
+    assert model.model.get_output_embeddings().weight.is_meta == (name == "llama")  # gpt2's is the embedding
+
+
+@pytest.mark.parametrize("name", ["mamba", "rwkv", *FOUND, "recurrent_gemma"])
+def test_streamed_logits_equal_those_of_the_model_in_memory(name: str, tmp_path: Path) -> None:
+    with upstream_mended():
+        model = tiny(name) if name in NAMED else tiny_model(name)
+        model.save_pretrained(tmp_path / name)
+        batch = {"input_ids": ids_of() % 90}
+        found = []
+        for stream in (False, True):
+            opened = shortgpt.load(tmp_path / name, device="cpu", stream=stream)
+            with opened.skipping((2, 3)):
+                found.append(opened.logits(batch))
+    assert torch.equal(*found)
+
+
+def test_a_skipped_block_is_not_read_and_what_is_left_once(llama_folder: Path, read: list[int]) -> None:
+    model = shortgpt.load(llama_folder, device="cpu", stream=True)
+    with model.skipping((2, 3, 5)):
+        model.logits({"input_ids": ids_of()})
+    assert read == [0, 1, 4, 6]
+
+
+def test_of_the_first_block_alone_the_form_of_an_output_is_not_known_so_it_is_read(
+    llama_folder: Path, read: list[int]
+) -> None:
+    model = shortgpt.load(llama_folder, device="cpu", stream=True)
+    with model.skipping((0, 1)):
+        model.logits({"input_ids": ids_of()})
+    assert sorted(read) == [0, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("name", READ_THOUGH_SKIPPED)
+def test_a_skipped_block_that_may_do_more_than_hand_the_stream_on_is_read(
+    name: str, tmp_path: Path, read: list[int]
+) -> None:
+    with upstream_mended():
+        tiny_model(name).save_pretrained(tmp_path)
+        model = shortgpt.load(tmp_path, device="cpu", stream=True)
+        with model.skipping((2, 3)):
+            model.logits({"input_ids": ids_of() % 90})
+    assert sorted(read) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_a_tensor_is_mapped_by_itself_and_stands_where_it_would_stand_in_a_mapped_file(tmp_path: Path) -> None:
+    shapes = {"a": (3,), "b": (5, 7), "c": (), "d": (64,), "e": (0, 2)}
+    tensors = {name: torch.randn(shape) for name, shape in shapes.items()}
+    tensors |= {"f": torch.arange(9, dtype=torch.int8), "g": torch.randn(4, 3).bfloat16(), "h": torch.zeros(9000)}
+    save_file(tensors, tmp_path / "some.safetensors")
+    before = (tmp_path / "some.safetensors").read_bytes()
+    weights = Weights(Source("some", tmp_path / "some.safetensors"))
+    for name, tensor in tensors.items():
+        weights.fetch(name)
+        found = weights.tensor(name)
+        assert torch.equal(found, tensor)
+        assert found.dtype == tensor.dtype
+        assert found.data_ptr() % 64 == weights.entry(name).begin % 64 or not found.numel()
+        assert found.untyped_storage().nbytes() <= tensor.nbytes + 4096
+        found.zero_()
+    assert (tmp_path / "some.safetensors").read_bytes() == before, "what is written into it stays in memory"
+
+
+def test_a_file_that_was_cut_off_since_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "some.safetensors"
+    save_file({"a": torch.randn(5000)}, file)
+    weights = Weights(Source("some", file))
+    file.write_bytes(file.read_bytes()[:5000])
+    for look in (weights.fetch, weights.tensor):
+        with pytest.raises(CheckpointError, match="ended in the middle of a; fetch the model again"):
+            look("a")
+
+
 def test_hooks_on_a_block_see_the_stream_that_they_see_in_memory(llama_folder: Path) -> None:
     seen: dict[bool, list[torch.Tensor]] = {True: [], False: []}
     for stream in seen:
@@ -275,7 +393,7 @@ def test_prune_chooses_the_same_blocks_with_stream(
         assert ran.status == 0, ran.err
         files.append((out / "model.safetensors").read_bytes())
     assert files[0] == files[1]
-    ran = run_cli("prune", llama_folder, "--output", tmp_path / "no", "--remove", "1", "--stream")
+    ran = run_cli("prune", llama_folder, "--output", tmp_path / "no", "--remove", "1", "--stream", "--no-verify")
     assert ran.status == 2
     assert "--stream: nothing is scored" in ran.err
 
@@ -285,12 +403,15 @@ def test_passes_take_turns_so_that_one_thread_runs_at_a_time() -> None:
 
     def forward(name: str) -> None:
         order.append(f"{name} begins")
-        streaming._Pass.current.it.call((0, name))
+        Pass.current.it.call((0, name))
         order.append(f"{name} ends")
 
-    passes = [streaming._Pass(lambda name=name: forward(name)) for name in "ab"]
+    passes = [Pass(lambda name=name: forward(name)) for name in "ab"]
     assert order == []
-    assert [pass_.resume()[1] for pass_ in passes] == ["a", "b"]
-    assert passes[0].resume() is None
+    for pass_ in passes:
+        pass_.resume()
+    assert [pass_.take()[1] for pass_ in passes] == ["a", "b"]
+    passes[0].resume()
+    assert not passes[0].waits
     passes[1].stop()
     assert order == ["a begins", "b begins", "a ends"]

@@ -24,7 +24,7 @@ from transformers import CONFIG_MAPPING, DynamicCache, PreTrainedConfig, PreTrai
 from shortgpt import removal
 from shortgpt.blocks import BlockSequence
 from shortgpt.config_rules import rewrite_config
-from shortgpt.errors import AdapterError, CheckpointError, ConfigRewriteError, ModelError
+from shortgpt.errors import AdapterError, CheckpointError, ConfigRewriteError, StreamingError
 from shortgpt.families import Config, OpenOptions, Source, describe, unknown_architecture
 from shortgpt_adapters import transformers_loader
 from shortgpt_adapters.structure import FoundBlocks, Structure, find_structure, is_empty
@@ -129,7 +129,7 @@ class Structural(TransformersFamily):
     def open(self, source: Source, options: OpenOptions) -> BlockSequence:
         self.read_config(source, trust_remote_code=options.trust_remote_code)
         if options.stream and not self.structure.complete:
-            raise ModelError(
+            raise StreamingError(
                 f"{source.name}: how the blocks of a {self.resolved.model_type} hand the stream on shows only when it "
                 "runs with its weights, so it cannot be streamed; load it whole (without --stream)"
             )

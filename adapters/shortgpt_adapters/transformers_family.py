@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from shortgpt.blocks import BlockSequence
 from shortgpt.checkpoint import copy_companions
-from shortgpt.errors import CheckpointError, ModelError, ShortGPTError
+from shortgpt.errors import CheckpointError, ModelError, ShortGPTError, StreamingError
 from shortgpt.families import Config, OpenOptions, Source
 from shortgpt.modules import TorchBlockSequence, TorchFamily
 from shortgpt_adapters import transformers_loader
@@ -130,7 +130,7 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
         if options.device != "cpu":
             settings["device_map"] = {"": options.device}
         if options.stream and self.sequence.trace is not TorchBlockSequence.trace:
-            raise ModelError(
+            raise StreamingError(
                 f"{source.name}: models of the adapter {self.architecture!r} do more than hand one stream from block "
                 "to block, and cannot be streamed; load it whole (without --stream)"
             )

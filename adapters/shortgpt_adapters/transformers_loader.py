@@ -6,9 +6,9 @@ import contextlib
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -27,6 +27,9 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.utils import logging
+
+if TYPE_CHECKING:
+    from shortgpt.streaming import BlockWeights
 
 AUTO_CLASSES = {
     AutoModelForCausalLM: MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -110,11 +113,16 @@ def arguments(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class ReloadedCausalLM:
-    """A `shortgpt.verification.Reloaded` of transformers."""
+    """A `shortgpt.verification.Reloaded` of transformers.
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model.eval()
+    Args:
+        weights: where the blocks' weights come from when they are not in memory.
+    """
+
+    def __init__(self, model: PreTrainedModel, weights: BlockWeights | None = None) -> None:
+        self.model, self.weights = model.eval(), weights
         self.dtype = model.dtype  # the logits of some types are float32 whatever it is
+        self.device = model.device if weights is None else weights.device
 
     @property
     def cannot_generate(self) -> str | None:
@@ -128,7 +136,8 @@ class ReloadedCausalLM:
         return None
 
     def logits(self, input_ids: Tensor) -> Tensor:
-        return logits_of(self.model(**arguments(self.model, {"input_ids": input_ids.to(self.model.device)})))
+        batch = {"input_ids": input_ids.to(self.device)}
+        return logits_of(self._run(lambda: self.model(**arguments(self.model, batch))))
 
     def generate(self, input_ids: Tensor, new_tokens: int, *, cached: bool) -> Tensor:
         own = self.model.generation_config
@@ -143,9 +152,18 @@ class ReloadedCausalLM:
             eos_token_id=own.eos_token_id,
             pad_token_id=own.pad_token_id if own.pad_token_id is not None else 0,
         )
-        ids = input_ids.to(self.model.device)
-        output = self.model.generate(ids, attention_mask=ids.new_ones(ids.shape), generation_config=greedy)
+        ids = input_ids.to(self.device)
+        mask = ids.new_ones(ids.shape)
+        output = self._run(lambda: self.model.generate(ids, attention_mask=mask, generation_config=greedy))
         return torch.cat(output.logits)
+
+    def _run(self, work: Callable[[], Any]) -> Any:
+        """Do what runs the model."""
+        if self.weights is None:
+            return work()
+        from shortgpt.streaming import run_by_block
+
+        return run_by_block(self.weights, work)
 
 
 class UnboundedTimeSteps(ReloadedCausalLM):
@@ -174,20 +192,31 @@ def reload(
     device: str,
     dtype: str,
     trust_remote_code: bool = False,
+    stream: str | None = None,
     kind: type[ReloadedCausalLM] = ReloadedCausalLM,
 ) -> ReloadedCausalLM:
     """Open a checkpoint with `AutoModelForCausalLM.from_pretrained`, or the class that its config asks for.
 
+    Args:
+        stream: the block list whose weights stay in their files.
+
     Raises:
         ValueError: the library had to invent a tensor, or dropped one.
+        StreamingError: the weights cannot be read block by block.
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     place = {} if device == "cpu" else {"device_map": {"": device}}
     opener = loading_class(read_config(directory, trust_remote_code=trust_remote_code))
-    model, info = opener.from_pretrained(
-        directory, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **place
-    )
+    weights = None
+    with contextlib.ExitStack() as stack:
+        if stream is not None:
+            from shortgpt_adapters.transformers_stream import leaving_blocks_in_files
+
+            weights = stack.enter_context(leaving_blocks_in_files(str(directory), stream))
+        model, info = opener.from_pretrained(
+            directory, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **place
+        )
     if faults := unfit(info):
         raise ValueError(f"the reloaded model does not hold exactly what was saved: {faults}")
-    return kind(model)
+    return kind(model, weights)

@@ -5,15 +5,21 @@
     from_pretrained ─▶ the library builds the model, names, converts and places every tensor as it always does
                        │ embeddings, rotary frequencies, norms, buffers: values
                        └ blocks (and a head of its own): shapes, on the meta device
-    load(i)         ─▶ the same conversion, over the tensors of block i
+    load(i)         ─▶ the same conversion, over the tensors of block i; behind the last one, of the head
 
 So a block's weights are those that `from_pretrained` gives it, whatever the files call them, whether experts are fused
 or types converted. What is still on the meta device has no values: code that looks at it fails, and no score comes of
-it. Tensors are read from the files, not mapped: what is resident is what was read.
+it.
+
+Tensors are mapped from the files, each by itself, as the library maps them: a block's weights are then where they would
+be in a model in memory, bit for bit and at the same place of a cache line, the system can take the memory back, and
+nothing is left of them when the block is dropped. They are read once beforehand, past a small buffer, in the thread
+that loads: a computation would wait for the disk at every page.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -30,7 +36,7 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
-from shortgpt.errors import ModelError
+from shortgpt.errors import StreamingError
 from shortgpt.families import Source
 from shortgpt.streaming import BlockWeights
 from shortgpt.weights import Weights
@@ -38,13 +44,13 @@ from shortgpt_adapters.transformers_loader import quiet
 
 
 class _InFile:
-    """A tensor that is read when the library asks for all of it."""
+    """A tensor that is mapped when the library asks for all of it."""
 
     def __init__(self, weights: Weights, name: str) -> None:
         self.weights, self.name = weights, name
 
     def __getitem__(self, everything: object) -> Tensor:
-        tensor: Tensor = self.weights.read(self.name)
+        tensor: Tensor = self.weights.tensor(self.name)
         return tensor
 
     def empty(self) -> Tensor:
@@ -52,7 +58,7 @@ class _InFile:
 
 
 class StreamedWeights(BlockWeights):
-    """The blocks' weights of one model. Made by `leaving_blocks_in_files`.
+    """The weights of one model's blocks and head. Made by `leaving_blocks_in_files`.
 
     Args:
         name: what messages call the model.
@@ -69,72 +75,81 @@ class StreamedWeights(BlockWeights):
             What the library's loading returns: what was missing, left over or of another shape; and nothing offloaded.
         """
         if config.hf_quantizer is not None:
-            raise ModelError(f"{self.name}: its weights are quantised, and cannot be streamed; load it whole")
+            raise StreamingError(f"{self.name}: its weights are quantised, and cannot be streamed; load it whole")
         others = [Path(file).name for file in files or () if not str(file).endswith(".safetensors")]
         if not files or others:
-            raise ModelError(
+            raise StreamingError(
                 f"{self.name}: its weights are in {', '.join(others) or 'no file'}; streaming reads safetensors files: "
                 "save the model as such, or load it whole"
             )
         if any(getattr(entry, "force_cpu", False) for entry in config.weight_mapping or ()):
-            raise ModelError(
+            raise StreamingError(
                 f"{self.name}: transformers converts tensors of a {type(model).__name__} in a way that needs all their "
                 "values at once, so it cannot be streamed; load it whole"
             )
         self.model = model
         self.device = torch.device(next(iter((config.device_map or {"": "cpu"}).values())))
         self.blocks = list(model.get_submodule(self.path).children())
+        self.block_names = tuple(f"{self.path}.{index}" for index in range(len(self.blocks)))
         self._refuse_shared(model)
         tensors = {
             name: _InFile(weights, name)
             for weights in (Weights(Source(self.name, Path(file))) for file in files)
             for name in weights.names
         }
-        head = next((f"{name}." for name, part in model.named_modules() if part is _own_head(model)), None)
-        left = (f"{self.path}.", *([head] if head else []))
-        self.tensors: list[dict[str, _InFile]] = [{} for _ in self.blocks]
+        head = [(name, part) for name, part in model.named_modules() if part is _own_head(model)][:1]
+        self.parts = dict(zip(self.block_names, self.blocks, strict=True)) | dict(head)
+        left = (self.path, *(name for name, _ in head))
+        names = (rf"{re.escape(self.path)}\.\d+", *(re.escape(name) for name, _ in head))
+        part_of = re.compile(rf"({'|'.join(names)})(?=\.)")
+        self.tensors: dict[str, dict[str, _InFile]] = {name: {} for name in self.parts}
         state: dict[str, Any] = {}
         for name, place in _names_in_model(tensors, model, config).items():
             tensor = tensors[name]
-            if place.startswith(left):
+            if place.startswith(tuple(f"{prefix}." for prefix in left)):
                 state[name] = tensor.empty()
-                block = place.removeprefix(left[0]).split(".")[0] if place.startswith(left[0]) else ""
-                if block.isdecimal() and int(block) < len(self.blocks):
-                    self.tensors[int(block)][name] = tensor
+                part = part_of.match(place)
+                if part and part[0] in self.tensors:
+                    self.tensors[part[0]][name] = tensor
             else:
                 state[name] = tensor
-        everything_else = {"": self.device} | {prefix[:-1]: torch.device("meta") for prefix in left}
+        everything_else = {"": self.device} | {name: torch.device("meta") for name in left}
         found = convert_and_load_state_dict_in_model(model, state, replace(config, device_map=everything_else))
         self.config = replace(config, device_map={"": self.device})
         return found
 
     def finish(self) -> None:
-        """Note what the blocks are without their weights."""
+        """Note what the parts are without their weights."""
         self.empty = [
-            [(module, dict(module._parameters), dict(module._buffers)) for module in block.modules()]
-            for block in self.blocks
+            [(module, dict(module._parameters), dict(module._buffers)) for module in part.modules()]
+            for part in self.parts.values()
         ]
-        self.versions = [[tensor._version for tensor in _without_values(block)] for block in self.blocks]
+        self.versions = [[tensor._version for tensor in _without_values(part)] for part in self.parts.values()]
 
     def reading(self) -> AbstractContextManager[None]:
         return quiet()
 
-    def load(self, block: int) -> None:
-        if [tensor._version for tensor in _without_values(self.blocks[block])] != self.versions[block]:
-            raise ModelError(
-                f"{self.name}: the model writes into the weights of {self.path}.{block} before it runs, so they cannot "
-                "be streamed; load it whole"
+    def load(self, part: int) -> None:
+        if part == len(self.parts):
+            return  # the head is there: it is the embedding's
+        name, module = list(self.parts.items())[part]
+        if [tensor._version for tensor in _without_values(module)] != self.versions[part]:
+            raise StreamingError(
+                f"{self.name}: the model writes into the weights of {name} before it runs, so they cannot be streamed; "
+                "load it whole"
             )
-        convert_and_load_state_dict_in_model(self.model, self.tensors[block], self.config)
-        lacking = [name for name, tensor in _named(self.blocks[block]) if tensor.is_meta]
+        for tensor in self.tensors[name].values():
+            tensor.weights.fetch(tensor.name)
+        convert_and_load_state_dict_in_model(self.model, self.tensors[name], self.config)
+        lacking = [inner for inner, tensor in _named(module) if tensor.is_meta]
         if lacking:
-            raise ModelError(
-                f"{self.name}: {self.path}.{block}.{lacking[0]} is made of tensors of other blocks, so this type "
+            raise StreamingError(
+                f"{self.name}: {name}.{lacking[0]} is made of tensors of other blocks, so this type "
                 f"({type(self.model).__name__}) cannot be streamed; load it whole"
             )
 
-    def drop(self, block: int) -> None:
-        for module, parameters, buffers in self.empty[block]:
+    def drop(self, part: int) -> None:
+        for module, parameters, buffers in self.empty[part] if part < len(self.parts) else ():
             module._parameters.update(parameters)
             module._buffers.update(buffers)
 
@@ -148,7 +163,7 @@ class StreamedWeights(BlockWeights):
         shared = [(one, other) for one, other in pairs.items() if owner(one) != owner(other)]
         if any(owner(one) or owner(other) for one, other in shared):
             one, other = next((a, b) for a, b in shared if owner(a) or owner(b))
-            raise ModelError(
+            raise StreamingError(
                 f"{self.name}: {one} and {other} are one tensor, so the blocks of a {type(model).__name__} cannot be "
                 "streamed one by one; load it whole"
             )
