@@ -44,6 +44,7 @@ def prune_checkpoint(
     trust_remote_code: bool = False,
     architecture: str | None = None,
     export_as: str | None = None,
+    stream: bool = False,
     progress: Progress | None = None,
 ) -> Plan:
     """Remove blocks from a checkpoint on disk, without loading the model, and prove the result.
@@ -52,9 +53,11 @@ def prune_checkpoint(
         source: a model folder or file, a hub id, or a shipped name.
         output: a folder that does not exist, or is empty.
         blocks: what goes: block numbers, or a `Plan`.
-        verify: load both models, one after the other, and compare; see `shortgpt.verification`.
+        verify: open both models, one after the other, and compare; see `shortgpt.verification`.
         device, dtype: of the verification, as `shortgpt.load` takes them.
         export_as: write the result as another architecture that the family can be written as, exactly.
+        stream: verify with the weights read block by block, so that neither model is ever in memory. So it is done
+            anyway where memory does not suffice.
         progress: called after every tensor written.
 
     Returns:
@@ -98,7 +101,7 @@ def prune_checkpoint(
     renamed = family.rename(weights.names, depth, keep)
     folds = family.folds(config, keep, renamed)
     options = OpenOptions(
-        device=default_device(device), dtype=checked_dtype(dtype), trust_remote_code=trust_remote_code
+        device=default_device(device), dtype=checked_dtype(dtype), trust_remote_code=trust_remote_code, stream=stream
     )
     rounding = 0.0
     if export_as is not None:  # in half precision the rounding of two architectures would hide a wrong export
@@ -110,11 +113,7 @@ def prune_checkpoint(
         cleanup.callback(stop.set)  # or an interruption would wait for the hashes of all the files
         hashes = pool.submit(weights.hashes, stop)
         outcome = Verification(verified=False, reason="it was not asked for")
-        expected = (
-            verification.expectation(origin, family, plan.blocks, options, weights.bytes_in(options.dtype))
-            if verify
-            else None
-        )
+        expected = verification.expectation(origin, family, config, plan.blocks, weights, options) if verify else None
         written = family
         with tempfile.TemporaryDirectory(dir=folder) as inner:
             stage = folder if export_as is None else Path(inner)
@@ -122,13 +121,25 @@ def prune_checkpoint(
             family.write_config(family.rewrite_config(config, keep), origin, stage)
             if export_as is not None:
                 family.export(Source(origin.name, stage), export_as, folder)
-                written = recognise(Source(str(folder), folder))
+                exported = Source(str(folder), folder)
+                written = recognise(exported)
+                written.read_config(exported, trust_remote_code=trust_remote_code)
         if isinstance(expected, Verification):
             outcome = expected
         elif expected is not None:
-            outcome = verification.check(folder, written, expected, options, folded=bool(folds), rounding=rounding)
-            made = Weights(resolve(folder)).hashes()
-            outcome = replace(outcome, files={name: made[name] for name in made if name != "config.json"})
+            made = Weights(resolve(folder))
+            made_hashes = pool.submit(made.hashes, stop)  # while the other process is at work
+            outcome = verification.check(
+                folder,
+                written,
+                expected,
+                options,
+                folded=bool(folds),
+                shifted=export_as is None and verification.moved(weights, made, renamed),
+                rounding=rounding,
+            )
+            hashed = made_hashes.result()
+            outcome = replace(outcome, files={name: hashed[name] for name in hashed if name != "config.json"})
         before = family.parameters(config) or weights.parameters(weights.names)
         after = family.parameters(family.rewrite_config(config, keep)) or weights.parameters(renamed.values())
         plan = replace(

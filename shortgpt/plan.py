@@ -34,6 +34,7 @@ class Verification(Value):
         probe: the probe batch, [sequences, tokens].
         generated: how many tokens of cached greedy generation were compared with uncached.
         device, dtype: where and in what the check ran.
+        streamed: neither model was held in memory: their weights were read block by block.
         not_generated: why no tokens were generated.
         files: file name → SHA-256 of the weights that were written.
         probe_ids: the probe batch itself.
@@ -54,6 +55,7 @@ class Verification(Value):
     files: dict[str, str] = field(default_factory=dict)
     probe_ids: tuple[tuple[int, ...], ...] = ()
     fingerprint: tuple[float, ...] = ()
+    streamed: bool = False
 
     def __str__(self) -> str:
         if not self.verified:
@@ -66,7 +68,7 @@ class Verification(Value):
         return (
             f"verified: logits differ by {self.max_difference:.3g} (largest logit {self.max_logit:.4g}) from the "
             f"original's with these blocks skipped, on {' × '.join(map(str, self.probe))} tokens; {cached} "
-            f"({self.dtype} on {self.device})"
+            f"({self.dtype} on {self.device}{', weights read block by block' if self.streamed else ''})"
         )
 
 

@@ -7,139 +7,79 @@
     what was written, opened in a fresh process ──▶ logits ─────┘
       by the family's own loader               └──▶ 8 greedy tokens, cached and uncached: the same?
 
-Skipping and removal are independent code, so they check each other; a fresh process shares nothing with this one. The
-two models are held one after the other, never together.
+Skipping and removal are independent code, so they check each other. The two models are held one after the other, never
+together; and streamed, where they are larger than memory, neither is held: their weights are read block by block, those
+of the original once, those of the result for the logits and again for every token. (With fewer passes the tokens would
+not be what the library's own generation gives: some types keep their state in the blocks, and some take a longer text
+for something else than a text that grew.)
 """
 
 from __future__ import annotations
 
 import copy
 import gc
-import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from shortgpt import plugins
-from shortgpt.errors import ModelError, VerificationError
-from shortgpt.families import Family, OpenOptions, Source
+from shortgpt.errors import AdapterError, ModelError, StreamingError, VerificationError
+from shortgpt.families import Config, Family, OpenOptions, Source
+from shortgpt.judging import Expectation as Expectation
+from shortgpt.judging import compare_generation as compare_generation
+from shortgpt.judging import fingerprint as fingerprint
+from shortgpt.judging import generated
+from shortgpt.judging import judge as judge
 from shortgpt.plan import Plan, Verification
+from shortgpt.reloading import Answer as Answer
+from shortgpt.reloading import Reloaded as Reloaded
+from shortgpt.reloading import ask as ask
+from shortgpt.reloading import probe as probe
+from shortgpt.weights import CACHE_LINE, Weights
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from shortgpt.blocks import BlockSequence
-
-PROBE = (2, 32)
-NEW_TOKENS = 8
-
-
-class Reloaded(Protocol):
-    """A checkpoint opened by its family's own loader; what a `Family.loader` returns.
-
-    Its attribute `dtype`, where it has one, says what the model computes in; without it, that is the logits' dtype.
-    `cannot_generate`, where it is there and not None, says why cached generation cannot be compared with uncached.
-    """
-
-    def logits(self, input_ids: Tensor) -> Tensor:
-        """[batch, tokens] → [batch, tokens, vocabulary], uncached."""
-
-    def generate(self, input_ids: Tensor, new_tokens: int, *, cached: bool) -> Tensor:
-        """The logits of each greedily generated token after a [1, tokens] prompt: [new_tokens, vocabulary]."""
-
-
-@dataclass(frozen=True)
-class Expectation:
-    """What the shorter model's logits have to be."""
-
-    input_ids: Tensor
-    logits: Tensor
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a reloaded model computes on the probe batch, in float32 on the CPU.
-
-    Attributes:
-        logits: [batch, tokens, vocabulary].
-        dtype: what the model computes in.
-        cached, uncached: the logits of greedily generated tokens, [tokens, vocabulary].
-        cannot_generate: why there are none.
-    """
-
-    logits: Tensor
-    dtype: str
-    cached: Tensor | None = None
-    uncached: Tensor | None = None
-    cannot_generate: str | None = None
-
-    @classmethod
-    def by(cls, model: Reloaded, input_ids: Tensor) -> Answer:
-        """Ask a model."""
-        import torch
-
-        with torch.no_grad():
-            logits = model.logits(input_ids)
-            dtype = str(getattr(model, "dtype", logits.dtype)).removeprefix("torch.")
-            cannot: str | None = getattr(model, "cannot_generate", None)
-            if cannot is not None:
-                return cls(logits.float().cpu(), dtype, cannot_generate=cannot)
-            first = input_ids[:1]
-            cached, uncached = (model.generate(first, NEW_TOKENS, cached=c).float().cpu() for c in (True, False))
-            return cls(logits.float().cpu(), dtype, cached, uncached)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """As named tensors: the form in which it crosses from one process to the other."""
-        import torch
-
-        texts = {name: text for name in ("dtype", "cannot_generate") if (text := getattr(self, name)) is not None}
-        encoded = {name: torch.tensor(list(text.encode()), dtype=torch.uint8) for name, text in texts.items()}
-        numbers = {"logits": self.logits, "cached": self.cached, "uncached": self.uncached}
-        return encoded | {name: tensor.contiguous() for name, tensor in numbers.items() if tensor is not None}
-
-    @classmethod
-    def of(cls, tensors: dict[str, Tensor]) -> Answer:
-        """The inverse of `tensors`."""
-        texts = ("dtype", "cannot_generate")
-        return cls(**{n: bytes(t.tolist()).decode() if n in texts else t for n, t in tensors.items()})  # type: ignore[arg-type]
-
-
-def probe(vocab_size: int, longest: int | None = None) -> Tensor:
-    """The probe batch: the same random token ids every time, [2, 32]; shorter where the model's window is, so that
-    the new tokens fit behind it."""
-    import torch
-
-    rows, tokens = PROBE
-    if longest is not None:
-        tokens = max(1, min(tokens, longest - NEW_TOKENS))
-    return torch.randint(0, vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(0))
 
 
 def expected_logits(model: BlockSequence, blocks: Iterable[int]) -> Expectation:
     """The original's logits under `skipping(blocks)`."""
     ids = probe(model.vocab_size, model.max_tokens)
     with model.skipping(blocks):
-        return Expectation(ids, model.logits({"input_ids": ids}).float().cpu())
+        return Expectation(ids, model.logits({"input_ids": ids}).float().cpu(), model.streamed)
 
 
 def expectation(
-    source: Source, family: Family, blocks: Sequence[int], options: OpenOptions, size: int
+    source: Source, family: Family, config: Config, blocks: Sequence[int], weights: Weights, options: OpenOptions
 ) -> Expectation | Verification:
-    """Load the original, skip, and let it go again; or say why it cannot be held."""
-    lack = lacking_memory(size, options.device)
-    if lack:
-        return Verification(verified=False, reason=lack)
-    model = family.open(source, options)
-    result = expected_logits(model, blocks)
-    del model
+    """Load the original, skip, and let it go again; or say why that cannot be.
+
+    It is streamed where `options` ask for it, or where memory does not suffice for the whole.
+    """
+    chosen = how_to_open(family, config, weights, options)
+    if isinstance(chosen, str):
+        return Verification(verified=False, reason=chosen)
+    try:
+        result = expected_logits(family.open(source, chosen), blocks)
+    except (StreamingError, AdapterError) as error:
+        if not chosen.stream:
+            raise
+        why = "" if options.stream else "memory does not suffice for the whole model, and "
+        return Verification(verified=False, reason=f"{why}{error}")
     release_memory()
     return result
+
+
+def how_to_open(family: Family, config: Config, weights: Weights, options: OpenOptions) -> OpenOptions | str:
+    """`options`, with `stream` where memory does not suffice for the whole model; or why neither way can be gone."""
+    lack = None if options.stream else lacking_memory(weights.bytes_in(options.dtype), options.device)
+    if lack is None and not options.stream:
+        return options
+    if not family.streams:
+        return lack or f"models of the adapter {family.architecture!r} cannot be streamed block by block"
+    depth = family.depth(config)
+    outside = weights.bytes_in(options.dtype, family.rename(weights.names, depth, ()).values())
+    blocks = weights.bytes_in(options.dtype) - outside
+    return lacking_memory(outside + 2 * blocks // depth, options.device) or replace(options, stream=True)
 
 
 def verify(
@@ -151,10 +91,10 @@ def verify(
     trust_remote_code: bool = False,
     family: Family | None = None,
 ) -> Verification:
-    """Check a saved shorter model against its original in memory.
+    """Check a saved shorter model against its original.
 
     Args:
-        original: the model before the removal.
+        original: the model before the removal. Where it is streamed, so is the saved one.
         directory: where the shorter one was saved.
         blocks: what was removed.
         dtype: what the saved one is opened in; "auto" is what it was saved in.
@@ -164,16 +104,52 @@ def verify(
         VerificationError: they differ, or what was saved cannot be loaded.
     """
     from shortgpt.families import recognise, resolve
-    from shortgpt.weights import Weights
 
     gone = set(blocks)
     source = resolve(Path(directory))
     chosen = copy.copy(family) if family else recognise(source)  # what it learns of the shorter model stays here
     keep = [block for block in range(len(original)) if block not in gone]
     config = chosen.read_config(source, trust_remote_code=trust_remote_code)
-    folded = bool(chosen.folds(config, keep, Weights(source).names))
+    saved = Weights(source)
     options = OpenOptions(device=str(original.device), dtype=dtype, trust_remote_code=trust_remote_code)
-    return check(Path(directory), chosen, expected_logits(original, gone), options, folded=folded)
+    folded, shifted = bool(chosen.folds(config, keep, saved.names)), False
+    if original.source is not None and original.source.path.exists():
+        before = Weights(original.source)
+        shifted = moved(before, saved, chosen.rename(before.names, len(original), keep))
+    return check(Path(directory), chosen, expected_logits(original, gone), options, folded=folded, shifted=shifted)
+
+
+def moved(before: Weights, after: Weights, renamed: Mapping[str, str]) -> bool:
+    """Whether a tensor stands at another place of a cache line than it did: files are mapped into memory, and some
+    kernels (those for experts) sum in an order that depends on it.
+
+    Args:
+        renamed: new tensor name → old one; names that `after` does not have are passed over.
+    """
+    now = {name: entry.begin for table in after.tensors.values() for name, entry in table.items()}
+    then = {name: entry.begin for table in before.tensors.values() for name, entry in table.items()}
+    return any((now[new] - then[old]) % CACHE_LINE for new, old in renamed.items() if new in now)
+
+
+def must_stream(name: str, options: OpenOptions) -> bool:
+    """Whether a model is to be streamed to be verified: it was asked for, or memory does not suffice for the whole.
+
+    Raises:
+        VerificationError: neither way can be gone.
+    """
+    from shortgpt.families import recognise, resolve
+
+    source = resolve(name)
+    family = recognise(source)
+    config = family.read_config(source, trust_remote_code=options.trust_remote_code)
+    return _opening(family, config, Weights(source), options).stream
+
+
+def _opening(family: Family, config: Config, weights: Weights, options: OpenOptions) -> OpenOptions:
+    chosen = how_to_open(family, config, weights, options)
+    if isinstance(chosen, str):
+        raise VerificationError(f"it could not be opened to be verified: {chosen}")
+    return chosen
 
 
 def lacking_memory(size: int, device: str) -> str | None:
@@ -208,120 +184,24 @@ def check(
     options: OpenOptions,
     *,
     folded: bool = False,
+    shifted: bool = False,
     rounding: float = 0.0,
 ) -> Verification:
     """Open a checkpoint in a fresh process and compare it with what is expected of it.
 
     Args:
         folded: weights were changed to make up for a block's new place, which rounds them.
+        shifted: weights stand at other places of a cache line, see `moved`.
         rounding: what else explains a difference, relative to the largest logit.
 
     Raises:
         VerificationError: it cannot be opened, or differs.
     """
+    options = replace(options, stream=expected.streamed)
     answer = ask(directory, family, expected.input_ids, options)
     if isinstance(answer, Verification):
         return answer
-    return judge(answer, expected, family, options, folded=folded, rounding=rounding)
-
-
-def ask(directory: Path, family: Family, input_ids: Tensor, options: OpenOptions) -> Answer | Verification:
-    """What a checkpoint answers in a fresh process; or a `Verification` that says why it could not be asked.
-
-    Raises:
-        VerificationError: it cannot be opened.
-    """
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    with tempfile.TemporaryDirectory() as exchange:
-        probe_file, answer_file = Path(exchange) / "probe.safetensors", Path(exchange) / "answer.safetensors"
-        save_file({"input_ids": input_ids}, probe_file)
-        request = {
-            "loader": family.loader,
-            "directory": str(directory),
-            "device": options.device,
-            "dtype": options.dtype,
-            "trust_remote_code": options.trust_remote_code,
-            "probe": str(probe_file),
-            "answer": str(answer_file),
-            # Sums depend on how they are shared out, so the two processes compute alike.
-            "threads": torch.get_num_threads(),
-            "precision": torch.get_float32_matmul_precision(),
-        }
-        run = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                "import sys; from shortgpt.verification import _child; _child(sys.argv[1])",
-                json.dumps(request),
-            ],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-            check=False,
-        )
-        if run.returncode == -signal.SIGKILL:  # what a system does that is out of memory
-            return Verification(verified=False, reason="the process that loaded it was killed, as for lack of memory")
-        if run.returncode != 0 or not answer_file.is_file():
-            reason = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
-            if "OutOfMemoryError" in reason or reason.startswith("MemoryError"):
-                return Verification(verified=False, reason=f"the process that loaded it ran out of memory ({reason})")
-            raise VerificationError(f"what was written cannot be loaded and run by its family's own loader: {reason}")
-        return Answer.of(load_file(answer_file))
-
-
-def judge(
-    answer: Answer,
-    expected: Expectation,
-    family: Family,
-    options: OpenOptions,
-    *,
-    folded: bool = False,
-    rounding: float = 0.0,
-) -> Verification:
-    """Compare what a reloaded model answered with what is expected of it. See `check`."""
-    import torch
-
-    logits = answer.logits
-    if logits.shape != expected.logits.shape:
-        raise VerificationError(
-            f"the logits have the shape {tuple(logits.shape)}, expected {tuple(expected.logits.shape)}"
-        )
-    difference = (logits - expected.logits).abs().max().item()
-    largest = expected.logits.abs().max().item()
-    eps = torch.finfo(getattr(torch, answer.dtype)).eps
-    tolerance = max(family.tolerance, rounding)
-    if folded or family.tolerance > 0:
-        tolerance = max(tolerance, 16 * eps)
-    if options.device != "cpu":  # two processes may be given different kernels there, whose sums round differently
-        tolerance = max(tolerance, min(max(1e-4, 10 * eps), 4e-2))
-    if not difference <= tolerance * largest:
-        raise VerificationError(
-            f"the shorter model's logits differ by {difference:.3g} from the original's with these blocks skipped "
-            f"(largest logit {largest:.4g}, allowed {tolerance * largest:.3g})"
-        )
-    return Verification(
-        verified=True,
-        max_difference=difference,
-        max_logit=largest,
-        tolerance=tolerance,
-        probe=tuple(expected.input_ids.shape),
-        generated=_generation(answer, eps),
-        not_generated=answer.cannot_generate,
-        device=options.device,
-        dtype=answer.dtype,
-        probe_ids=tuple(map(tuple, expected.input_ids.tolist())),
-        fingerprint=fingerprint(expected.logits),
-    )
-
-
-def fingerprint(logits: Tensor) -> tuple[float, ...]:
-    """256 of the logits of the probe batch, always at the same places."""
-    import torch
-
-    places = torch.randint(0, logits.numel(), (256,), generator=torch.Generator().manual_seed(0))
-    return tuple(logits.flatten()[places].tolist())
+    return judge(answer, expected, family, options, folded=folded, shifted=shifted, rounding=rounding)
 
 
 def verify_again(
@@ -339,7 +219,6 @@ def verify_again(
     import torch
 
     from shortgpt.families import recognise, resolve
-    from shortgpt.weights import Weights
 
     source = resolve(directory)
     plan = Plan.beside(source.path)
@@ -354,15 +233,13 @@ def verify_again(
             "name the model that it was made from (--original)"
         )
     family = recognise(source, plan.export_as or plan.architecture)
-    family.read_config(source, trust_remote_code=trust_remote_code)  # one clear message for what cannot be opened
+    config = family.read_config(source, trust_remote_code=trust_remote_code)  # one clear message if it cannot be opened
     weights = Weights(source)
     changed = [name for name, found in weights.hashes().items() if made.files.get(name, found) != found]
     if changed:
         raise VerificationError(f"{', '.join(changed)}: not the bytes that were written when it was made")
-    short = lacking_memory(weights.bytes_in(made.dtype or "auto"), device)
-    if short:
-        raise VerificationError(f"it could not be opened to be verified: {short}")
     options = OpenOptions(device=device, dtype=made.dtype or "auto", trust_remote_code=trust_remote_code)
+    options = _opening(family, config, weights, options)
     folder = source.path if source.path.is_dir() else source.path.parent
     answer = ask(folder, family, torch.tensor(made.probe_ids), options)
     if isinstance(answer, Verification):
@@ -376,57 +253,12 @@ def verify_again(
             f"its logits differ by {difference:.3g} from those that were expected when it was made (largest logit "
             f"{largest:.4g}, allowed {tolerance * largest:.3g})"
         )
-    generated = _generation(answer, eps)
-    return plan, replace(made, max_difference=difference, tolerance=tolerance, generated=generated, device=device)
-
-
-def _generation(answer: Answer, eps: float) -> int:
-    if answer.cached is None or answer.uncached is None:
-        return 0
-    return compare_generation(answer.cached, answer.uncached, eps)
-
-
-def compare_generation(cached: Tensor, uncached: Tensor, eps: float) -> int:
-    """Compare the logits of greedy tokens, [tokens, vocabulary], up to the first one that rounding made another.
-
-    From that one on the texts differ. Equal tokens alone would say little: a mixed-up cache often leaves the first ones
-    as they are. So the logits are compared, to 64 roundings or 1e-3 of the largest; in bfloat16, where 64 roundings
-    would be half of it, to an eighth.
-
-    Returns:
-        How many tokens were the same.
-
-    Raises:
-        VerificationError: logits differ by more than rounding.
-    """
-    tolerance = min(max(64 * eps, 1e-3), 0.125)
-    for step, (with_cache, without) in enumerate(zip(cached, uncached, strict=True)):
-        difference = (with_cache - without).abs().max().item()
-        largest = without.abs().max().item()
-        if not difference <= tolerance * largest:
-            raise VerificationError(
-                f"cached generation differs from uncached at token {step}: its logits by {difference:.3g} (largest "
-                f"logit {largest:.4g}, allowed {tolerance * largest:.3g})"
-            )
-        if int(with_cache.argmax()) != int(without.argmax()):
-            return step
-    return len(cached)
-
-
-def _child(text: str) -> None:
-    """The fresh process: open, run, write the answer."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    request = json.loads(text)
-    torch.set_num_threads(request["threads"])
-    torch.set_float32_matmul_precision(request["precision"])
-    loader = plugins.load_target(request["loader"])
-    model: Reloaded = loader(
-        Path(request["directory"]),
-        device=request["device"],
-        dtype=request["dtype"],
-        trust_remote_code=request["trust_remote_code"],
+    tokens = generated(answer, eps)
+    return plan, replace(
+        made,
+        max_difference=difference,
+        tolerance=tolerance,
+        generated=tokens,
+        device=device,
+        streamed=options.stream,
     )
-    ids = load_file(request["probe"])["input_ids"]
-    save_file(Answer.by(model, ids).tensors(), request["answer"])

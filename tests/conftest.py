@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from shortgpt import plugins, verification
+from shortgpt import plugins, reloading
 from tests import support
 
 torch.set_num_threads(1)
@@ -53,7 +53,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def here(command: list[str], **options: Any) -> Any:
         try:
-            verification._child(command[-1])
+            reloading._child(command[-1])
         except ValueError as error:
             return SimpleNamespace(returncode=1, stderr=str(error))
         return SimpleNamespace(returncode=0, stderr="")

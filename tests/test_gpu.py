@@ -68,12 +68,14 @@ def test_removal_shares_memory_on_the_device_and_equals_skipping(dtype: torch.dt
         assert torch.equal(shorter.logits({"input_ids": IDS}), sequence.logits({"input_ids": IDS}))
 
 
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_checkpoint_is_pruned_and_verified_on_the_device(dtype: str, tmp_path: Path) -> None:
+def test_a_checkpoint_is_pruned_and_verified_on_the_device(dtype: str, stream: bool, tmp_path: Path) -> None:
     model(getattr(torch, dtype)).save_pretrained(tmp_path / "in")
-    plan = shortgpt.prune_checkpoint(tmp_path / "in", tmp_path / "out", [2, 3], device="cuda")
+    plan = shortgpt.prune_checkpoint(tmp_path / "in", tmp_path / "out", [2, 3], device="cuda", stream=stream)
     assert plan.verification is not None
     assert plan.verification.verified
+    assert plan.verification.streamed == stream
     assert plan.verification.device == "cuda"
     assert plan.verification.dtype == dtype
 

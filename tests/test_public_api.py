@@ -44,7 +44,8 @@ FUNCTIONS = {
     "remove": "(model: BlockSequence, blocks: Plan | Iterable[int]) -> BlockSequence",
     "prune_checkpoint": "(source: str | Path | Source, output: str | Path, blocks: Plan | Iterable[int], *, "
     "verify: bool = True, device: str | None = None, dtype: str = auto, trust_remote_code: bool = False, "
-    "architecture: str | None = None, export_as: str | None = None, progress: Progress | None = None) -> Plan",
+    "architecture: str | None = None, export_as: str | None = None, stream: bool = False, "
+    "progress: Progress | None = None) -> Plan",
     "verify": "(original: BlockSequence, directory: str | Path, blocks: Iterable[int], *, "
     "dtype: str = auto, trust_remote_code: bool = False, family: Family | None = None) -> Verification",
     "compare": "(models: Iterable[BlockSequence | Scores | str | Path], calibration: Any = stdlib, *, "

@@ -70,7 +70,7 @@ def output_options(command: Command) -> Command:
 stream_option = click.option(
     "--stream",
     is_flag=True,
-    help="Score with the weights read block by block, for a model larger than memory. Moves no result.",
+    help="Read the weights block by block, for a model larger than memory. Moves no result.",
 )
 
 

@@ -59,8 +59,8 @@ def prune(
     """Remove blocks from MODEL and write a checkpoint that its own library loads.
 
     Give one of --blocks, --ratio, --remove, --plan. The result is loaded again in a fresh process and compared with the
-    original with these blocks skipped; where they differ, nothing is kept and the exit status is 1. That takes the
-    memory of the whole model, which --stream does not change: --no-verify leaves it out.
+    original with these blocks skipped; where they differ, nothing is kept and the exit status is 1. With --stream, and
+    where memory does not suffice, that too is done with the weights read block by block.
     """
     from shortgpt import processes
     from shortgpt.blocks import parse_blocks
@@ -73,7 +73,7 @@ def prune(
     chosen = [name for name, value in given.items() if value is not None]
     idle = [
         f"--{name.replace('_', '-')}"
-        for name in (*CHOOSING, "criterion", "stream")
+        for name in (*CHOOSING, "criterion", *([] if verify else ["stream"]))
         if (remove is not None or plan_file is not None)
         and click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     ]
@@ -101,7 +101,7 @@ def prune(
         source = resolve(model, architecture)
         try:
             done = prune_checkpoint(
-                source, output, plan, verify=verify, export_as=export_as, progress=progress, **opening
+                source, output, plan, verify=verify, export_as=export_as, stream=stream, progress=progress, **opening
             )
         except VerificationError as error:
             raise VerificationError(f"{error}; nothing was kept") from error

@@ -25,11 +25,11 @@ def verify(
     """Check MODEL, which `shortgpt prune` wrote: open it in a fresh process, compare logits and cached generation.
 
     Without --original they are compared with what its shortgpt.json recorded when it was made. Where they differ the
-    exit status is 1.
+    exit status is 1. A model that does not fit into memory is read block by block.
     """
     from shortgpt import verification
-    from shortgpt.families import resolve
-    from shortgpt.loading import default_device, load
+    from shortgpt.families import OpenOptions, resolve
+    from shortgpt.loading import checked_dtype, default_device, load
     from shortgpt.plan import Plan
 
     common.check_file(json_file)
@@ -47,7 +47,9 @@ def verify(
             raise ModelError(
                 f"{model}: it was written as {plan.export_as}; verify it by its record, without --original"
             )
-        whole = load(original, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        options = OpenOptions(device=device, dtype=checked_dtype(dtype), trust_remote_code=trust_remote_code)
+        stream = verification.must_stream(original, options)
+        whole = load(original, device=device, dtype=dtype, trust_remote_code=trust_remote_code, stream=stream)
         if (whole.architecture, len(whole)) != (plan.architecture, plan.depth):
             raise ModelError(
                 f"{model}: it was made from a {plan.architecture} of {plan.depth} blocks, {original} is a "

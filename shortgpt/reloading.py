@@ -1,0 +1,178 @@
+"""What a checkpoint computes in a fresh process, opened by its family's own loader.
+
+::
+
+    this process                            a fresh one
+    probe, how to open ──── JSON, file ───▶ loader(directory, ...) ─▶ logits, greedy tokens with a cache and without
+    `Answer` ◀───────────────── file ────── `Answer`
+
+A fresh process shares nothing with this one: no module that was changed, no tensor that was left over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from shortgpt import plugins
+from shortgpt.errors import AdapterError, StreamingError, VerificationError
+from shortgpt.families import Family, OpenOptions
+from shortgpt.plan import Verification
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PROBE = (2, 32)
+NEW_TOKENS = 8
+CANNOT_STREAM = "cannot_stream"
+"""The answer of a model that was to be streamed and cannot be: why."""
+
+
+class Reloaded(Protocol):
+    """A checkpoint opened by its family's own loader; what a `Family.loader` returns.
+
+    Its attribute `dtype`, where it has one, says what the model computes in; without it, that is the logits' dtype.
+    `cannot_generate`, where it is there and not None, says why cached generation cannot be compared with uncached.
+    """
+
+    def logits(self, input_ids: Tensor) -> Tensor:
+        """[batch, tokens] → [batch, tokens, vocabulary], uncached."""
+
+    def generate(self, input_ids: Tensor, new_tokens: int, *, cached: bool) -> Tensor:
+        """The logits of each greedily generated token after a [1, tokens] prompt: [new_tokens, vocabulary]."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a reloaded model computes on the probe batch, in float32 on the CPU.
+
+    Attributes:
+        logits: [batch, tokens, vocabulary].
+        dtype: what the model computes in.
+        cached, uncached: the logits of greedily generated tokens, [tokens, vocabulary].
+        cannot_generate: why there are none.
+    """
+
+    logits: Tensor
+    dtype: str
+    cached: Tensor | None = None
+    uncached: Tensor | None = None
+    cannot_generate: str | None = None
+
+    @classmethod
+    def by(cls, model: Reloaded, input_ids: Tensor) -> Answer:
+        """Ask a model."""
+        import torch
+
+        with torch.no_grad():
+            logits = model.logits(input_ids)
+            dtype = str(getattr(model, "dtype", logits.dtype)).removeprefix("torch.")
+            cannot: str | None = getattr(model, "cannot_generate", None)
+            if cannot is not None:
+                return cls(logits.float().cpu(), dtype, cannot_generate=cannot)
+            first = input_ids[:1]
+            cached, uncached = (model.generate(first, NEW_TOKENS, cached=c).float().cpu() for c in (True, False))
+            return cls(logits.float().cpu(), dtype, cached, uncached)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As named tensors: the form in which it crosses from one process to the other."""
+        import torch
+
+        texts = {name: text for name in ("dtype", "cannot_generate") if (text := getattr(self, name)) is not None}
+        encoded = {name: torch.tensor(list(text.encode()), dtype=torch.uint8) for name, text in texts.items()}
+        numbers = {"logits": self.logits, "cached": self.cached, "uncached": self.uncached}
+        return encoded | {name: tensor.contiguous() for name, tensor in numbers.items() if tensor is not None}
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> Answer:
+        """The inverse of `tensors`."""
+        texts = ("dtype", "cannot_generate")
+        return cls(**{n: bytes(t.tolist()).decode() if n in texts else t for n, t in tensors.items()})  # type: ignore[arg-type]
+
+
+def probe(vocab_size: int, longest: int | None = None) -> Tensor:
+    """The probe batch: the same random token ids every time, [2, 32]; shorter where the model's window is, so that
+    the new tokens fit behind it."""
+    import torch
+
+    rows, tokens = PROBE
+    if longest is not None:
+        tokens = max(1, min(tokens, longest - NEW_TOKENS))
+    return torch.randint(0, vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(0))
+
+
+def ask(directory: Path, family: Family, input_ids: Tensor, options: OpenOptions) -> Answer | Verification:
+    """What a checkpoint answers in a fresh process; or a `Verification` that says why it could not be asked.
+
+    Raises:
+        VerificationError: it cannot be opened.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    opening = {"device": options.device, "dtype": options.dtype, "trust_remote_code": options.trust_remote_code}
+    if options.stream:
+        opening["stream"] = family.block_lists[0]
+    with tempfile.TemporaryDirectory() as exchange:
+        probe_file, answer_file = Path(exchange) / "probe.safetensors", Path(exchange) / "answer.safetensors"
+        save_file({"input_ids": input_ids}, probe_file)
+        request = {
+            "loader": family.loader,
+            "directory": str(directory),
+            "opening": opening,
+            "probe": str(probe_file),
+            "answer": str(answer_file),
+            # Sums depend on how they are shared out, so the two processes compute alike.
+            "threads": torch.get_num_threads(),
+            "precision": torch.get_float32_matmul_precision(),
+        }
+        run = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "import sys; from shortgpt.reloading import _child; _child(sys.argv[1])",
+                json.dumps(request),
+            ],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            check=False,
+        )
+        if run.returncode == -signal.SIGKILL:  # what a system does that is out of memory
+            return Verification(verified=False, reason="the process that loaded it was killed, as for lack of memory")
+        if run.returncode != 0 or not answer_file.is_file():
+            reason = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
+            if "OutOfMemoryError" in reason or reason.startswith("MemoryError"):
+                return Verification(verified=False, reason=f"the process that loaded it ran out of memory ({reason})")
+            raise VerificationError(f"what was written cannot be loaded and run by its family's own loader: {reason}")
+        answer = load_file(answer_file)
+        if CANNOT_STREAM in answer:
+            return Verification(verified=False, reason=bytes(answer[CANNOT_STREAM].tolist()).decode())
+        return Answer.of(answer)
+
+
+def _child(text: str) -> None:
+    """The fresh process: open, run, write the answer."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    request = json.loads(text)
+    torch.set_num_threads(request["threads"])
+    torch.set_float32_matmul_precision(request["precision"])
+    loader = plugins.load_target(request["loader"])
+    ids = load_file(request["probe"])["input_ids"]
+    try:
+        model: Reloaded = loader(Path(request["directory"]), **request["opening"])
+        answer = Answer.by(model, ids).tensors()
+    except (StreamingError, AdapterError) as error:
+        if "stream" not in request["opening"]:
+            raise
+        answer = {CANNOT_STREAM: torch.tensor(list(str(error).encode()), dtype=torch.uint8)}
+    save_file(answer, request["answer"])
