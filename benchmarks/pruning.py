@@ -1,21 +1,24 @@
-"""What pruning on disk costs beside `cp` of the bytes that stay, beside SHA-256, and beside the usual way.
+"""What pruning on disk costs beside `cp` of the bytes that stay, beside SHA-256, and beside other ways.
 
-    python benchmarks/pruning.py [--width 2048] [--blocks 16] [--folder DIR]
+    python benchmarks/pruning.py [--width 2048] [--blocks 16] [--rounds 5] [--folder DIR] [--mergekit PYTHON]
 
 A Llama's checkpoint of random bytes in bfloat16 is made in a temporary folder, in shards, and a quarter of its blocks
 is removed, each time in a process of its own, the ways in turns:
 
-    cp         cp -r of a folder that holds the bytes that stay: the floor of the copying
-    copying    shortgpt's copying alone: the headers are read, the tensors that stay are written, and the index
-    sha256     SHA-256 of as many bytes as the source has, without reading them, on all cores: the floor of the hashes
-    hashes     shortgpt's hashes of the source alone
-    prune      shortgpt.prune_checkpoint(verify=False): both at once, with config, tokenizer and records
-    usual      AutoModelForCausalLM.from_pretrained, delete the blocks, save_pretrained; no hashes
+    cp           cp -r of a folder that holds the bytes that stay: the floor of the copying
+    copying      shortgpt's copying alone: the headers are read, the tensors that stay are written, and the index
+    sha256       SHA-256 of as many bytes as the source has, without reading them, on all cores: the floor of the hashes
+    hashes       shortgpt's hashes of the source alone
+    prune        shortgpt.prune_checkpoint(verify=False): both at once, with config, tokenizer and records
+    usual        AutoModelForCausalLM.from_pretrained, delete the blocks, save_pretrained; no hashes
+    passthrough  what mergekit's method of that name comes to: each tensor that stays is mapped, and saved together with
+                 others when they are 5 GB; no hashes
+    mergekit     that method itself; only where a Python is named that has mergekit 0.1.5 (PyPI) beside the rest
 
-The source is in the page cache, and what is written may stay there: times are the machine's, not the disk's. Printed
-are medians, and medians of the ratios of neighbouring runs. Each process first does the same to a tiny model: what that
+The source is in the page cache, and what is written may stay there: times are the machine's, not the disk's. Given are
+medians, and medians of the ratios of neighbouring runs. Each process first does the same to a tiny model: what that
 takes, imports for the most part, is the fixed cost, and stands beside. Memory is what a process holds beyond that,
-its own and mapped from files, sampled every 2 ms.
+its own and mapped from files, sampled every 3 ms.
 """
 
 from __future__ import annotations
@@ -31,11 +34,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+from watching import Peak, memory
+
+Row = dict[str, Any]
 
 
 def main() -> None:
@@ -43,35 +50,75 @@ def main() -> None:
     for name, value in (("width", 2048), ("blocks", 16), ("shard-mib", 256), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--folder", help="where the temporary folder is made, on the disk to be measured")
+    parser.add_argument("--mergekit", metavar="PYTHON", help="an interpreter that can import mergekit")
     parser.add_argument("--way", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.way:
-        print(json.dumps(measured(WAY[chosen.way[0]], Path(chosen.way[1]))))
+    chosen = vars(parser.parse_args())
+    way = chosen.pop("way")
+    if way:
+        print(json.dumps(measured(WAY[way[0]], Path(way[1]))))
         return
-    with tempfile.TemporaryDirectory(dir=chosen.folder) as temporary:
-        folder = Path(temporary)
-        make(folder / "tiny", 64, 4, 64, 1 << 30)
-        size = make(folder / "source", chosen.width, chosen.blocks, 32_000, chosen.shard_mib << 20)
+    for row in measure(**chosen):
+        line = f"{row['way']:>12} {row['seconds']:7.2f} s ({row['least']:.2f} to {row['greatest']:.2f})"
+        if row["over"]:
+            line += (
+                f"  {row['ratio']:5.2f} x {row['over']:<6}  {row['own_mib']:7.1f} MiB, {row['mapped_mib']:6.0f} mapped"
+            )
+            line += f"   fixed {row['fixed_seconds']:.1f} s"
+        print(line)
+    print(f"{row['source_mib']:,.0f} MiB, of which {row['kept_mib']:,.0f} MiB stay; {os.cpu_count()} CPU cores")
+
+
+def measure(
+    folder: str | None = None,
+    *,
+    width: int = 2048,
+    blocks: int = 16,
+    shard_mib: int = 256,
+    rounds: int = 5,
+    mergekit: str | None = None,
+) -> list[Row]:
+    """One row a way.
+
+    Args:
+        folder: where the temporary folder is made; it takes about three times the checkpoint.
+        mergekit: an interpreter that can import mergekit; without it that way is left out.
+    """
+    ways = [way for way in WAY if way != "mergekit" or mergekit]
+    with tempfile.TemporaryDirectory(prefix="shortgpt-pruning-", dir=folder) as temporary:
+        place = Path(temporary)
+        make(place / "tiny", 64, 4, 64, 1 << 30)
+        size = make(place / "source", width, blocks, 32_000, shard_mib << 20)
         for name in ("tiny", "source"):  # what cp copies
-            copying(folder / name, folder / f"{name} kept")
-        runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAY}
-        for _ in range(chosen.rounds):
-            for way in WAY:
-                command = [sys.executable, __file__, "--way", way, str(folder)]
+            copying(place / name, place / f"{name} kept")
+        kept = sum(file.stat().st_size for file in (place / "source kept").iterdir())
+        runs: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+        for _ in range(rounds):
+            for way in ways:
+                python = mergekit if way == "mergekit" and mergekit else sys.executable
+                command = [python, __file__, "--way", way, str(place)]
                 ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 runs[way].append(json.loads(ran.stdout.splitlines()[-1]))
-        kept = sum(file.stat().st_size for file in (folder / "source kept").iterdir())
-    print(f"{size / 2**30:.2f} GiB, of which {kept / 2**30:.2f} GiB stay; {os.cpu_count()} CPU cores")
-    for way, results in runs.items():
-        seconds = statistics.median(run["seconds"] for run in results)
-        line = f"{way:>10} {seconds:7.2f} s"
-        if way in FLOORS:
-            floor = runs[FLOORS[way]]
-            ratio = statistics.median(a["seconds"] / b["seconds"] for a, b in zip(results, floor, strict=True))
-            own, mapped = (max(run[kind] for run in results) for kind in ("own", "mapped"))
-            fixed = statistics.median(run["fixed"] for run in results)
-            line += f"  {ratio:5.2f} x {FLOORS[way]:<6}  {own:7.1f} MiB, {mapped:6.0f} mapped   fixed {fixed:.1f} s"
-        print(line)
+    return [row_of(way, runs, size, kept) for way in ways]
+
+
+def row_of(way: str, runs: dict[str, list[dict[str, float]]], size: int, kept: int) -> Row:
+    """Seconds, and the ratio to its floor; `own_mib` and `mapped_mib` beyond what the fixed part took."""
+    results, over = runs[way], FLOORS.get(way)
+    floor = runs[over] if over else results
+    seconds = [run["seconds"] for run in results]
+    return {
+        "way": way,
+        "over": over,
+        "ratio": statistics.median(a / b["seconds"] for a, b in zip(seconds, floor, strict=True)),
+        "seconds": statistics.median(seconds),
+        "least": min(seconds),
+        "greatest": max(seconds),
+        "fixed_seconds": statistics.median(run["fixed"] for run in results),
+        "own_mib": max(run["own"] for run in results),
+        "mapped_mib": max(run["mapped"] for run in results),
+        "source_mib": size / 2**20,
+        "kept_mib": kept / 2**20,
+    }
 
 
 def make(folder: Path, width: int, blocks: int, vocabulary: int, shard: int) -> int:
@@ -115,37 +162,22 @@ def make(folder: Path, width: int, blocks: int, vocabulary: int, shard: int) -> 
 
 
 def measured(way: Callable[[Path, Path], None], folder: Path) -> dict[str, float]:
-    """Seconds, and MiB of anonymous memory, of one way in this process."""
+    """Seconds, and MiB of memory, of one way in this process."""
     fixed = seconds(lambda: way(folder / "tiny", folder / "out"))
     shutil.rmtree(folder / "out", ignore_errors=True)
     gc.collect()
     base = memory()
-    peak, ended = dict(base), threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.002):
-            peak.update({kind: max(peak[kind], held) for kind, held in memory().items()})
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    taken = seconds(lambda: way(folder / "source", folder / "out"))
-    ended.set()
-    watcher.join()
+    with Peak() as peak:
+        taken = seconds(lambda: way(folder / "source", folder / "out"))
     shutil.rmtree(folder / "out", ignore_errors=True)
-    return {"seconds": taken, "fixed": fixed, **{kind: (peak[kind] - base[kind]) / 2**20 for kind in peak}}
+    own, mapped = (max(0.0, most - base[kind]) for kind, most in (("own", peak.own), ("mapped", peak.mapped)))
+    return {"seconds": taken, "fixed": fixed, "own": own, "mapped": mapped}
 
 
 def seconds(call: Callable[[], None]) -> float:
     begin = time.perf_counter()
     call()
     return time.perf_counter() - begin
-
-
-def memory() -> dict[str, int]:
-    """Bytes of this process's memory: its own, and those that are mapped from files."""
-    with open("/proc/self/status") as status:
-        held = dict(line.split(":", 1) for line in status)
-    return {kind: int(held[field].split()[0]) << 10 for kind, field in (("own", "RssAnon"), ("mapped", "RssFile"))}
 
 
 def gone(source: Path) -> list[int]:
@@ -206,8 +238,55 @@ def usual(source: Path, target: Path) -> None:
     model.save_pretrained(target, max_shard_size="256MB")
 
 
-WAY = {way.__name__: way for way in (cp, copying, sha256, hashes, prune, usual)}
-FLOORS = {"copying": "cp", "hashes": "sha256", "prune": "cp", "usual": "cp"}
+def passthrough(source: Path, target: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    target.mkdir()
+    renamed = {old: new for new, old in stays(source)}
+    shard: dict[str, Any] = {}
+    written = 0
+
+    def save() -> None:
+        nonlocal written
+        written += 1
+        save_file(shard, target / f"model-{written}.safetensors", metadata={"format": "pt"})
+        shard.clear()
+
+    for file in sorted(source.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for old in renamed.keys() & set(tensors.keys()):
+                shard[renamed[old]] = tensors.get_tensor(old)
+                if sum(tensor.nbytes for tensor in shard.values()) > 5_000_000_000:
+                    save()
+    save()
+
+
+def stays(source: Path) -> Iterator[tuple[str, str]]:
+    """The tensors that stay: new name, old name."""
+    from shortgpt.families import recognise, resolve
+    from shortgpt.weights import Weights
+
+    found = resolve(source)
+    blocks = found.config["num_hidden_layers"]
+    keep = [index for index in range(blocks) if index not in gone(source)]
+    yield from recognise(found).rename(Weights(found).names, blocks, keep).items()
+
+
+def mergekit(source: Path, target: Path) -> None:
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import MergeOptions, run_merge
+
+    blocks, removed = json.loads((source / "config.json").read_text())["num_hidden_layers"], gone(source)
+    ranges = ([0, removed[0]], [removed[-1] + 1, blocks])
+    slices = [{"sources": [{"model": str(source), "layer_range": part}]} for part in ranges if part[0] < part[1]]
+    config = {"merge_method": "passthrough", "dtype": "bfloat16", "slices": slices}
+    options = MergeOptions(copy_tokenizer=False, lazy_unpickle=True, quiet=True)
+    run_merge(MergeConfiguration.model_validate(config), str(target), options)
+
+
+WAY = {way.__name__: way for way in (cp, copying, sha256, hashes, prune, usual, passthrough, mergekit)}
+FLOORS = {"hashes": "sha256"} | dict.fromkeys(("copying", "prune", "usual", "passthrough", "mergekit"), "cp")
 
 if __name__ == "__main__":
     main()
