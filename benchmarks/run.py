@@ -113,13 +113,14 @@ def of_streaming(options: argparse.Namespace) -> Iterator[Cells]:
     for row in streaming.measure(options.folder, streaming.Sizes(repeats=min(3, options.rounds))):
         if row["table"] == "limit":
             limit = f"limit {row['limit_mib']:,.0f} MiB of {row['files_mib']:,.0f}"
-            yield f"{row['what']}, {limit}", row["way"], row["outcome"], "", "", "", ""
+            yield f"{row['what']}, {limit}", row["way"], row["outcome"], *[""] * 5
             continue
         yield (
             f"{row['table']}, {row['dtype']}",
             row["way"],
             f"**{row['ratio']:.2f}**",
             f"{row['seconds']:.1f} ({row['least']:.1f} to {row['greatest']:.1f})",
+            f"{row['resident_mib']:,.0f}",
             f"{row['own_mib']:,.0f}",
             f"{row['floor_mib']:,.0f}",
             f"{row['libraries_mib']:,.0f}",
@@ -166,10 +167,10 @@ SECTIONS = {
     ),
     "streaming": Section(
         "A model larger than memory",
-        "Loading included, imports left out; ratios are to the way in memory. Memory is anonymous, at its peak, MiB, "
-        "beside the floor (embedding, two blocks, the stream of all sequences) and what the libraries take. Under the "
+        "Loading included, imports left out; ratios are to the way in memory. Memory is what is resident at the peak, MiB, "
+        "mapped files among it, beside the floor (embedding, two blocks, the stream of all sequences) and what the libraries take. Under the "
         "limit, all private memory of the process is held below the size of the checkpoint.",
-        ("what", "way", "ratio", "seconds", "memory", "floor", "libraries"),
+        ("what", "way", "ratio", "seconds", "memory", "of it own", "floor", "libraries"),
         of_streaming,
     ),
     "pruning": Section(

@@ -12,9 +12,10 @@ process of its own, the ways in turn:
 
 Scoring is measured at two dtypes: the one of the files, of which the library maps the files into memory, and another,
 which it must make a copy in. Seconds are those of loading and scoring, imports left out, with the page cache warm;
-ratios are to the way in memory in the same round. Memory is what cannot be taken back (RssAnon), at its peak; of
-verification, in the process that held most. The floor is the embedding, two blocks and the stream of all sequences
-once; of verification the embedding, and two blocks or a block and the head.
+ratios are to the way in memory in the same round. Memory is what is resident at the peak, mapped files among it, and of
+that what is the process's own and cannot be taken back (RssAnon); of verification, in the process that held most.
+Libraries is what was resident behind the imports. The floor is the embedding, two blocks and the stream of all
+sequences once; of verification the embedding, and two blocks or a block and the head.
 
 Both are also run once with a limit below the size of the files (RLIMIT_DATA: all private writable memory of a process,
 mapped files among it).
@@ -72,8 +73,8 @@ def main() -> None:
         seconds = f"{row['seconds']:.1f} s, {row['least']:.1f} to {row['greatest']:.1f}"
         print(
             f"{row['table']} {row['dtype']} {row['way']}: {row['ratio']:.2f} x the time in memory ({seconds}), "
-            f"{row['own_mib']:,.0f} MiB at the peak, of files of {row['files_mib']:,.0f} MiB; floor "
-            f"{row['floor_mib']:,.0f}, libraries {row['libraries_mib']:,.0f}"
+            f"{row['resident_mib']:,.0f} MiB at the peak ({row['own_mib']:,.0f} of its own), of files of "
+            f"{row['files_mib']:,.0f} MiB; floor {row['floor_mib']:,.0f}, libraries {row['libraries_mib']:,.0f}"
         )
 
 
@@ -181,6 +182,7 @@ def compare(what: str, model: Path, dtype: str, sizes: Sizes, files: float, floo
                 "least": min(seconds),
                 "greatest": max(seconds),
                 "own_mib": max(one["own"] for one in found),
+                "resident_mib": max(one["resident"] for one in found),
                 "libraries_mib": found[0]["libraries"],
                 "floor_mib": floor,
                 "files_mib": files,
@@ -209,13 +211,13 @@ def one(what: str, chosen: dict[str, Any]) -> None:
         0, chosen["vocabulary"], (chosen["sequences"], chosen["tokens"]), generator=torch.Generator().manual_seed(0)
     )
     do: Callable[[], Any] = {"scoring": lambda: scored(chosen, ids), "verification": lambda: verified(chosen)}[what]
-    libraries = memory()["own"]
+    libraries = sum(memory().values())
     with Peak() as peak:
         begin = time.perf_counter()
         result = do()
         seconds = time.perf_counter() - begin
-    own = max(peak.own, peak.child)
-    print(json.dumps({"seconds": seconds, "own": own, "libraries": libraries, "result": result}))
+    figures = {"seconds": seconds, "own": peak.own, "resident": peak.resident, "libraries": libraries}
+    print(json.dumps(figures | {"result": result}))
 
 
 def scored(chosen: dict[str, Any], ids: Any) -> Any:

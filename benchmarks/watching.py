@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 MIB = 1 << 20
-FIELDS = {"own": "RssAnon", "mapped": "RssFile"}
+FIELDS = {"own": ("RssAnon", "RssShmem"), "mapped": ("RssFile",)}
 
 
 def memory(process: int | str = "self") -> dict[str, float]:
@@ -19,20 +19,21 @@ def memory(process: int | str = "self") -> dict[str, float]:
     except OSError:
         return dict.fromkeys(FIELDS, 0.0)
     held = dict(line.split(":", 1) for line in lines)
-    return {kind: int(held.get(field, "0").split()[0]) / 1024 for kind, field in FIELDS.items()}
+    return {
+        kind: sum(int(held.get(field, "0").split()[0]) for field in fields) / 1024 for kind, fields in FIELDS.items()
+    }
 
 
 class Peak:
     """Watches this process while a block of code runs, and its children, each by itself.
 
     Attributes:
-        own, mapped: the most that this process held at a time, MiB.
-        child: the most that a child held of its own.
+        own, mapped, resident: the most that one of them held at a time, MiB: its own, mapped from files, and together.
     """
 
     def __init__(self, every: float = 0.003) -> None:
         self.every = every
-        self.own = self.mapped = self.child = 0.0
+        self.own = self.mapped = self.resident = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -46,10 +47,10 @@ class Peak:
 
     def _watch(self) -> None:
         while not self._ended.wait(self.every):
-            here = memory()
-            self.own, self.mapped = max(self.own, here["own"]), max(self.mapped, here["mapped"])
-            for child in _children():
-                self.child = max(self.child, memory(child)["own"])
+            for process in ("self", *_children()):
+                here = memory(process)
+                self.own, self.mapped = max(self.own, here["own"]), max(self.mapped, here["mapped"])
+                self.resident = max(self.resident, sum(here.values()))
 
 
 def _children() -> list[str]:

@@ -34,7 +34,6 @@ Job = Callable[[Callable[[], None], threading.Event], None]
 """A file to be written: called with what to call after each tensor, and with what is set when it should end."""
 
 CACHE_LINE = 64  # bytes
-OWN_PAGES = 1 << 20  # bytes of a tensor from which on it is read into pages of its own
 TORCH_DTYPES = {
     "BOOL": "bool",
     "U8": "uint8",
@@ -233,56 +232,59 @@ class Weights:
 
     def entry(self, name: str) -> Entry:
         """Where a tensor is that is there."""
-        return next(table for table in self.tensors.values() if name in table)[name]
+        return self.tensors[self._file_of(name)][name]
 
     def tensor(self, name: str) -> Any:
-        """One tensor, mapped from its file. Raises a KeyError for one that is not there."""
-        for file, table in self.tensors.items():
-            if name in table:
-                return self._one_tensor(file, name)
-        raise KeyError(name)
-
-    def _one_tensor(self, file: Path, name: str) -> Any:
-        if file.suffix != ".safetensors":
-            return self._torch_tensors(file)[name]
-        from safetensors import safe_open
-
-        with safe_open(file, framework="pt") as tensors:
-            return tensors.get_tensor(name)
-
-    def read(self, name: str) -> Any:
-        """One tensor of a safetensors file, read into memory of its own. Other threads run meanwhile.
-
-        It stands at the same place of a cache line as in the file, where it would stand if it were mapped: elsewhere
-        matrix products may be summed in another order.
+        """One tensor, mapped from its file by itself: as soon as it is let go, nothing of it is in memory.
 
         Raises:
+            KeyError: it is not there.
             CheckpointError: the file ends too early, or holds a type that torch does not know.
         """
         import torch
 
-        file = next(file for file, table in self.tensors.items() if name in table)
+        file = self._file_of(name)
+        if file.suffix != ".safetensors":
+            return self._torch_tensors(file)[name]
         entry = self.tensors[file][name]
         if entry.dtype not in TORCH_DTYPES:
             known = ", ".join(TORCH_DTYPES)
             raise CheckpointError(f"{file}: {name} is of the type {entry.dtype}; tensors of {known} can be read")
         dtype = getattr(torch, TORCH_DTYPES[entry.dtype])
-        size = entry.nbytes + CACHE_LINE
-        if entry.nbytes < OWN_PAGES:
-            buffer = torch.empty(size, dtype=torch.uint8)
-        else:  # pages of its own go back to the system with the tensor; a heap would keep some
-            buffer = torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)
-        begin = (entry.begin - buffer.data_ptr()) % CACHE_LINE // dtype.itemsize * dtype.itemsize
-        buffer = buffer[begin : begin + entry.nbytes]
-        left = memoryview(buffer.numpy().data)
+        if not entry.nbytes:
+            return torch.empty(entry.shape, dtype=dtype)
+        before = entry.begin % mmap.ALLOCATIONGRANULARITY
+        place = {"length": before + entry.nbytes, "offset": entry.begin - before, "access": mmap.ACCESS_COPY}
+        with file.open("rb") as reader:
+            try:
+                mapping = mmap.mmap(reader.fileno(), **place)
+            except ValueError:  # longer than the file
+                raise CheckpointError(f"{file}: ended in the middle of {name}; fetch the model again") from None
+        return torch.frombuffer(mapping, dtype=dtype, count=elements(entry.shape), offset=before).reshape(entry.shape)
+
+    def fetch(self, name: str) -> None:
+        """Have the system read a tensor of a safetensors file, so that it is at hand when it is mapped. Other threads
+        run meanwhile.
+
+        Raises:
+            CheckpointError: the file ends too early.
+        """
+        file, entry = self._file_of(name), self.entry(name)
+        scratch = memoryview(bytearray(BUFFER))
         with file.open("rb", buffering=0) as reader:
             reader.seek(entry.begin)
+            left = entry.nbytes
             while left:
-                count = reader.readinto(left)
+                count = reader.readinto(scratch[:left])
                 if not count:
                     raise CheckpointError(f"{file}: ended in the middle of {name}; fetch the model again")
-                left = left[count:]
-        return buffer.view(dtype).reshape(entry.shape)
+                left -= count
+
+    def _file_of(self, name: str) -> Path:
+        for file, table in self.tensors.items():
+            if name in table:
+                return file
+        raise KeyError(name)
 
     def tensors_of(self, file: Path) -> dict[str, Any]:
         """The tensors of one file, mapped from it rather than read."""

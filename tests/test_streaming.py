@@ -148,18 +148,24 @@ def test_no_more_than_two_blocks_are_in_memory_at_a_time(llama_folder: Path, mon
 def test_a_blocks_weights_are_read_once_however_many_batches_there_are(
     llama_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[str] = []
-    original = Weights.read
+    seen: dict[str, list[str]] = {"tensor": [], "fetch": []}
 
-    def watched(self: Weights, name: str) -> Any:
-        read.append(name)
-        return original(self, name)
+    def watch(what: str) -> None:
+        original: Callable[..., Any] = getattr(Weights, what)
 
-    monkeypatch.setattr(Weights, "read", watched)
+        def watched(self: Weights, name: str) -> Any:
+            seen[what].append(name)
+            return original(self, name)
+
+        monkeypatch.setattr(Weights, what, watched)
+
+    for what in seen:
+        watch(what)
     model = shortgpt.load(llama_folder, device="cpu", stream=True)
     shortgpt.score(model, batches_of(5))
     in_file = set(load_file(llama_folder / "model.safetensors"))
-    assert sorted(read) == sorted(in_file - {"lm_head.weight"})
+    assert sorted(seen["tensor"]) == sorted(in_file - {"lm_head.weight"})
+    assert sorted(seen["fetch"]) == sorted(name for name in in_file if ".layers." in name)
 
 
 def test_what_needs_the_whole_model_is_refused_and_says_what_can_be_done(llama_folder: Path, tmp_path: Path) -> None:
@@ -332,15 +338,32 @@ def test_a_skipped_block_that_may_do_more_than_hand_the_stream_on_is_read(
     assert sorted(read) == [0, 1, 2, 3, 4, 5, 6]
 
 
-def test_a_tensor_stands_where_it_would_stand_if_its_file_were_mapped(tmp_path: Path) -> None:
+def test_a_tensor_is_mapped_by_itself_and_stands_where_it_would_stand_in_a_mapped_file(tmp_path: Path) -> None:
     shapes = {"a": (3,), "b": (5, 7), "c": (), "d": (64,), "e": (0, 2)}
     tensors = {name: torch.randn(shape) for name, shape in shapes.items()}
-    save_file(tensors | {"f": torch.arange(9, dtype=torch.int8)}, tmp_path / "some.safetensors")
+    tensors |= {"f": torch.arange(9, dtype=torch.int8), "g": torch.randn(4, 3).bfloat16(), "h": torch.zeros(9000)}
+    save_file(tensors, tmp_path / "some.safetensors")
+    before = (tmp_path / "some.safetensors").read_bytes()
     weights = Weights(Source("some", tmp_path / "some.safetensors"))
     for name, tensor in tensors.items():
-        found = weights.read(name)
+        weights.fetch(name)
+        found = weights.tensor(name)
         assert torch.equal(found, tensor)
+        assert found.dtype == tensor.dtype
         assert found.data_ptr() % 64 == weights.entry(name).begin % 64 or not found.numel()
+        assert found.untyped_storage().nbytes() <= tensor.nbytes + 4096
+        found.zero_()
+    assert (tmp_path / "some.safetensors").read_bytes() == before, "what is written into it stays in memory"
+
+
+def test_a_file_that_was_cut_off_since_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "some.safetensors"
+    save_file({"a": torch.randn(5000)}, file)
+    weights = Weights(Source("some", file))
+    file.write_bytes(file.read_bytes()[:5000])
+    for look in (weights.fetch, weights.tensor):
+        with pytest.raises(CheckpointError, match="ended in the middle of a; fetch the model again"):
+            look("a")
 
 
 def test_hooks_on_a_block_see_the_stream_that_they_see_in_memory(llama_folder: Path) -> None:

@@ -9,7 +9,12 @@
 
 So a block's weights are those that `from_pretrained` gives it, whatever the files call them, whether experts are fused
 or types converted. What is still on the meta device has no values: code that looks at it fails, and no score comes of
-it. Tensors are read from the files, not mapped: what is resident is what was read.
+it.
+
+Tensors are mapped from the files, each by itself, as the library maps them: a block's weights are then where they would
+be in a model in memory, bit for bit and at the same place of a cache line, the system can take the memory back, and
+nothing is left of them when the block is dropped. They are read once beforehand, past a small buffer, in the thread
+that loads: a computation would wait for the disk at every page.
 """
 
 from __future__ import annotations
@@ -39,13 +44,13 @@ from shortgpt_adapters.transformers_loader import quiet
 
 
 class _InFile:
-    """A tensor that is read when the library asks for all of it."""
+    """A tensor that is mapped when the library asks for all of it."""
 
     def __init__(self, weights: Weights, name: str) -> None:
         self.weights, self.name = weights, name
 
     def __getitem__(self, everything: object) -> Tensor:
-        tensor: Tensor = self.weights.read(self.name)
+        tensor: Tensor = self.weights.tensor(self.name)
         return tensor
 
     def empty(self) -> Tensor:
@@ -133,6 +138,8 @@ class StreamedWeights(BlockWeights):
                 f"{self.name}: the model writes into the weights of {name} before it runs, so they cannot be streamed; "
                 "load it whole"
             )
+        for tensor in self.tensors[name].values():
+            tensor.weights.fetch(tensor.name)
         convert_and_load_state_dict_in_model(self.model, self.tensors[name], self.config)
         lacking = [inner for inner, tensor in _named(module) if tensor.is_meta]
         if lacking:
