@@ -168,9 +168,9 @@ SECTIONS = {
     "streaming": Section(
         "A model larger than memory",
         "Loading included, imports left out; ratios are to the way in memory. Memory is what is resident at the peak, "
-        "MiB, mapped files among it, beside the floor (embedding, two blocks, the stream of all sequences) and what the "
+        "MiB, mapped files among it, beside the floor (embedding, two blocks, the stream of all sequences) and what "
         "libraries take. Under the limit, all private memory of the process is held below the checkpoint's size.",
-        ("what", "way", "ratio", "seconds", "memory", "of it own", "floor", "libraries"),
+        ("what", "way", "ratio", "seconds", "memory", "own", "floor", "libraries"),
         of_streaming,
     ),
     "pruning": Section(
