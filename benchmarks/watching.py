@@ -1,10 +1,8 @@
-"""How much memory a process takes at its peak, and medians: what several benchmarks share."""
+"""How much memory a process and its children take at the peak: what several benchmarks share."""
 
 from __future__ import annotations
 
-import statistics
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
@@ -60,9 +58,3 @@ def _children() -> list[str]:
         ]
     except OSError:  # a thread that has ended
         return []
-
-
-def median_and_spread(values: Iterable[float]) -> dict[str, float]:
-    """The median, the least and the greatest."""
-    found = sorted(values)
-    return {"median": statistics.median(found), "least": found[0], "greatest": found[-1]}
