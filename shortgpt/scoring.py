@@ -10,8 +10,10 @@ their boundaries is `shortgpt.tally`'s. Only one boundary of a batch is held at 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from shortgpt import processes
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
     from shortgpt.blocks import BlockSequence, TokenBatch
 
+CPU_TOKENS = 2048
+"""How many tokens of a batch a CPU takes at a time, whole sequences: of more, what one layer hands to the next no longer
+stays in its caches (docs/performance.md, "Tokens in a batch")."""
+
 
 def score(
     model: BlockSequence,
@@ -47,7 +53,8 @@ def score(
     """Score every block of a model, in one pass over the calibration set.
 
     Where `torch.distributed` has a process group, each process takes its share of the batches; all of them call this,
-    and all get the scores of the whole set. A batch that does not fit into memory is taken in halves.
+    and all get the scores of the whole set. A CPU takes a batch some 2,048 tokens at a time, an accelerator whole; what
+    does not fit into memory is taken in halves.
 
     Args:
         calibration: a named source, a path, an iterable of texts or of token batches, or a `Calibration`; with the
@@ -150,17 +157,26 @@ def _share(
     look = partial(Tally, model, asked, spans, report, Room())
     found: list[BatchSums] = []
     if model.streamed:
-        tallies = [look(batch) for _, batch in mine]
-        model.trace_all([batch for _, batch in mine], [tally.tap for tally in tallies])
-        found = [tally.result(number) for tally, (number, _) in zip(tallies, mine, strict=True)]
+        parts = [list(_parts(batch, _rows_at_a_time(model, batch))) for _, batch in mine]
+        tallies = [[look(part) for part in of_batch] for of_batch in parts]
+        model.trace_all(list(chain(*parts)), [tally.tap for tally in chain(*tallies)])
+        found = [
+            joined([tally.result(number) for tally in of_batch])
+            for of_batch, (number, _) in zip(tallies, mine, strict=True)
+        ]
     else:
-        rows = 0
+        fits = sys.maxsize
         for number, batch in mine:
-            scored, rows = _scored(model, batch, number, asked, look, rows)
+            scored, fits = _scored(model, batch, number, asked, look, fits)
             at_once = not found or scored.norms.device.type == "cpu"
             found.append(scored.landed(model) if at_once else scored)
             report("batches", len(found), len(mine))
     return data.info.token_hash, [batch.landed(model) for batch in found]
+
+
+def _rows_at_a_time(model: BlockSequence, batch: TokenBatch) -> int:
+    rows, tokens = batch["input_ids"].shape
+    return max(1, CPU_TOKENS // max(1, tokens)) if model.device.type == "cpu" else rows
 
 
 def _scored(
@@ -169,17 +185,20 @@ def _scored(
     number: int,
     asked: Sequence[Asked],
     look: Callable[[TokenBatch], Tally],
-    rows: int,
+    fits: int,
 ) -> tuple[BatchSums, int]:
-    """The sums of a batch, taken `rows` sequences at a time (0: all at once), or fewer where memory does not suffice;
-    and how many at a time that came to."""
+    """The sums of a batch, and how many of its sequences fit into memory at a time.
+
+    Args:
+        fits: how many did before; where they don't any more, half as many are taken.
+    """
     from shortgpt.verification import release_memory
 
     total = len(batch["input_ids"])
-    parts: list[BatchSums] = []
+    found: list[BatchSums] = []
     done = 0
     while done < total:
-        now = min(rows or total, total - done)
+        now = min(fits, _rows_at_a_time(model, batch), total - done)
         part = _rows(batch, done, now)
         tally = look(part)
         try:
@@ -191,14 +210,14 @@ def _scored(
         except RuntimeError as error:  # torch's OutOfMemoryError is one
             if now == 1 or not _is_lack_of_memory(error):
                 raise
-            rows = (now + 1) // 2
+            fits = (now + 1) // 2
         else:
-            parts.append(scored)
+            found.append(scored)
             done += now
             continue
         del tally  # outside the `except`, whose error holds what the pass held
         release_memory()
-    return joined(parts), rows
+    return joined(found), fits
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
@@ -206,6 +225,12 @@ def _is_lack_of_memory(error: Exception) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or any(
         sign in str(error) for sign in ("out of memory", "DefaultCPUAllocator: ")
     )
+
+
+def _parts(batch: TokenBatch, rows: int) -> Iterator[TokenBatch]:
+    """The batch, so many sequences at a time."""
+    total = len(batch["input_ids"])
+    return (_rows(batch, first, min(rows, total - first)) for first in range(0, total, rows))
 
 
 def _rows(batch: TokenBatch, first: int, count: int) -> TokenBatch:
