@@ -105,7 +105,7 @@ def measure(folder: str | None = None, sizes: Sizes | None = None) -> list[Row]:
             for way in WAYS:
                 limit = int(files * 0.6)
                 done = run(what, way, model, sizes.dtype, sizes, limit)
-                told = (done.stderr.strip().splitlines() or ["?"])[-1][:120]
+                told = (done.stderr.strip().splitlines() or ["?"])[-1].replace(str(model), "MODEL")
                 outcome = "done" if done.returncode == 0 else f"fails ({told})"
                 rows.append(
                     {

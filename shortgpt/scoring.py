@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from shortgpt.blocks import BlockSequence, TokenBatch
 
 CPU_TOKENS = 2048
-"""How many tokens of a batch a CPU takes at a time, whole sequences: of more, what one layer hands to the next no longer
-stays in its caches (docs/performance.md, "Tokens in a batch")."""
+"""How many tokens of a batch a CPU takes at a time, whole sequences: of more, what a layer hands to the next no longer
+stays in its caches (docs/performance.md, "Tokens at a time")."""
 
 
 def score(

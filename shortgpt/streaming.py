@@ -17,8 +17,6 @@ Work that runs the model several times, such as the generation of a text, takes 
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -101,7 +99,6 @@ class _Reader:
         """A part is not needed any more in this round."""
         self.weights.drop(part)
         self.here.discard(part)
-        _give_back()
 
 
 def run_by_block(weights: BlockWeights, work: Callable[[], T]) -> T:
@@ -220,14 +217,6 @@ def _run(
             for pass_ in passes:
                 pass_.stop()
         return [pass_.result for pass_ in passes]
-
-
-def _give_back() -> None:
-    """Hand back to the system what the heap of the C library (glibc) holds and does not use: of converted weights it
-    keeps up to half a block."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
 
 
 def _is_plain(value: Any) -> bool:

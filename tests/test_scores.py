@@ -173,6 +173,49 @@ def test_a_real_model_is_scored_alike_in_batches_of_any_size() -> None:
     assert all_.values == pytest.approx(one.values, rel=1e-5)
 
 
+# -- what is taken at a time ----------------------------------------------------------------------------------
+
+
+class Sized(Playback):
+    """Notes the batches that it is run on: sequences, and tokens of the longest."""
+
+    def __init__(self, stream: Tensor, device: str) -> None:
+        super().__init__(stream)
+        self.named = torch.device(device)
+        self.sizes: list[tuple[int, ...]] = []
+
+    @property
+    def device(self) -> torch.device:
+        return self.named
+
+    def trace(self, batch: TokenBatch, tap: Tap) -> None:
+        self.sizes = [*self.sizes, tuple(batch["input_ids"].shape)]
+        super().trace(batch, tap)
+
+
+@pytest.mark.parametrize(
+    ("shape", "parts"),
+    [
+        ((8, 512), [(4, 512), (4, 512)]),
+        ((7, 700), [(2, 700), (2, 700), (2, 700), (1, 700)]),
+        ((2, 3000), [(1, 3000), (1, 3000)]),  # a sequence is never cut
+        ((4, 512), [(4, 512)]),
+    ],
+)
+def test_a_processor_takes_some_2048_tokens_at_a_time_and_an_accelerator_all(
+    shape: tuple[int, int], parts: list[tuple[int, int]]
+) -> None:
+    ids = torch.randint(0, TOKENS, shape, generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    batch["attention_mask"][0, 100:] = 0
+    there, here = Sized(stream(), "cuda"), Sized(stream(), "cpu")
+    scores = shortgpt.score(here, [batch])
+    assert scores == shortgpt.score(there, [batch])
+    assert (here.sizes, there.sizes) == (parts, [shape])
+    truth = distances(stream())[:, ids[batch["attention_mask"].bool()]].mean(-1)
+    assert scores.values == pytest.approx(truth.tolist(), rel=1e-9)
+
+
 # -- lack of memory -------------------------------------------------------------------------------------------
 
 

@@ -13,13 +13,15 @@ it.
 
 Tensors are mapped from the files, each by itself, as the library maps them: a block's weights are then where they would
 be in a model in memory, bit for bit and at the same place of a cache line, the system can take the memory back, and
-nothing is left of them when the block is dropped. They are read once beforehand, past a small buffer, in the thread
-that loads: a computation would wait for the disk at every page.
+nothing is left of them when the block is dropped. The system is told of them beforehand: a computation would wait for
+the disk at every page.
 """
 
 from __future__ import annotations
 
+import ctypes
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -44,13 +46,20 @@ from shortgpt_adapters.transformers_loader import quiet
 
 
 class _InFile:
-    """A tensor that is mapped when the library asks for all of it."""
+    """A tensor that is mapped when the library asks for all of it.
+
+    Attributes:
+        address: where it was mapped.
+    """
+
+    address = 0
 
     def __init__(self, weights: Weights, name: str) -> None:
         self.weights, self.name = weights, name
 
     def __getitem__(self, everything: object) -> Tensor:
         tensor: Tensor = self.weights.tensor(self.name)
+        self.address = tensor.data_ptr()
         return tensor
 
     def empty(self) -> Tensor:
@@ -124,6 +133,7 @@ class StreamedWeights(BlockWeights):
             [(module, dict(module._parameters), dict(module._buffers)) for module in part.modules()]
             for part in self.parts.values()
         ]
+        self.copied: set[int] = set()
         self.versions = [[tensor._version for tensor in _without_values(part)] for part in self.parts.values()]
 
     def reading(self) -> AbstractContextManager[None]:
@@ -141,6 +151,9 @@ class StreamedWeights(BlockWeights):
         for tensor in self.tensors[name].values():
             tensor.weights.fetch(tensor.name)
         convert_and_load_state_dict_in_model(self.model, self.tensors[name], self.config)
+        mapped = {tensor.address for tensor in self.tensors[name].values()}
+        if any(tensor.data_ptr() not in mapped for _, tensor in _named(module)):
+            self.copied.add(part)
         lacking = [inner for inner, tensor in _named(module) if tensor.is_meta]
         if lacking:
             raise StreamingError(
@@ -152,6 +165,9 @@ class StreamedWeights(BlockWeights):
         for module, parameters, buffers in self.empty[part] if part < len(self.parts) else ():
             module._parameters.update(parameters)
             module._buffers.update(buffers)
+        if part in self.copied:
+            self.copied.discard(part)
+            _give_back()
 
     def _refuse_shared(self, model: PreTrainedModel) -> None:
         """Weights of a block that another part of the model uses as well cannot come and go with the block."""
@@ -205,6 +221,14 @@ def _own_head(model: PreTrainedModel) -> nn.Module | None:
     tied = {*model.all_tied_weights_keys, *model.all_tied_weights_keys.values()}
     inside = [name for name, part in model.named_modules() if part is head]
     return None if head is None or any(key.startswith(f"{name}.") for name in inside for key in tied) else head
+
+
+def _give_back() -> None:
+    """Hand back to the system what the heap of the C library (glibc) holds and does not use: of copied weights it keeps
+    up to half a block."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _named(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
