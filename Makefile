@@ -17,7 +17,7 @@ demo: $(READY)
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Speed and memory beside the floors and the peers, into docs/performance.md; about half an hour.
+# Speed and memory beside the floors and the peers, into docs/performance.md; about fifty minutes.
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
 
