@@ -165,8 +165,8 @@ SECTIONS = {
     ),
     "budgets": Section(
         "Tokens at a time",
-        "The time of scoring 16,384 tokens so many at a time, over that of the default. Of more, what a layer hands to "
-        "the next does not stay in a CPU's caches, and the C library gives the memory back and asks for it again.",
+        "The time of scoring 16,384 tokens so many at a time, over that of the default. Of more, the C library hands "
+        "much of the memory back to the system after each operation, to be zeroed again for the next.",
         RATIOS,
         lambda options: without_memory(of_scoring(options, parts=("budgets",), shapes=("8x512",))),
     ),

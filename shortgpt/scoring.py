@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from shortgpt.blocks import BlockSequence, TokenBatch
 
 CPU_TOKENS = 2048
-"""How many tokens of a batch a CPU takes at a time, whole sequences: of more, what a layer hands to the next no longer
-stays in its caches (docs/performance.md, "Tokens at a time")."""
+"""How many tokens of a batch a CPU takes at a time, whole sequences. More are no faster and take more memory, much of
+which C libraries hand back to the system after each operation, to be zeroed again for the next (docs/performance.md)."""
 
 
 def score(

@@ -176,22 +176,20 @@ class Tally:
             self.kernel(self.held, hidden, self.chosen, norms, updates)
             if self.held is None or not self.others:
                 return
-        room = self.room.of(self.norms, 2 if self.others else 1, self.chunk, hidden.shape[-1])
+        room = self.room.of(self.norms, 2, self.chunk, hidden.shape[-1])
         for at in range(0, self.count, self.chunk):
             here = slice(at, min(at + self.chunk, self.count))
             chunk = room[:, : here.stop - at]
-            after = chunk[0].copy_(self._tokens(hidden, here))
+            after = chunk[1].copy_(self._tokens(hidden, here))
             if self.kernel is None:
                 norm(after, out=norms[here])
             if self.held is None:
                 continue
-            held = self._tokens(self.held, here)
-            if self.others:
-                before = chunk[1].copy_(held)
-                for one in self.others:
-                    self.values[one.name][slot, here] = one.values(before, after)
+            before = chunk[0].copy_(self._tokens(self.held, here))
+            for one in self.others:
+                self.values[one.name][slot, here] = one.values(before, after)
             if self.kernel is None:
-                norm(after.sub_(held), out=updates[here])
+                norm(after.sub_(before), out=updates[here])
 
     def _look_at_last(self, block: int, hidden: Tensor) -> None:
         """The values of criteria that look at the last token of each sequence only."""
