@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 CPU_TOKENS = 2048
 """How many tokens of a batch a CPU takes at a time, whole sequences. More are no faster and take more memory, much of
-which C libraries hand back to the system after each operation, to be zeroed again for the next (docs/performance.md)."""
+which C libraries hand back to the system after each operation, to be zeroed for the next (docs/performance.md)."""
 
 
 def score(
