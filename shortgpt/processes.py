@@ -45,7 +45,9 @@ def group(device: str | None) -> Iterator[str]:
     if started()[1] == 1:
         yield default_device(device)
         return
-    import torch
+    # Its functions take for their default the group that there is when they are imported. Imported later, as by
+    # transformers, they would keep this one beyond its end, and its threads would run while the interpreter ends.
+    import torch.distributed.nn
 
     on_cuda = torch.cuda.is_available() and (device is None or device.startswith("cuda"))
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")

@@ -80,6 +80,19 @@ torch.distributed.destroy_process_group()
 """
 
 
+COMMAND = """
+from pathlib import Path
+
+from shortgpt.cli import main
+
+try:
+    main()
+finally:
+    threads = [(thread / "comm").read_text().strip() for thread in Path("/proc/self/task").glob("*")]
+    assert not any("gloo" in name for name in threads), threads
+"""
+
+
 def torchrun(*arguments: object) -> Ran:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
     root = Path(__file__).parents[1]
@@ -143,7 +156,8 @@ def test_under_torchrun_the_first_process_reports_and_the_result_is_that_of_one(
     text.write_text("A line of text, and then another one.\n" * 100)
     options = ["--calibration", text, "--sequences", 3, "--tokens", 32, "--batch-size", 1, "--device", "cpu", "--quiet"]
     alone = run_cli("score", llama_folder, *options, "--json", tmp_path / "alone.json")
-    shared = torchrun("-m", "shortgpt", "score", llama_folder, *options, "--json", tmp_path / "shared.json")
+    (tmp_path / "command.py").write_text(COMMAND)  # the command, which leaves no thread of the group behind
+    shared = torchrun(tmp_path / "command.py", "score", llama_folder, *options, "--json", tmp_path / "shared.json")
     assert (alone.status, shared.status) == (0, 0), shared.err
     assert shared.out == alone.out
     assert (tmp_path / "shared.json").read_text() == (tmp_path / "alone.json").read_text()
