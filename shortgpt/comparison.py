@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from shortgpt.blocks import BlockSequence
 from shortgpt.calibration import Calibration
 from shortgpt.errors import ShortGPTError
+from shortgpt.loading import tried
 from shortgpt.scores import DEFAULT_CRITERION, Progress, Scores
 from shortgpt.scoring import score
 from shortgpt.values import Value
@@ -173,7 +173,6 @@ def compare(
         UnknownNameError: no criterion of that name is installed.
     """
     from shortgpt import plugins
-    from shortgpt.loading import load, named_tokenizer
 
     asked: Sequence[Any] = list(models)
     if not all(is_measured(model) for model in asked):  # elsewhere other criteria may be installed
@@ -181,37 +180,28 @@ def compare(
             plugins.lookup("criterion", plugins.registry().criteria, criterion)
     if not isinstance(calibration, (str, Path, Calibration)):
         calibration = list(calibration)  # each model reads it
+    loading: dict[str, Any] = {
+        "device": device,
+        "dtype": dtype,
+        "trust_remote_code": trust_remote_code,
+        "tokenizer": tokenizer,
+    }
+    texts: dict[str, Any] = {
+        "sequences": sequences,
+        "tokens": tokens,
+        "seed": seed,
+        "field": field,
+        "batch_size": batch_size,
+    }
+
+    def measure(model: BlockSequence) -> Scores:
+        return score(model, calibration, criteria=criteria, progress=progress, **texts)
+
     rows = []
     for number, model in enumerate(asked):
         if progress is not None:
             progress("models", number, len(asked))
-        if is_measured(model):
-            rows.append(_recorded(model, criteria))
-            continue
-        name, opened = _name(model), model
-        try:
-            if not isinstance(model, BlockSequence):
-                opened = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-            if opened.tokenizer is None and tokenizer is not None:
-                opened.tokenizer = named_tokenizer(tokenizer)
-            scores = score(
-                opened,
-                calibration,
-                criteria=criteria,
-                sequences=sequences,
-                tokens=tokens,
-                seed=seed,
-                field=field,
-                batch_size=batch_size,
-                progress=progress,
-            )
-            rows.append(Row(name, scores))
-        except ShortGPTError as error:
-            rows.append(Row(name, error=str(error)))
-        except Exception as error:  # a model's own code, or a device's memory: the others still run
-            rows.append(Row(name, error=f"{type(error).__name__}: {error}"))
-        opened = None
-        gc.collect()  # before the next model is loaded
+        rows.append(_recorded(model, criteria) if is_measured(model) else Row(*tried(model, measure, **loading)))
     return Comparison(tuple(rows), tuple(criteria))
 
 
@@ -220,10 +210,6 @@ def is_measured(model: Any) -> bool:
     if isinstance(model, Scores):
         return True
     return isinstance(model, (str, Path)) and Path(model).suffix == ".json" and Path(model).is_file()
-
-
-def _name(model: Any) -> str:
-    return model.name if isinstance(model, BlockSequence) else str(model)
 
 
 def _recorded(found: Scores | str | Path, criteria: Sequence[str]) -> Row:

@@ -11,7 +11,6 @@ The blocks are skipped; no model is rebuilt.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from shortgpt.blocks import BlockSequence
 from shortgpt.calibration import Calibration, CalibrationInfo, calibrate_and_hold_out
 from shortgpt.errors import SelectionError, ShortGPTError
 from shortgpt.evaluation import DEFAULT_EVALUATOR, Evaluator, evaluate_sets, open_evaluator
+from shortgpt.loading import tried
 from shortgpt.scores import DEFAULT_CRITERION, Progress, Scores, blocks_for_ratio
 from shortgpt.scoring import score
 from shortgpt.values import Value
@@ -191,8 +191,6 @@ def curve(
         UnknownNameError: no criterion or evaluator of that name is installed.
         SelectionError: `most` is no number of blocks and no share of them.
     """
-    from shortgpt.loading import load, named_tokenizer
-
     names = default_criteria() if criteria is None else tuple(criteria)
     for name in names:
         plugins.lookup("criterion", plugins.registry().criteria, name)
@@ -201,33 +199,29 @@ def curve(
     asked: list[Any] = [models] if isinstance(models, (BlockSequence, str, Path)) else list(models)
     if not isinstance(calibration, (str, Path, Calibration)):
         calibration = list(calibration)  # each model reads it
+    loading: dict[str, Any] = {
+        "device": device,
+        "dtype": dtype,
+        "trust_remote_code": trust_remote_code,
+        "tokenizer": tokenizer,
+    }
+    texts: dict[str, Any] = {
+        "sequences": sequences,
+        "tokens": tokens,
+        "seed": seed,
+        "field": field,
+        "batch_size": batch_size,
+    }
+
+    def measure(model: BlockSequence) -> Curve:
+        data, held_out = calibrate_and_hold_out(calibration, model, **texts)
+        return _measured(model, data, held_out, names, judge, most, progress)
+
     rows = []
     for number, model in enumerate(asked):
         if progress is not None:
             progress("models", number, len(asked))
-        name = model.name if isinstance(model, BlockSequence) else str(model)
-        try:
-            opened = model
-            if not isinstance(model, BlockSequence):
-                opened = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-            if opened.tokenizer is None and tokenizer is not None:
-                opened.tokenizer = named_tokenizer(tokenizer)
-            texts = calibrate_and_hold_out(
-                calibration,
-                opened,
-                sequences=sequences,
-                tokens=tokens,
-                seed=seed,
-                field=field,
-                batch_size=batch_size,
-            )
-            rows.append(CurveRow(name, _measured(opened, *texts, names, judge, most, progress)))
-        except ShortGPTError as error:
-            rows.append(CurveRow(name, error=str(error)))
-        except Exception as error:  # a model's own code, or a device's memory: the others still run
-            rows.append(CurveRow(name, error=f"{type(error).__name__}: {error}"))
-        opened = None
-        gc.collect()  # before the next model is loaded
+        rows.append(CurveRow(*tried(model, measure, **loading)))
     return Curves(evaluator, judge.lower_is_better, tuple(rows))
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from shortgpt import processes
 from shortgpt.blocks import BlockSequence
-from shortgpt.errors import ModelError, StreamingError
+from shortgpt.errors import ModelError, ShortGPTError, StreamingError
 from shortgpt.families import Family, OpenOptions, Source, recognise, recognise_model, resolve
 from shortgpt.plan import Plan
+
+T = TypeVar("T")
 
 
 def load(
@@ -84,6 +88,34 @@ def named_tokenizer(name: Any) -> Any:
     except Exception as error:  # the library has many
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{name}: no tokenizer can be loaded from it ({reason[:300]})") from None
+
+
+def tried(
+    model: BlockSequence | str | Path, measure: Callable[[BlockSequence], T], *, tokenizer: Any = None, **options: Any
+) -> tuple[str, T | None, str | None]:
+    """What is measured of one model among several: one that fails does not end the others.
+
+    Args:
+        model: a block sequence; or a name or path, which is loaded with these options and let go again.
+        tokenizer: for a model that brings none.
+
+    Returns:
+        What the model is called; what `measure` gave of it; and where it is None, why.
+    """
+    name = model.name if isinstance(model, BlockSequence) else str(model)
+    opened: BlockSequence | None = None
+    try:
+        opened = model if isinstance(model, BlockSequence) else load(model, **options)
+        if opened.tokenizer is None and tokenizer is not None:
+            opened.tokenizer = named_tokenizer(tokenizer)
+        return name, measure(opened), None
+    except ShortGPTError as error:
+        return name, None, str(error)
+    except Exception as error:  # a model's own code, or a device's memory
+        return name, None, f"{type(error).__name__}: {error}"
+    finally:
+        opened = None
+        gc.collect()  # before the next model is loaded
 
 
 def wrap(

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import shortgpt
-from shortgpt.calibration import calibrate, repacked, texts_of
+from shortgpt.calibration import calibrate, repacked
 from shortgpt.errors import CalibrationError, UnknownNameError
+from shortgpt.texts import texts_of
 from tests.support import Playback, byte_tokenizer
 
 
