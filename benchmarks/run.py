@@ -39,12 +39,18 @@ Cells = Sequence[object]
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: the rows of its table are measured when it is asked for."""
+    """A part of the page: the rows of its table are measured when it is asked for.
+
+    Attributes:
+        rows: measures them, in so many rounds.
+        most: rounds at most, where each takes long.
+    """
 
     title: str
     about: str
     columns: tuple[str, ...]
-    rows: Callable[[argparse.Namespace], Iterator[Cells]]
+    rows: Callable[[argparse.Namespace, int], Iterator[Cells]]
+    most: int = sys.maxsize
 
 
 def main() -> None:
@@ -61,15 +67,16 @@ def main() -> None:
         section = SECTIONS[name]
         print(f"{name}:", flush=True)
         lines = []
-        for row in section.rows(options):
+        rounds = min(options.rounds, section.most)
+        for row in section.rows(options, rounds):
             lines.append("| " + " | ".join(map(str, row)) + " |")
             print(f"  {lines[-1]}", flush=True)
-        put(name, section, lines, options)
+        put(name, section, lines, rounds)
 
 
-def put(name: str, section: Section, lines: Sequence[str], options: argparse.Namespace) -> None:
+def put(name: str, section: Section, lines: Sequence[str], rounds: int) -> None:
     """Write a section into the page, in the place of the one of that title."""
-    command = f"`python benchmarks/run.py {name}`, {options.rounds} rounds; {machine(scoring.Setting().device)}."
+    command = f"`python benchmarks/run.py {name}`, {rounds} rounds; {machine(scoring.Setting().device)}."
     header = ["| " + " | ".join(section.columns) + " |", "|" + "---|" * len(section.columns)]
     made = "\n".join([f"## {section.title}", "", command, "", section.about, "", *header, *lines, ""])
     text = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else HEAD
@@ -94,8 +101,8 @@ def machine(device: str) -> str:
 # -- the sections -----------------------------------------------------------------------------------------------
 
 
-def of_scoring(options: argparse.Namespace, **chosen: Any) -> Iterator[Cells]:
-    for row in scoring.measure(rounds=options.rounds, **chosen):
+def of_scoring(rounds: int, **chosen: Any) -> Iterator[Cells]:
+    for row in scoring.measure(rounds=rounds, **chosen):
         memory = "" if row.memory is None else f"{row.memory:+.1f}"
         yield row.setting, row.what, row.over, f"**{row.ratio:.3f}**", f"{row.low:.3f} to {row.high:.3f}", memory
 
@@ -104,15 +111,15 @@ def without_memory(rows: Iterator[Cells]) -> Iterator[Cells]:
     return (row[:-1] for row in rows)
 
 
-def of_ablation(options: argparse.Namespace) -> Iterator[Cells]:
+def of_ablation(rounds: int) -> Iterator[Cells]:
     for blocks, vocabulary, shape in ((12, 32_000, "2x512"), (32, 4_000, "1x512")):
-        for row in ablation.measure(shape, rounds=options.rounds, blocks=blocks, vocabulary=vocabulary):
+        for row in ablation.measure(shape, rounds=rounds, blocks=blocks, vocabulary=vocabulary):
             on = f"{row.setting}; {blocks} blocks, vocabulary {vocabulary:,}"
             yield on, row.what, row.over, f"**{row.ratio:.3f}**", f"{row.low:.3f} to {row.high:.3f}"
 
 
-def of_streaming(options: argparse.Namespace) -> Iterator[Cells]:
-    for row in streaming.measure(options.folder, streaming.Sizes(repeats=min(3, options.rounds))):
+def of_streaming(options: argparse.Namespace, rounds: int) -> Iterator[Cells]:
+    for row in streaming.measure(options.folder, streaming.Sizes(repeats=rounds)):
         if row["table"] == "limit":
             limit = f"limit {row['limit_mib']:,.0f} MiB of {row['files_mib']:,.0f}"
             yield f"{row['what']}, {limit}", row["way"], row["outcome"], *[""] * 5
@@ -129,8 +136,8 @@ def of_streaming(options: argparse.Namespace) -> Iterator[Cells]:
         )
 
 
-def of_pruning(options: argparse.Namespace) -> Iterator[Cells]:
-    for row in pruning.measure(options.folder, rounds=min(5, options.rounds), mergekit=options.mergekit):
+def of_pruning(options: argparse.Namespace, rounds: int) -> Iterator[Cells]:
+    for row in pruning.measure(options.folder, rounds=rounds, mergekit=options.mergekit):
         ratio = f"**{row['ratio']:.2f}** × {row['over']}" if row["over"] else ""
         spread = f"{row['seconds']:.2f} ({row['least']:.2f} to {row['greatest']:.2f})"
         memory = (f"{row['own_mib']:.0f}", f"{row['mapped_mib']:,.0f}") if row["over"] else ("", "")
@@ -144,15 +151,15 @@ SECTIONS = {
         "A Llama of 71 million parameters, 12 blocks. The trunk is the pass up to the last block, the floor; "
         "the tap is what scoring does beside it. Memory is beyond the trunk's, in boundaries of the batch.",
         (*RATIOS, "memory"),
-        lambda options: of_scoring(options, parts=("ways", "tap")),
+        lambda options, rounds: of_scoring(rounds, parts=("ways", "tap")),
     ),
     "criteria": Section(
         "Many criteria, and all runs of blocks, in one pass",
         "Of the same model. PruneMe's and short-transformers' ways keep all hidden states, and are told by what they "
         "compute.",
         RATIOS,
-        lambda options: without_memory(
-            of_scoring(options, parts=("criteria", "spans"), dtypes=("float32",), shapes=("8x512",))
+        lambda options, rounds: without_memory(
+            of_scoring(rounds, parts=("criteria", "spans"), dtypes=("float32",), shapes=("8x512",))
         ),
     ),
     "ablation": Section(
@@ -161,14 +168,14 @@ SECTIONS = {
         "through them in place of L, the head L as ever. First the same model, whose head is 30% of a pass; then one "
         "of Llama-2-7B's proportions, 32 blocks and a head that is 2% of a pass.",
         RATIOS,
-        of_ablation,
+        lambda options, rounds: of_ablation(rounds),
     ),
     "budgets": Section(
         "Tokens at a time",
         "The time of scoring 16,384 tokens so many at a time, over that of the default. Of more, the C library hands "
         "much of the memory back to the system after each operation, to be zeroed again for the next.",
         RATIOS,
-        lambda options: without_memory(of_scoring(options, parts=("budgets",), shapes=("8x512",))),
+        lambda options, rounds: without_memory(of_scoring(rounds, parts=("budgets",), shapes=("8x512",))),
     ),
     "streaming": Section(
         "A model larger than memory",
@@ -177,6 +184,7 @@ SECTIONS = {
         "libraries take. Under the limit, all private memory of the process is held below the checkpoint's size.",
         ("what", "way", "ratio", "seconds", "memory", "own", "floor", "libraries"),
         of_streaming,
+        most=3,
     ),
     "pruning": Section(
         "Pruning on disk",
@@ -184,6 +192,7 @@ SECTIONS = {
         "from files; fixed is what the same takes on a tiny model, imports for the most part, in seconds.",
         ("way", "ratio", "seconds", "own memory", "mapped", "fixed"),
         of_pruning,
+        most=5,
     ),
 }
 
