@@ -22,7 +22,7 @@ spans       Block Influence between all pairs of boundaries, over Block Influenc
             which others find the best run: all hidden states kept, then
             PruneMe             for every pair the angle at the last token only, in the model's dtype
             short-transformers  for every pair the cosine of all tokens, in float32
-budgets     scoring by the tokens taken at a time, over that of what is taken by default; the speed is the inverse
+budgets     scoring by the tokens taken at a time, over that of the default in float32; the speed is the inverse
 
 On a busy machine --clock cpu counts the processor's time in place of the wall's; take OMP_NUM_THREADS=1 with it.
 """

@@ -89,6 +89,11 @@ class BlockSequence(ABC):
     def device(self) -> torch.device:
         """Where token batches go."""
 
+    @property
+    def bytes_per_number(self) -> int:
+        """Of the floating-point type that it computes in."""
+        return 4
+
     @abstractmethod
     def trace(self, batch: TokenBatch, tap: Tap) -> None:
         """One forward pass up to the last block, without gradients; `tap(i, hidden)` for every boundary 0..L.

@@ -133,6 +133,10 @@ class TorchBlockSequence(BlockSequence):
     def streamed(self) -> bool:
         return self.weights is not None
 
+    @property
+    def bytes_per_number(self) -> int:
+        return next((p.element_size() for p in self.model.parameters() if p.is_floating_point()), 4)
+
     def trace_all(self, batches: Sequence[TokenBatch], taps: Sequence[Tap]) -> None:
         if self.weights is None:
             super().trace_all(batches, taps)

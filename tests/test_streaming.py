@@ -95,6 +95,17 @@ def test_a_large_batch_is_taken_in_parts_in_memory_and_streamed_alike(tmp_path: 
     assert streamed == whole
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_of_a_model_in_half_precision_twice_as_many_tokens_are_taken_at_a_time(
+    stream: bool, llama_folder: Path
+) -> None:
+    model = shortgpt.load(llama_folder, device="cpu", dtype="bfloat16", stream=stream)
+    sizes: list[int] = []
+    model.blocks[0].register_forward_pre_hook(lambda block, args: sizes.append(len(args[0])))
+    shortgpt.score(model, [{"input_ids": ids_of(rows=150, tokens=32)}])
+    assert sizes == [128, 22]
+
+
 def test_streamed_scores_are_cosines_that_plain_hooks_see(tmp_path: Path) -> None:
     model = tiny("llama")
     ids = ids_of()
