@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from shortgpt.blocks import BlockSequence, TokenBatch
 
 CPU_TOKENS = 2048
-"""How many tokens of a batch a CPU takes at a time in float32, whole sequences; twice as many in half precision. More are
-no faster and take more memory, much of which C libraries hand back to the system after each operation, to be zeroed for
-the next (docs/performance.md)."""
+"""How many tokens of a batch a CPU takes at a time in float32, whole sequences; twice as many in half precision. More
+are no faster and take more memory, much of which C libraries hand back to the system after each operation, to be zeroed
+for the next (docs/performance.md)."""
 
 
 def score(
