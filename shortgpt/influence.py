@@ -59,7 +59,7 @@ def norm(x: Tensor, *, out: Tensor | None = None) -> Tensor:
 def tokens_at_a_time(hidden: Tensor) -> int:
     """How many tokens of [..., width] to take to float64 at a time: what stays in the caches of the processor's cores
     (1 MiB each), and on an accelerator what keeps it busy and is small beside the model."""
-    numbers = torch.get_num_threads() << 17 if hidden.device.type == "cpu" else 1 << 21
+    numbers = torch.get_num_threads() * (3 << 15) if hidden.device.type == "cpu" else 1 << 21
     return max(1, numbers // hidden.shape[-1])
 
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from shortgpt.blocks import BlockSequence, TokenBatch
     from shortgpt.scores import Progress
 
-BLOCKS = 12
-"""For how many blocks what is known of each token is kept before it is summed: of 12, some 30 float64 numbers, it is
+BLOCKS = 8
+"""For how many blocks what is known of each token is kept before it is summed: of 8, some 20 float64 numbers, it is
 small beside a boundary, and there are a few large sums in place of many small ones."""
 
 
