@@ -176,16 +176,17 @@ class Tally:
             self.kernel(self.held, hidden, self.chosen, norms, updates)
             if self.held is None or not self.others:
                 return
+        now, held = hidden.flatten(0, 1), None if self.held is None else self.held.flatten(0, 1)
         room = self.room.of(self.norms, 2, self.chunk, hidden.shape[-1])
         for at in range(0, self.count, self.chunk):
             here = slice(at, min(at + self.chunk, self.count))
             chunk = room[:, : here.stop - at]
-            after = chunk[1].copy_(self._tokens(hidden, here))
+            after = chunk[1].copy_(self._tokens(now, here))
             if self.kernel is None:
                 norm(after, out=norms[here])
-            if self.held is None:
+            if held is None:
                 continue
-            before = chunk[0].copy_(self._tokens(self.held, here))
+            before = chunk[0].copy_(self._tokens(held, here))
             for one in self.others:
                 self.values[one.name][slot, here] = one.values(before, after)
             if self.kernel is None:
@@ -228,9 +229,8 @@ class Tally:
         self.norms[0] = self.norms[count]
         self.full = 0
 
-    def _tokens(self, hidden: Tensor, here: slice) -> Tensor:
-        """Some of the real tokens of a boundary, [tokens, width]."""
-        flat = hidden.flatten(0, 1)
+    def _tokens(self, flat: Tensor, here: slice) -> Tensor:
+        """Some of the real tokens of a boundary, both [tokens, width]."""
         return flat[here] if self.chosen is None else flat[self.chosen[here]]
 
 
