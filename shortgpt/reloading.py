@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Protocol
 from shortgpt import plugins
 from shortgpt.errors import AdapterError, StreamingError, VerificationError
 from shortgpt.families import Family, OpenOptions
+from shortgpt.memory import SIGNS
 from shortgpt.plan import Verification
 
 if TYPE_CHECKING:
@@ -117,6 +119,8 @@ def ask(directory: Path, family: Family, input_ids: Tensor, options: OpenOptions
     import torch
     from safetensors.torch import load_file, save_file
 
+    from shortgpt.precision import precision
+
     opening = {"device": options.device, "dtype": options.dtype, "trust_remote_code": options.trust_remote_code}
     if options.stream:
         opening["stream"] = family.block_lists[0]
@@ -131,7 +135,7 @@ def ask(directory: Path, family: Family, input_ids: Tensor, options: OpenOptions
             "answer": str(answer_file),
             # Sums depend on how they are shared out, so the two processes compute alike.
             "threads": torch.get_num_threads(),
-            "precision": torch.get_float32_matmul_precision(),
+            "precision": precision(),
         }
         run = subprocess.run(
             [
@@ -148,8 +152,8 @@ def ask(directory: Path, family: Family, input_ids: Tensor, options: OpenOptions
         if run.returncode == -signal.SIGKILL:  # what a system does that is out of memory
             return Verification(verified=False, reason="the process that loaded it was killed, as for lack of memory")
         if run.returncode != 0 or not answer_file.is_file():
-            reason = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
-            if "OutOfMemoryError" in reason or reason.startswith("MemoryError"):
+            reason = _reason(run.stderr) or f"exit status {run.returncode}"
+            if SIGNS.search(run.stderr):
                 return Verification(verified=False, reason=f"the process that loaded it ran out of memory ({reason})")
             raise VerificationError(f"what was written cannot be loaded and run by its family's own loader: {reason}")
         answer = load_file(answer_file)
@@ -158,14 +162,22 @@ def ask(directory: Path, family: Family, input_ids: Tensor, options: OpenOptions
         return Answer.of(answer)
 
 
+def _reason(stderr: str) -> str:
+    """What ended a process: the line that names the error, behind which there may be advice, or else the last one."""
+    lines = stderr.strip().splitlines() or [""]
+    return next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)), lines[-1])
+
+
 def _child(text: str) -> None:
     """The fresh process: open, run, write the answer."""
     import torch
     from safetensors.torch import load_file, save_file
 
+    from shortgpt.precision import set_precision
+
     request = json.loads(text)
     torch.set_num_threads(request["threads"])
-    torch.set_float32_matmul_precision(request["precision"])
+    set_precision(request["precision"])
     loader = plugins.load_target(request["loader"])
     ids = load_file(request["probe"])["input_ids"]
     try:

@@ -21,6 +21,7 @@ from shortgpt.asked import Asked, open_criteria
 from shortgpt.calibration import Calibration, calibrate
 from shortgpt.criteria import BatchCriterion, OrderCriterion
 from shortgpt.errors import CalibrationError, ShortGPTError
+from shortgpt.memory import is_lack_of_memory, release_memory
 from shortgpt.pairs import refuse_spans
 from shortgpt.scores import DEFAULT_CRITERION, Progress, Scores
 from shortgpt.spans import Spans
@@ -195,8 +196,6 @@ def _scored(
     Args:
         fits: how many did before; where they don't any more, half as many are taken.
     """
-    from shortgpt.verification import release_memory
-
     total = len(batch["input_ids"])
     found: list[BatchSums] = []
     done = 0
@@ -211,7 +210,7 @@ def _scored(
                 if isinstance(one.criterion, BatchCriterion):
                     scored.sums[one.name], scored.counts[one.name] = one.measure(model, part)
         except RuntimeError as error:  # torch's OutOfMemoryError is one
-            if now == 1 or not _is_lack_of_memory(error):
+            if now == 1 or not is_lack_of_memory(error):
                 raise
             fits = (now + 1) // 2
         else:
@@ -221,13 +220,6 @@ def _scored(
         del tally  # outside the `except`, whose error holds what the pass held
         release_memory()
     return joined(found), fits
-
-
-def _is_lack_of_memory(error: Exception) -> bool:
-    """Whether a device's memory, or the host's, did not suffice: most devices say so in the message only."""
-    return type(error).__name__ == "OutOfMemoryError" or any(
-        sign in str(error) for sign in ("out of memory", "DefaultCPUAllocator: ")
-    )
 
 
 def _parts(batch: TokenBatch, rows: int) -> Iterator[TokenBatch]:

@@ -17,7 +17,6 @@ for something else than a text that grew.)
 from __future__ import annotations
 
 import copy
-import gc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from shortgpt.judging import compare_generation as compare_generation
 from shortgpt.judging import fingerprint as fingerprint
 from shortgpt.judging import generated
 from shortgpt.judging import judge as judge
+from shortgpt.memory import is_lack_of_memory, lacking_memory, release_memory
 from shortgpt.plan import Plan, Verification
 from shortgpt.reloading import Answer as Answer
 from shortgpt.reloading import Reloaded as Reloaded
@@ -60,8 +60,10 @@ def expectation(
         return Verification(verified=False, reason=chosen)
     try:
         result = expected_logits(family.open(source, chosen), blocks)
-    except (StreamingError, AdapterError) as error:
-        if not chosen.stream:
+    except Exception as error:
+        if is_lack_of_memory(error):
+            return Verification(verified=False, reason=f"memory did not suffice for the original ({error})")
+        if not (chosen.stream and isinstance(error, (StreamingError, AdapterError))):
             raise
         why = "" if options.stream else "memory does not suffice for the whole model, and "
         return Verification(verified=False, reason=f"{why}{error}")
@@ -150,34 +152,6 @@ def _opening(family: Family, config: Config, weights: Weights, options: OpenOpti
     if isinstance(chosen, str):
         raise VerificationError(f"it could not be opened to be verified: {chosen}")
     return chosen
-
-
-def lacking_memory(size: int, device: str) -> str | None:
-    """Why a model of `size` bytes cannot be loaded, or None where it can."""
-    import torch
-
-    free = 0
-    if device.startswith("cuda"):
-        free = torch.cuda.mem_get_info(torch.device(device))[0]
-    elif device == "auto":
-        free = sum(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
-    if not device.startswith("cuda"):
-        import psutil
-
-        free += psutil.virtual_memory().available
-    need = int(size * 1.2) + (256 << 20)  # weights, activations of the probe, the libraries
-    if free >= need:
-        return None
-    return f"it needs about {need / 2**30:.1f} GiB on {device}, {free / 2**30:.1f} GiB are free"
-
-
-def release_memory() -> None:
-    """Give back what a model held that is gone: another process is about to need it."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def check(

@@ -237,6 +237,32 @@ def test_a_process_that_the_system_killed_for_its_memory_is_no_verdict(
     assert "was killed, as for lack of memory" in str(found)
 
 
+@pytest.mark.parametrize(
+    "stderr",
+    [
+        "Traceback ...\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB",
+        "torch.AcceleratorError: CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA` to enable assertions.",
+        "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "shortgpt.errors.ModelError: out does not fit into the memory of cuda",
+    ],
+)
+def test_a_process_without_memory_is_no_verdict(answer: Answer, stderr: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=1, stderr=stderr))
+    found = checked(answer)
+    assert not found.verified
+    error = next(line for line in stderr.splitlines() if "Error: " in line)
+    assert found.reason == f"the process that loaded it ran out of memory ({error})"
+
+
+def test_a_process_that_fails_is_told_by_its_error_not_by_the_advice_behind_it(
+    answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stderr = "Traceback (most recent call last):\n  line\nRuntimeError: CUDA error: misaligned\nCompile with DSA.\n"
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=1, stderr=stderr))
+    with pytest.raises(VerificationError, match=r"own loader: RuntimeError: CUDA error: misaligned$"):
+        checked(answer)
+
+
 # -- where it cannot be done ----------------------------------------------------------------------------------
 
 

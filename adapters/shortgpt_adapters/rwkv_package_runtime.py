@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from shortgpt.errors import AdapterError, CheckpointError, ModelError
+from shortgpt.precision import kept_precision
 from shortgpt.removal import rename_blocks
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -169,17 +170,12 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
 @contextmanager
 def _backend_flags() -> Iterator[None]:
     """The import turns TF32 on for the whole process, which would round every other model's float32."""
-    flags: tuple[tuple[Any, str], ...] = (
-        (torch.backends.cudnn, "benchmark"),
-        (torch.backends.cudnn, "allow_tf32"),
-        (torch.backends.cuda.matmul, "allow_tf32"),
-    )
-    before = [getattr(owner, name) for owner, name in flags]
+    benchmark = torch.backends.cudnn.benchmark
     try:
-        yield
+        with kept_precision():
+            yield
     finally:
-        for (owner, name), value in zip(flags, before, strict=True):
-            setattr(owner, name, value)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 # -- a pass in steps ------------------------------------------------------------------------------------------

@@ -100,8 +100,8 @@ def prune(
     from shortgpt.exports import check_export
     from shortgpt.families import recognise, resolve
     from shortgpt.loading import default_device
+    from shortgpt.memory import release_memory
     from shortgpt.plan import Plan
-    from shortgpt.verification import release_memory
 
     wanted = choosing.Wanted.checked(
         keep,
