@@ -154,6 +154,8 @@ def default_device(device: str | None) -> str:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"device {device!r} cannot be used ({reason}); cpu always can") from None
+    if device == "cuda" and torch.cuda.current_device() > 0:  # which other threads and processes do not know of
+        return f"cuda:{torch.cuda.current_device()}"
     return device
 
 

@@ -67,10 +67,14 @@ def _refusal(model: TorchBlockSequence, found: Parts) -> str | None:
     from shortgpt.verification import probe
 
     ids = probe(model.vocab_size)[:, : min(PROBE_TOKENS, model.max_tokens or PROBE_TOKENS)]
-    streams: list[Tensor] = []
+    streams: list[Tensor] = []  # on the host, for blocks may be on several devices
+
+    def see(boundary: int, hidden: Tensor) -> None:
+        streams.append(hidden.clone().cpu())
+
     try:
         with silent([module for parts in found for modules in parts.values() for module in modules]):
-            model.trace({"input_ids": ids.to(model.device)}, lambda boundary, hidden: streams.append(hidden.clone()))
+            model.trace({"input_ids": ids.to(model.device)}, see)
     except Exception as error:  # code of any kind runs here, on values that it was not written for
         return f"the blocks do not run without what looks like their parts ({type(error).__name__}: {error})"
     changing = next((i for i, stream in enumerate(streams[1:]) if not torch.equal(stream, streams[i])), None)

@@ -13,16 +13,20 @@ float64 there is never more of the stream than a chunk. On CUDA the norms come o
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from shortgpt.criteria import Criterion, Step, StepCriterion
 from shortgpt.errors import AdapterError
+from shortgpt.memory import is_lack_of_memory
 from shortgpt.pairs import Pairs, version
 from shortgpt.sums import BatchSums
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from shortgpt.asked import Asked
@@ -234,10 +238,30 @@ class Tally:
         return flat[here] if self.chosen is None else flat[self.chosen[here]]
 
 
-def _kernel_for(hidden: Tensor) -> Callable[[Tensor | None, Tensor, Tensor | None, Tensor, Tensor], None] | None:
+Kernel = Callable[["Tensor | None", "Tensor", "Tensor | None", "Tensor", "Tensor"], None]
+
+
+def _kernel_for(hidden: Tensor) -> Kernel | None:
     """What takes all norms of a boundary at once, where there is such a thing."""
     if hidden.device.type != "cuda" or find_spec("triton") is None:
         return None
-    from shortgpt.fused import norms_of
+    return _working_kernel(hidden.device)
 
+
+@cache
+def _working_kernel(device: torch.device) -> Kernel | None:
+    """The kernel, where it runs: Triton needs a C compiler and Python's headers, and does not know every device."""
+    import torch
+
+    try:
+        from shortgpt.fused import norms_of
+
+        norms_of(None, torch.ones(1, 1, 1, device=device), None, *torch.zeros(2, 1, device=device, dtype=torch.float64))
+        torch.zeros(1, device=device).item()  # waits for it
+    except Exception as error:
+        if is_lack_of_memory(error):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        warnings.warn(f"Triton cannot run here, so scoring goes without it, slower ({reason})", stacklevel=2)
+        return None
     return norms_of

@@ -17,7 +17,7 @@ for something else than a text that grew.)
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,6 +105,19 @@ def verify(
     Raises:
         VerificationError: they differ, or what was saved cannot be loaded.
     """
+    return comparison(original, directory, blocks, dtype=dtype, trust_remote_code=trust_remote_code, family=family)()
+
+
+def comparison(
+    original: BlockSequence,
+    directory: str | Path,
+    blocks: Iterable[int],
+    *,
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    family: Family | None = None,
+) -> Callable[[], Verification]:
+    """The second half of `verify`, which needs the original no longer: it may be let go before."""
     from shortgpt.families import recognise, resolve
 
     gone = set(blocks)
@@ -118,7 +131,8 @@ def verify(
     if original.source is not None and original.source.path.exists():
         before = Weights(original.source)
         shifted = moved(before, saved, chosen.rename(before.names, len(original), keep))
-    return check(Path(directory), chosen, expected_logits(original, gone), options, folded=folded, shifted=shifted)
+    expected = expected_logits(original, gone)
+    return lambda: check(Path(directory), chosen, expected, options, folded=folded, shifted=shifted)
 
 
 def moved(before: Weights, after: Weights, renamed: Mapping[str, str]) -> bool:

@@ -1,7 +1,9 @@
 """What a pass asks of the model and of its criteria: one forward up to the last block, each boundary looked at once."""
 
+import sys
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 import shortgpt
+from shortgpt import tally
 from shortgpt.errors import AdapterError, HiddenStateError
 from tests.support import Playback, ids_of, tiny
 from tests.test_scores import BLOCKS, LENGTHS, batches, stream
@@ -145,3 +148,27 @@ def test_one_boundary_of_a_batch_is_held_at_a_time() -> None:
 
     shortgpt.score(Counting(stream()), batches([40, 40], rows=2))
     assert alive == [1] * (BLOCKS + 1)
+
+
+# -- the kernel of CUDA, where there is none --------------------------------------------------------------------------
+
+
+def broken_kernel(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def norms_of(*arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setitem(sys.modules, "shortgpt.fused", SimpleNamespace(norms_of=norms_of))
+    tally._working_kernel.cache_clear()
+
+
+def test_a_kernel_that_cannot_run_is_done_without_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken_kernel(RuntimeError("Failed to find C compiler"), monkeypatch)
+    with pytest.warns(UserWarning, match=r"without it, slower \(RuntimeError: Failed to find C compiler\)"):
+        assert tally._working_kernel(torch.device("cpu")) is None
+    tally._working_kernel.cache_clear()
+
+
+def test_a_full_device_is_no_broken_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken_kernel(torch.OutOfMemoryError("CUDA out of memory"), monkeypatch)
+    with pytest.raises(torch.OutOfMemoryError):
+        tally._working_kernel(torch.device("cpu"))

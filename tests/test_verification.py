@@ -19,7 +19,8 @@ import shortgpt
 from shortgpt import Plan, Verification, prune_checkpoint, weights
 from shortgpt.errors import VerificationError
 from shortgpt.families import OpenOptions
-from shortgpt.verification import Expectation, check, compare_generation, expected_logits, lacking_memory, probe
+from shortgpt.memory import lacking_memory
+from shortgpt.verification import Expectation, check, compare_generation, expected_logits, probe
 from tests.support import Ran, ids_of, saved, skipped_by_hand, tiny
 
 GONE = (1, 4)
@@ -291,6 +292,15 @@ def test_no_verify_says_so_too(tmp_path: Path, llama_folder: Path, run_cli: Call
 
 def test_the_memory_needed_grows_with_the_weights(little_memory: None) -> None:
     assert lacking_memory(1 << 30, "cpu") == "it needs about 1.4 GiB on cpu, 0.1 GiB are free"
+
+
+def test_what_torch_holds_in_reserve_on_a_device_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    gib = 1 << 30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gib, 80 * gib))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5 * gib)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2 * gib)
+    assert lacking_memory(3 * gib, "cuda") is None
+    assert lacking_memory(4 * gib, "cuda") == "it needs about 5.0 GiB on cuda, 4.0 GiB are free"
 
 
 def test_enough_memory_is_no_reason() -> None:

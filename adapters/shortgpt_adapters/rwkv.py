@@ -46,7 +46,9 @@ class RwkvBlocks(TransformersBlocks):
 
     def observed(self, boundary: int, hidden: Tensor) -> Tensor:
         # Boundary L is read from the last block, before the halving that may follow it.
-        return hidden * 2.0 ** self._halvings(min(boundary, len(self) - 1))
+        halvings = self._halvings(min(boundary, len(self) - 1))
+        # float16 is why it was halved: the true stream does not fit into it.
+        return hidden.float() * 2.0**halvings if halvings else hidden
 
     def tensors(self) -> dict[str, Tensor]:
         if self.model.config.rescale_every == 0:

@@ -30,6 +30,7 @@ def verify(
     from shortgpt import verification
     from shortgpt.families import OpenOptions, resolve
     from shortgpt.loading import checked_dtype, default_device, load
+    from shortgpt.memory import release_memory
     from shortgpt.plan import Plan
 
     common.check_file(json_file)
@@ -55,7 +56,12 @@ def verify(
                 f"{model}: it was made from a {plan.architecture} of {plan.depth} blocks, {original} is a "
                 f"{whole.architecture} of {len(whole)}"
             )
-        outcome = verification.verify(whole, source.path, plan.blocks, dtype=dtype, trust_remote_code=trust_remote_code)
+        compare = verification.comparison(
+            whole, source.path, plan.blocks, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+        del whole  # the two are never held together
+        release_memory()
+        outcome = compare()
     if json_file != "-":
         screen = common.console()
         if not quiet:

@@ -177,6 +177,12 @@ class TestRwkv:
         for mine, theirs in zip(seen, expected, strict=True):
             assert (mine - theirs).abs().max() <= 1e-4 * theirs.abs().max()
 
+    def test_a_stream_beyond_the_range_of_float16_is_undone_in_float32(self, model: Any) -> None:
+        sequence = shortgpt.wrap(model.half())
+        model.rwkv.layers_are_rescaled = True
+        halved_twice = torch.full((1, 1, 4), 40_000.0, dtype=torch.float16)
+        assert sequence.observed(4, halved_twice).tolist() == [[[160_000.0] * 4]]  # type: ignore[attr-defined]
+
     def test_the_weights_saved_after_a_forward_pass_are_the_true_ones(self, model: Any, tmp_path: Path) -> None:
         before = deepcopy(model.state_dict())
         sequence = shortgpt.wrap(model)
