@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -49,6 +49,11 @@ class Pass:
         self.answers: SimpleQueue[Any] = SimpleQueue()
         self.calls: SimpleQueue[Call | BaseException | None] = SimpleQueue()
         self.at: Call | None = None
+        self.autocast = [  # which torch keeps for each thread
+            torch.autocast(kind, torch.get_autocast_dtype(kind))
+            for kind in ("cpu", "cuda")
+            if torch.is_autocast_enabled(kind)
+        ]
         self.thread = threading.Thread(target=self._run, args=(work,), name="shortgpt-pass", daemon=True)
         self.thread.start()
 
@@ -57,7 +62,9 @@ class Pass:
         end: BaseException | None = None
         try:
             self._answer()  # to begin
-            with torch.no_grad():
+            with torch.no_grad(), ExitStack() as stack:
+                for context in self.autocast:
+                    stack.enter_context(context)
                 self.result = work()
         except _Stop:
             pass

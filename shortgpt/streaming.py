@@ -18,9 +18,9 @@ Work that runs the model several times, such as the generation of a text, takes 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -175,6 +175,7 @@ def _run(
     passes: list[Pass] = []
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
+        stack.enter_context(_on_the_stream_of_all_threads(weights.device))
         stack.enter_context(weights.reading())
         for part in range(head + 1):
             stack.callback(weights.drop, part)  # when the reader has ended, whatever it was at
@@ -217,6 +218,20 @@ def _run(
             for pass_ in passes:
                 pass_.stop()
         return [pass_.result for pass_ in passes]
+
+
+@contextmanager
+def _on_the_stream_of_all_threads(device: torch.device) -> Iterator[None]:
+    """Inside it this thread computes on the CUDA stream on which others do: each has a stream of its own to begin with
+    where a program chose one, and weights that go would be overwritten while it still reads them."""
+    if device.type != "cuda" or torch.cuda.current_stream(device) == torch.cuda.default_stream(device):
+        yield
+        return
+    chosen, common = torch.cuda.current_stream(device), torch.cuda.default_stream(device)
+    common.wait_stream(chosen)
+    with torch.cuda.stream(common):
+        yield
+    chosen.wait_stream(common)
 
 
 def _is_plain(value: Any) -> bool:

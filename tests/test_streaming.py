@@ -6,11 +6,13 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from shortgpt_adapters import transformers_stream
 from shortgpt_adapters.transformers_stream import StreamedWeights
 from transformers import AutoModelForCausalLM
 
@@ -337,6 +339,24 @@ def test_streamed_logits_equal_those_of_the_model_in_memory(name: str, tmp_path:
             with opened.skipping((2, 3)):
                 found.append(opened.logits(batch))
     assert torch.equal(*found)
+
+
+def test_under_autocast_the_head_is_run_as_the_blocks_are(llama_folder: Path) -> None:
+    models = [shortgpt.load(llama_folder, device="cpu", stream=stream) for stream in (False, True)]
+    with torch.autocast("cpu", torch.bfloat16):
+        whole, streamed = (model.logits({"input_ids": ids_of()}) for model in models)
+    assert streamed.dtype == whole.dtype == torch.bfloat16
+    assert torch.equal(streamed, whole)
+
+
+def test_a_tensor_that_a_full_device_cannot_take_is_lack_of_memory(
+    llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shortgpt.load(llama_folder, device="cpu", stream=True)
+    told = SimpleNamespace(conversion_errors={"model.layers.0.mlp": "torch.OutOfMemoryError: CUDA out of memory"})
+    monkeypatch.setattr(transformers_stream, "convert_and_load_state_dict_in_model", lambda *args: (told, None))
+    with pytest.raises(torch.OutOfMemoryError, match=r"model.layers.0 does not fit into the memory of cpu"):
+        model.logits({"input_ids": ids_of()})
 
 
 def test_a_skipped_block_is_not_read_and_what_is_left_once(llama_folder: Path, read: list[int]) -> None:

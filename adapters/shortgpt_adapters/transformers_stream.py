@@ -40,6 +40,7 @@ from transformers.core_model_loading import (
 
 from shortgpt.errors import StreamingError
 from shortgpt.families import Source
+from shortgpt.memory import SIGNS
 from shortgpt.streaming import BlockWeights
 from shortgpt.weights import Weights
 from shortgpt_adapters.transformers_loader import quiet
@@ -150,7 +151,10 @@ class StreamedWeights(BlockWeights):
             )
         for tensor in self.tensors[name].values():
             tensor.weights.fetch(tensor.name)
-        convert_and_load_state_dict_in_model(self.model, self.tensors[name], self.config)
+        found, _ = convert_and_load_state_dict_in_model(self.model, self.tensors[name], self.config)
+        for failure in found.conversion_errors.values():  # the library goes on without the tensor
+            if SIGNS.search(failure):
+                raise torch.OutOfMemoryError(f"{self.name}: {name} does not fit into the memory of {self.device}")
         mapped = {tensor.address for tensor in self.tensors[name].values()}
         if any(tensor.data_ptr() not in mapped for _, tensor in _named(module)):
             self.copied.add(part)
