@@ -70,7 +70,7 @@ def judge(
         max_logit=largest,
         tolerance=tolerance,
         probe=tuple(expected.input_ids.shape),
-        generated=generated(answer, eps),
+        generated=generated(answer, eps, options.device),
         not_generated=answer.cannot_generate,
         device=options.device,
         dtype=answer.dtype,
@@ -88,17 +88,19 @@ def fingerprint(logits: Tensor) -> tuple[float, ...]:
     return tuple(logits.flatten()[places].tolist())
 
 
-def generated(answer: Answer, eps: float) -> int:
+def generated(answer: Answer, eps: float, device: str) -> int:
+    """How many greedy tokens were the same with a cache and without; 0 where there are none."""
     if answer.cached is None or answer.uncached is None:
         return 0
-    return compare_generation(answer.cached, answer.uncached, eps)
+    # Kernels that scan a whole text (Mamba 2's) multiply float32 as TF32, a step with a cache does not.
+    return compare_generation(answer.cached, answer.uncached, eps, 1e-3 if device == "cpu" else 5e-3)
 
 
-def compare_generation(cached: Tensor, uncached: Tensor, eps: float) -> int:
+def compare_generation(cached: Tensor, uncached: Tensor, eps: float, least: float = 1e-3) -> int:
     """Compare the logits of greedy tokens, [tokens, vocabulary], up to the first one that rounding made another.
 
     From that one on the texts differ. Equal tokens alone would say little: a mixed-up cache often leaves the first ones
-    as they are. So the logits are compared, to 64 roundings or 1e-3 of the largest; in bfloat16, where 64 roundings
+    as they are. So the logits are compared, to 64 roundings or `least` of the largest; in bfloat16, where 64 roundings
     would be half of it, to an eighth.
 
     Returns:
@@ -107,7 +109,7 @@ def compare_generation(cached: Tensor, uncached: Tensor, eps: float) -> int:
     Raises:
         VerificationError: logits differ by more than rounding.
     """
-    tolerance = min(max(64 * eps, 1e-3), 0.125)
+    tolerance = min(max(64 * eps, least), 0.125)
     for step, (with_cache, without) in enumerate(zip(cached, uncached, strict=True)):
         difference = (with_cache - without).abs().max().item()
         largest = without.abs().max().item()

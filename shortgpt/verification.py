@@ -244,7 +244,7 @@ def verify_again(
             f"its logits differ by {difference:.3g} from those that were expected when it was made (largest logit "
             f"{largest:.4g}, allowed {tolerance * largest:.3g})"
         )
-    tokens = generated(answer, eps)
+    tokens = generated(answer, eps, options.device)
     return plan, replace(
         made,
         max_difference=difference,

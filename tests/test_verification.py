@@ -16,11 +16,11 @@ from shortgpt_adapters.transformers_loader import ReloadedCausalLM
 from torch import Tensor
 
 import shortgpt
-from shortgpt import Plan, Verification, prune_checkpoint, weights
+from shortgpt import Plan, Verification, prune_checkpoint, reloading, weights
 from shortgpt.errors import VerificationError
 from shortgpt.families import OpenOptions
 from shortgpt.memory import lacking_memory
-from shortgpt.verification import Expectation, check, compare_generation, expected_logits, probe
+from shortgpt.verification import Expectation, check, compare_generation, expected_logits, judge, probe
 from tests.support import Ran, ids_of, saved, skipped_by_hand, tiny
 
 GONE = (1, 4)
@@ -165,6 +165,16 @@ def test_cached_generation_whose_logits_differ_fails_even_where_its_tokens_are_t
     assert torch.equal(answer.cached.argmax(-1), answer.uncached.argmax(-1))
     with pytest.raises(VerificationError, match="cached generation differs from uncached at token 3: its logits by"):
         checked(answer)
+
+
+def test_on_an_accelerator_generation_may_differ_by_the_rounding_of_tf32_and_no_more(answer: Answer) -> None:
+    def judged(factor: float) -> Verification:
+        made = reloading.Answer(answer.logits, "float32", answer.uncached * factor, answer.uncached)
+        return judge(made, answer.expectation, answer.family(), OpenOptions(device="cuda"))
+
+    assert judged(1.004).generated == 8
+    with pytest.raises(VerificationError, match="cached generation differs"):
+        judged(1.006)
 
 
 def test_nan_in_generation_never_passes(answer: Answer) -> None:

@@ -233,15 +233,18 @@ class ReloadedMambaSsm:
     """A `shortgpt.verification.Reloaded` of mamba-ssm."""
 
     def __init__(self, model: Any) -> None:
-        from mamba_ssm.modules.mha import MHA
+        from mamba_ssm.modules import mha
         from mamba_ssm.utils.generation import InferenceParams
 
         self.model = model
         self.dtype = model.lm_head.weight.dtype
         self.new_state = InferenceParams
-        for module in model.modules():
-            if isinstance(module, MHA):
-                _mend(module)
+        attention = [module for module in model.modules() if isinstance(module, mha.MHA)]
+        for module in attention:
+            _mend(module)
+        self.cannot_generate = None
+        if attention and self.dtype == torch.float32 and mha.flash_attn_with_kvcache is not None:
+            self.cannot_generate = "flash-attn, by which the library's attention uses its cache, takes no float32"
 
     def logits(self, input_ids: Tensor) -> Tensor:
         return self.model(input_ids.to(self.model.lm_head.weight.device)).logits

@@ -265,6 +265,23 @@ def test_cached_attention_equals_uncached(tokens: int, tmp_path: Path) -> None:
     assert largest_difference(cached, uncached) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("kind", "dtype", "compared"),
+    [("hybrid", "float32", False), ("hybrid", "bfloat16", True), ("mamba 1", "float32", True)],
+)
+@pytest.mark.usefixtures("library")
+def test_generation_is_not_compared_where_flash_attn_would_refuse_the_dtype(
+    kind: str, dtype: str, compared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mamba_ssm.modules import mha
+    from shortgpt_adapters.mamba_ssm_loader import reload
+
+    shortgpt.wrap(native(kind)).save(tmp_path / "out")
+    monkeypatch.setattr(mha, "flash_attn_with_kvcache", print)
+    reason = reload(tmp_path / "out", device="cpu", dtype=dtype).cannot_generate
+    assert reason is None if compared else reason is not None and "takes no float32" in reason
+
+
 @pytest.mark.usefixtures("library")
 def test_pruning_on_disk_is_verified_in_a_fresh_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from shortgpt_adapters.mamba_ssm import MambaSsm
