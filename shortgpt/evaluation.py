@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from shortgpt import plugins
+from shortgpt.batches import Fitting
 from shortgpt.blocks import Cut
 from shortgpt.errors import CalibrationError, HiddenStateError, PluginError
 from shortgpt.values import Value
@@ -102,11 +103,16 @@ def evaluate(model: BlockSequence, data: Calibration, evaluator: Evaluator, remo
     gone = tuple(removed)
     sums: list[float] = []
     counts: list[int] = []
-    for batch in data.batches:
+    fitting = Fitting()
+
+    def work(part: TokenBatch) -> tuple[Tensor, list[int]]:
         with model.skipping(gone):
-            found, predictions = batch_sums(model.logits(batch), batch, evaluator)
-        sums += found.tolist()
-        counts += predictions
+            return batch_sums(model.logits(part), part, evaluator)
+
+    for batch in data.batches:
+        for found, predictions in fitting.each(batch, work):
+            sums += found.tolist()
+            counts += predictions
     return _checked(model, sums, counts, _without(gone))
 
 
@@ -161,16 +167,25 @@ def _evaluated(
     """The quality by the logits that `run` gives of each batch, once for each thing `left_out`."""
     sums: list[list[float]] = [[] for _ in left_out]
     counts: list[int] = []
-    done, total = 0, len(left_out) * len(data.batches)
-    for batch in data.batches:
+    before, total = 0, len(left_out) * len(data.batches)
+    fitting = Fitting()
+
+    def work(part: TokenBatch) -> tuple[list[list[float]], list[int]]:
+        columns: list[list[float]] = []
         predictions: list[int] = []
-        for column, logits in zip(sums, run(batch), strict=True):
-            found, predictions = batch_sums(logits, batch, evaluator)
-            column += found.tolist()
-            done += 1
+        for logits in run(part):
+            found, predictions = batch_sums(logits, part, evaluator)
+            columns.append(found.tolist())
             if progress is not None:
-                progress("cuts", done, total)
-        counts += predictions
+                progress("cuts", before + len(columns), total)
+        return columns, predictions
+
+    for batch in data.batches:
+        for columns, predictions in fitting.each(batch, work):
+            for column, found in zip(sums, columns, strict=True):
+                column += found
+            counts += predictions
+        before += len(left_out)
     return [_checked(model, column, counts, without) for column, without in zip(sums, left_out, strict=True)]
 
 

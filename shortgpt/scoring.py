@@ -10,18 +10,17 @@ their boundaries is `shortgpt.tally`'s. Only one boundary of a batch is held at 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from shortgpt import processes
 from shortgpt.asked import Asked, open_criteria
+from shortgpt.batches import Fitting, parts_of
 from shortgpt.calibration import Calibration, calibrate
 from shortgpt.criteria import BatchCriterion, OrderCriterion
 from shortgpt.errors import CalibrationError, ShortGPTError
-from shortgpt.memory import is_lack_of_memory, release_memory
 from shortgpt.pairs import refuse_spans
 from shortgpt.scores import DEFAULT_CRITERION, Progress, Scores
 from shortgpt.spans import Spans
@@ -159,7 +158,7 @@ def _share(
     look = partial(Tally, model, asked, spans, report, Room())
     found: list[BatchSums] = []
     if model.streamed:
-        parts = [list(_parts(batch, _rows_at_a_time(model, batch))) for _, batch in mine]
+        parts = [list(parts_of(batch, _rows_at_a_time(model, batch))) for _, batch in mine]
         tallies = [[look(part) for part in of_batch] for of_batch in parts]
         model.trace_all(list(chain(*parts)), [tally.tap for tally in chain(*tallies)])
         found = [
@@ -167,9 +166,10 @@ def _share(
             for of_batch, (number, _) in zip(tallies, mine, strict=True)
         ]
     else:
-        fits = sys.maxsize
+        fitting = Fitting()
         for number, batch in mine:
-            scored, fits = _scored(model, batch, number, asked, look, fits)
+            work = partial(_scored, model, number=number, asked=asked, look=look)
+            scored = joined(fitting.each(batch, work, _rows_at_a_time(model, batch)))
             at_once = not found or scored.norms.device.type == "cpu"
             found.append(scored.landed(model) if at_once else scored)
             report("batches", len(found), len(mine))
@@ -184,58 +184,13 @@ def _rows_at_a_time(model: BlockSequence, batch: TokenBatch) -> int:
 
 
 def _scored(
-    model: BlockSequence,
-    batch: TokenBatch,
-    number: int,
-    asked: Sequence[Asked],
-    look: Callable[[TokenBatch], Tally],
-    fits: int,
-) -> tuple[BatchSums, int]:
-    """The sums of a batch, and how many of its sequences fit into memory at a time.
-
-    Args:
-        fits: how many did before; where they don't any more, half as many are taken.
-    """
-    total = len(batch["input_ids"])
-    found: list[BatchSums] = []
-    done = 0
-    while done < total:
-        now = min(fits, _rows_at_a_time(model, batch), total - done)
-        part = _rows(batch, done, now)
-        tally = look(part)
-        try:
-            model.trace(part, tally.tap)
-            scored = tally.result(number)
-            for one in asked:
-                if isinstance(one.criterion, BatchCriterion):
-                    scored.sums[one.name], scored.counts[one.name] = one.measure(model, part)
-        except RuntimeError as error:  # torch's OutOfMemoryError is one
-            if now == 1 or not is_lack_of_memory(error):
-                raise
-            fits = (now + 1) // 2
-        else:
-            found.append(scored)
-            done += now
-            continue
-        del tally  # outside the `except`, whose error holds what the pass held
-        release_memory()
-    return joined(found), fits
-
-
-def _parts(batch: TokenBatch, rows: int) -> Iterator[TokenBatch]:
-    """The batch, so many sequences at a time."""
-    total = len(batch["input_ids"])
-    return (_rows(batch, first, min(rows, total - first)) for first in range(0, total, rows))
-
-
-def _rows(batch: TokenBatch, first: int, count: int) -> TokenBatch:
-    """Some sequences of a batch: of every tensor that has a row a sequence, these rows."""
-    import torch
-
-    total = len(batch["input_ids"])
-    if count == total:
-        return batch
-    return {
-        name: value[first : first + count] if isinstance(value, torch.Tensor) and value.shape[:1] == (total,) else value
-        for name, value in batch.items()
-    }
+    model: BlockSequence, part: TokenBatch, number: int, asked: Sequence[Asked], look: Callable[[TokenBatch], Tally]
+) -> BatchSums:
+    """The sums of a part of a batch."""
+    tally = look(part)
+    model.trace(part, tally.tap)
+    scored = tally.result(number)
+    for one in asked:
+        if isinstance(one.criterion, BatchCriterion):
+            scored.sums[one.name], scored.counts[one.name] = one.measure(model, part)
+    return scored
