@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from shortgpt.blocks import format_blocks
 from shortgpt.errors import HiddenStateError, SelectionError
-from shortgpt.uncertainty import difference, resampled_means
+from shortgpt.uncertainty import RESAMPLES, difference, observed, resampled_means
 from shortgpt.values import Value
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def exchanges(scores: Scores, blocks: Collection[int], refuse: Refuse = anything
     return _nearest(found, lambda one: refuse(tuple(sorted({*blocks, *one.instead} - {*one.gone}))) is None)
 
 
-def run(scores: Scores, n: int, refuse: Refuse = anything, *, resamples: int = 1000, seed: int = 0) -> Chosen:
+def run(scores: Scores, n: int, refuse: Refuse = anything, *, resamples: int = RESAMPLES, seed: int = 0) -> Chosen:
     """The n neighbouring blocks whose influence, taken as one, is the least of all runs that may go (Gromov et al.,
     arXiv:2403.17887, Eq. 6). Of equal ones the deeper.
 
@@ -181,9 +181,9 @@ def run(scores: Scores, n: int, refuse: Refuse = anything, *, resamples: int = 1
         )
     taken, *left = allowed
     stability = float("nan")
-    if reason is None and len(spans.counts) > 1:
-        rows = resampled_means(sums, spans.counts, resamples, seed).tolist()
-        stability = sum(order(row)[0] == taken for row in rows) / resamples
+    if reason is None and observed(spans.counts) > 1:
+        deeper_first = resampled_means(sums, spans.counts, resamples, seed)[:, ::-1]
+        stability = float((deeper_first.argmin(1) == len(firsts) - 1 - taken).mean())
     by_run = list(zip(*sums, strict=True))
     found = []
     for at in left:

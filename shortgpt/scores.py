@@ -18,7 +18,7 @@ from shortgpt.errors import (
     ShortGPTError,
 )
 from shortgpt.spans import Spans
-from shortgpt.uncertainty import resampled_means
+from shortgpt.uncertainty import RESAMPLES, observed, ratio, resampled_means
 from shortgpt.values import Value
 
 if TYPE_CHECKING:
@@ -105,14 +105,7 @@ class Scores(Value):
     @property
     def stderr(self) -> tuple[float, ...]:
         """The standard error of `values`, [blocks]: of a ratio of sums over sequences. NaN for a single sequence."""
-        n, total = len(self.counts[0]), sum(self.counts[0])
-        if n < 2:
-            return (float("nan"),) * len(self)
-        errors = []
-        for mean, column in zip(self.values, zip(*self.sums[0], strict=True), strict=True):
-            squares = sum((s - mean * t) ** 2 for s, t in zip(column, self.counts[0], strict=True))
-            errors.append((n / (n - 1) * squares) ** 0.5 / total)
-        return tuple(errors)
+        return tuple(ratio(column, self.counts[0])[1] for column in zip(*self.sums[0], strict=True))
 
     def ranking(self) -> tuple[int, ...]:
         """The blocks, least influential first. Of equal ones the deeper goes first. Pinned ones are not left out."""
@@ -127,16 +120,18 @@ class Scores(Value):
         """
         return _lowest(self.values, self.pinned, n)
 
-    def stability(self, n: int, *, resamples: int = 1000, seed: int = 0) -> float:
+    def stability(self, n: int, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
         """How sure the set of the n least influential is: in what share of bootstrap resamples of the sequences the
         same set comes out. 1.0 is certain; NaN for a single sequence."""
-        count = len(self.counts[0])
+        import numpy
+
         chosen = self.least_influential(n)
-        if count < 2:
+        if observed(self.counts[0]) < 2:
             return float("nan")
-        means = resampled_means(self.sums[0], self.counts[0], resamples, seed)
-        same = sum(_lowest(tuple(row), self.pinned, n) == chosen for row in means.tolist())
-        return same / resamples
+        deeper_first = numpy.array([i for i in reversed(range(len(self))) if i not in self.pinned])
+        means = resampled_means(self.sums[0], self.counts[0], resamples, seed)[:, deeper_first]
+        lowest = deeper_first[means.argsort(1, kind="stable")[:, :n]]
+        return float((numpy.sort(lowest, 1) == chosen).all(1).mean())
 
     def toss_ups(self, n: int) -> tuple[Exchange, ...]:
         """Which blocks at the cut are a toss-up: the pairs of one of the n least influential blocks and another one

@@ -114,6 +114,7 @@ class Tally:
                 self._sum_up(boundary - self.full)
             self.report("blocks", boundary, len(self.model))
         self.held, self.version = hidden, version(hidden)
+        self.dtype = str(hidden.dtype).removeprefix("torch.")  # in the end the last boundary's, the widest
         self.due += 1
 
     def result(self, number: int) -> BatchSums:
@@ -143,7 +144,6 @@ class Tally:
 
         from shortgpt.influence import precise, tokens_at_a_time
 
-        self.dtype = str(hidden.dtype).removeprefix("torch.")
         wide = precise(hidden[:0])
         self.chunk = min(tokens_at_a_time(hidden), self.count)
         self.ends = self.ends.to(hidden.device)

@@ -10,32 +10,45 @@ if TYPE_CHECKING:
 
 Sums = Sequence[Sequence[float]]
 
+RESAMPLES = 10_000
+"""So that a share of them is known to half a percent."""
+
+
+def ratio(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
+    """The mean over all tokens and its standard error: that of a ratio of sums over sequences (Cochran, Sampling
+    Techniques, 1977, Eq. 6.13 without the correction for a finite population).
+
+    Args:
+        sums: of the tokens' values, [sequences].
+        counts: the tokens that are in each of them, [sequences]. A sequence without any tells nothing.
+
+    Returns:
+        The error is NaN where fewer than two sequences have tokens.
+    """
+    n, total = observed(counts), sum(counts)
+    mean = sum(sums) / total
+    if n < 2:
+        return mean, float("nan")
+    squares = sum((part - mean * count) ** 2 for part, count in zip(sums, counts, strict=True))
+    return mean, float((n / (n - 1) * squares) ** 0.5 / total)
+
 
 def difference(ours: Sequence[float], theirs: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
     """How far the mean of `theirs` lies above that of `ours`, and the standard error of that.
 
     Both were measured on the same sequences, and what makes a text hard moves both: the error is that of the paired
-    difference, a ratio of sums over sequences (Cochran, Sampling Techniques, 1977, Eq. 6.13 without the correction for
-    a finite population).
-
-    Args:
-        ours, theirs: sums of the tokens' values, [sequences].
-        counts: the tokens that are in each of them, [sequences].
-
-    Returns:
-        The error is NaN for a single sequence.
+    difference; see `ratio`.
     """
-    apart = [b - a for a, b in zip(ours, theirs, strict=True)]
-    n, total = len(counts), sum(counts)
-    mean = sum(apart) / total
-    if n < 2:
-        return mean, float("nan")
-    squares = sum((part - mean * count) ** 2 for part, count in zip(apart, counts, strict=True))
-    return mean, float((n / (n - 1) * squares) ** 0.5 / total)
+    return ratio([b - a for a, b in zip(ours, theirs, strict=True)], counts)
+
+
+def observed(counts: Sequence[int]) -> int:
+    """How many sequences have tokens."""
+    return sum(count > 0 for count in counts)
 
 
 def resampled_means(sums: Sums, counts: Sequence[int], resamples: int, seed: int) -> numpy.ndarray:
-    """The means over all tokens in bootstrap resamples of the sequences, float64.
+    """The means over all tokens in bootstrap resamples of the sequences that have any, float64.
 
     Args:
         sums: [sequences][things].
@@ -45,7 +58,8 @@ def resampled_means(sums: Sums, counts: Sequence[int], resamples: int, seed: int
     """
     import numpy
 
-    n = len(counts)
+    weight = numpy.asarray(counts)
+    n = observed(counts)
     drawn = numpy.random.default_rng(seed).multinomial(n, [1 / n] * n, size=resamples)  # how often each sequence is
-    means: numpy.ndarray = drawn @ numpy.asarray(sums) / (drawn @ numpy.asarray(counts))[:, None]
+    means: numpy.ndarray = drawn @ numpy.asarray(sums)[weight > 0] / (drawn @ weight[weight > 0])[:, None]
     return means

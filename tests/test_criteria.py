@@ -208,6 +208,15 @@ class Readable(Playback):
         return (logits[None, None] for logits in self.read)
 
 
+def test_kl_divergence_reads_a_mask_of_any_numbers_as_all_criteria_do(llama: Any) -> None:
+    criteria = ["block-influence", "perplexity", "kl-divergence"]
+    whole, other = (
+        shortgpt.score(shortgpt.wrap(llama), [{"input_ids": IDS, "attention_mask": mask}], criteria=criteria)
+        for mask in (MASK, MASK.float())
+    )
+    assert (other.sums, other.counts) == (whole.sums, whole.counts)
+
+
 def test_kl_divergence_of_known_distributions() -> None:
     shares = torch.tensor([[0.5, 0.5, 0.0], [0.9, 0.1, 0.0], [0.9, 0.1, 0.0]])  # what cannot come has the logit −inf
     model = Readable(shares.double().log())

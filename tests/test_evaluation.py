@@ -12,7 +12,7 @@ import shortgpt
 from shortgpt import evaluation
 from shortgpt.blocks import Cut, TokenBatch
 from shortgpt.errors import CalibrationError, HiddenStateError, ModelError, PluginError, UnknownNameError
-from shortgpt.evaluation import Evaluator, batch_sums, evaluate, evaluate_cuts, open_evaluator
+from shortgpt.evaluation import Evaluator, batch_sums, evaluate, evaluate_cuts, evaluate_sets, open_evaluator
 from tests.support import ids_of, skipped_by_hand, tiny
 
 IDS = ids_of(rows=3, tokens=20)
@@ -96,6 +96,27 @@ def test_half_precision_logits_are_taken_to_float32_first() -> None:
     sums, _ = batch_sums(logits, {"input_ids": IDS}, open_evaluator("perplexity"))
     exact = torch.nn.functional.cross_entropy(logits[:, :-1].double().mT, IDS[:, 1:], reduction="none").sum(1)
     assert sums.tolist() == pytest.approx(exact.tolist(), rel=1e-6)
+
+
+@pytest.mark.parametrize("fits", [1, 2])
+def test_a_batch_that_does_not_fit_is_taken_in_halves(fits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    llama = tiny("llama")
+    model, evaluator = shortgpt.wrap(llama), open_evaluator("perplexity")
+    data, sets = calibrated(model, PADDED, {"input_ids": IDS}), [(), (1,), (2, 3)]
+    whole = [evaluate(model, data, evaluator, (4,)), *evaluate_sets(model, data, evaluator, sets)]
+    sizes: list[int] = []
+
+    def lacking(module: Any, args: Any, kwargs: Any) -> None:
+        sizes.append(len(args[0]))
+        if len(args[0]) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    llama.model.layers[5].register_forward_pre_hook(lacking, with_kwargs=True)
+    halved = [evaluate(model, data, evaluator, (4,)), *evaluate_sets(model, data, evaluator, sets)]
+    assert max(sizes) == 3
+    for mine, expected in zip(halved, whole, strict=True):
+        assert mine.counts == expected.counts
+        assert mine.sums == pytest.approx(expected.sums, rel=1e-6)
 
 
 # -- without some blocks --------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import shortgpt
 from shortgpt import Comparison, Scores
 from shortgpt.comparison import Row
 from shortgpt.reports import as_text
-from shortgpt.reports.cells import number
+from shortgpt.reports.cells import count, number
 from shortgpt.reports.scores import scores_table
 from shortgpt.reports.spans import spans_map
 from shortgpt.spans import Spans
@@ -290,3 +290,8 @@ def test_scores_with_spans_show_both() -> None:
     assert "block-influence of every run of blocks" in text
     assert "to remove: 2 (" in text
     assert rows_of(text)["2"][1] == "1-2 (0.0447)"
+
+
+def test_what_rounds_to_a_thousand_of_a_unit_is_one_of_the_next() -> None:
+    assert [count(n) for n in (999, 999_949, 999_950, 999_999_999)] == ["999", "999.9k", "1.0M", "1.0B"]
+    assert [number(x) for x in (999.99994, 999.99996, 999_999.96)] == ["999.9999", "1000.0", "1.0e+06"]

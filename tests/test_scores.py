@@ -124,6 +124,12 @@ def test_the_norms_of_the_stream_and_of_the_updates_are_means_over_tokens() -> N
     assert scores.update_norm == pytest.approx((real[1:] - real[:-1]).norm(dim=-1).mean(1).tolist(), rel=1e-12)
 
 
+def test_the_dtype_told_is_that_of_the_stream_behind_the_blocks() -> None:
+    first, *others = stream().bfloat16()
+    model = Playback([first, *(boundary.float() for boundary in others)])  # as Mamba with residual_in_fp32
+    assert shortgpt.score(model, batches(LENGTHS, rows=4)).dtype == "float32"
+
+
 def test_scores_say_what_was_measured() -> None:
     model = Playback(stream().bfloat16(), name="mine", pinned={2: "it holds the values of all others"})
     scores = shortgpt.score(model, batches(LENGTHS, rows=4))
@@ -373,6 +379,22 @@ def test_one_sequence_has_no_standard_error() -> None:
     scores = made([[1.0, 2.0]], [10])
     assert all(math.isnan(error) for error in scores.stderr)
     assert math.isnan(scores.stability(1))
+
+
+def test_sequences_without_a_token_tell_nothing_of_the_uncertainty() -> None:
+    sums, tokens = sample()
+    without, empty = made(sums, tokens), made([*sums, *[[0.0] * 4] * 3], [*tokens, 0, 0, 0])
+    assert empty.stderr == without.stderr
+    assert empty.stability(1) == without.stability(1)
+    alone = made([[1.0, 2.0], [0.0, 0.0]], [10, 0])
+    assert all(math.isnan(error) for error in (*alone.stderr, alone.stability(1)))
+    assert alone.toss_ups(1) == ()
+
+
+def test_of_equal_means_the_deeper_go_in_every_resample() -> None:
+    scores = made([[0.5, 0.1, 0.1, 0.1], [0.9, 0.2, 0.2, 0.2]], [10, 20])
+    assert scores.least_influential(2) == (2, 3)
+    assert scores.stability(2) == 1.0
 
 
 def test_stability_is_the_share_of_resamples_with_the_same_set() -> None:

@@ -47,7 +47,7 @@ class KlDivergence(BatchCriterion):
     def measure(self, model: BlockSequence, batch: TokenBatch) -> tuple[Tensor, Sequence[int]]:
         mask = batch.get("attention_mask")
         shape = batch["input_ids"].shape
-        lengths = [shape[1]] * shape[0] if mask is None else mask.sum(1).tolist()
+        lengths = [shape[1]] * shape[0] if mask is None else mask.bool().sum(1).tolist()
         columns: list[Tensor] = []
         before: Tensor | None = None
         for after in model.readouts(batch):

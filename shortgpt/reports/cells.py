@@ -21,14 +21,14 @@ def number(value: float) -> str:
         return "-"
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
-    if size >= 1e6 or 0 < size < 5e-4:
+    if size >= 999_999.95 or 0 < size < 5e-4:
         return f"{value:.1e}"
-    return f"{value:.1f}" if size >= 1000 else f"{value:.4f}"
+    return f"{value:.1f}" if size >= 999.99995 else f"{value:.4f}"
 
 
 def count(value: int) -> str:
     for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if value >= size:
+        if value >= 0.99995 * size:
             return f"{value / size:.1f}{unit}"
     return str(value)
 
