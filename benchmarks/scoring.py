@@ -1,4 +1,4 @@
-"""What scoring costs beside the model's own passes, and beside the way of the paper's own code.
+r"""What scoring costs beside the model's own passes, and beside the way of the paper's own code.
 
     python benchmarks/scoring.py [--shape 4x2048] [--dtype bfloat16] [--device cuda] [--part ways]... [--clock cpu]
 
@@ -24,6 +24,11 @@ spans       Block Influence between all pairs of boundaries, over Block Influenc
             short-transformers  for every pair the cosine of all tokens, in float32
 budgets     scoring by the tokens taken at a time, over that of the default in float32; the speed is the inverse
 
+The shape of Llama-3-8B, for a GPU:
+
+    python benchmarks/scoring.py --device cuda --dtype bfloat16 --part ways --part tap --width 4096 --blocks 32 \
+        --vocabulary 128256 --intermediate 14336 --heads 32 --kv-heads 8
+
 On a busy machine --clock cpu counts the processor's time in place of the wall's; take OMP_NUM_THREADS=1 with it.
 """
 
@@ -44,7 +49,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import shortgpt
 from shortgpt import plugins, tally
@@ -69,6 +74,9 @@ class Setting:
     width: int = 512
     blocks: int = 12
     vocabulary: int = 32_000
+    intermediate: int = 0  # of the MLP; 0 for what goes with the width, as of the two below
+    heads: int = 0
+    kv_heads: int = 0
     rounds: int = 7
     clock: str = "wall"
 
@@ -110,8 +118,8 @@ class Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Setting()
-    for name in ("width", "blocks", "vocabulary", "rounds"):
-        parser.add_argument(f"--{name}", type=int, default=getattr(default, name))
+    for name in ("width", "blocks", "vocabulary", "intermediate", "heads", "kv_heads", "rounds"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(default, name))
     parser.add_argument("--device", default=default.device)
     parser.add_argument("--clock", choices=CLOCKS, default=default.clock)
     parser.add_argument("--dtype", action="append", choices=(*DTYPES, "float16"), help=f"default: {', '.join(DTYPES)}")
@@ -119,6 +127,10 @@ def main() -> None:
     parser.add_argument("--part", action="append", choices=(*PARTS, "budgets"), help=f"default: {', '.join(PARTS)}")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)  # in a process of its own
     given = vars(parser.parse_args())
+    if given["device"].startswith("cuda"):
+        if given["clock"] == "cpu":
+            parser.error("--clock cpu is for --device cpu; on a GPU the work is not the processor's")
+        torch.cuda.set_device(torch.device(given["device"]).index or 0)
     dtypes, shapes, parts = (given.pop(name) for name in ("dtype", "shape", "part"))
     if (way := given.pop("peak_of")) is not None:
         setting = Setting(**given, dtype=dtypes[0], shape=shapes[0])
@@ -142,16 +154,18 @@ def measure(
 
 def llama(setting: Setting) -> LlamaForCausalLM:
     torch.manual_seed(0)
+    heads = setting.heads or setting.width // 64
     config = LlamaConfig(
         hidden_size=setting.width,
-        intermediate_size=setting.width * 8 // 3 // 16 * 16,
+        intermediate_size=setting.intermediate or setting.width * 8 // 3 // 16 * 16,
         num_hidden_layers=setting.blocks,
-        num_attention_heads=setting.width // 64,
-        num_key_value_heads=setting.width // 64,
+        num_attention_heads=heads,
+        num_key_value_heads=setting.kv_heads or heads,
         vocab_size=setting.vocabulary,
         max_position_embeddings=1 << 15,
     )
-    return LlamaForCausalLM(config).to(setting.device, getattr(torch, setting.dtype)).eval()
+    with torch.device(setting.device):  # a model of billions would take minutes to be drawn on the CPU
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, setting.dtype)).eval()
 
 
 # -- the parts ------------------------------------------------------------------------------------------------
@@ -353,8 +367,8 @@ def timed_tap(setting: Setting) -> Iterator[Callable[[], float]]:
 def peak(name: str, way: Callable[[], object], setting: Setting) -> int:
     """Bytes that a way takes at its peak beyond what was taken before."""
     if setting.device == "cpu":
-        options = {name: getattr(setting, name) for name in ("dtype", "shape", "width", "blocks", "vocabulary")}
-        flags = [part for option, value in options.items() for part in (f"--{option}", str(value))]
+        names = ("dtype", "shape", "width", "blocks", "vocabulary", "intermediate", "heads", "kv_heads")
+        flags = [part for name in names for part in (f"--{name.replace('_', '-')}", str(getattr(setting, name)))]
         command = [sys.executable, __file__, "--device", "cpu", *flags, "--peak-of", name]
         small = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
         return int(subprocess.run(command, env=small, capture_output=True, text=True, check=True).stdout)

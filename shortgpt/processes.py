@@ -50,7 +50,8 @@ def group(device: str | None) -> Iterator[str]:
     import torch.distributed.nn
 
     on_cuda = torch.cuda.is_available() and (device is None or device.startswith("cuda"))
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")
+    with_nccl = on_cuda and torch.distributed.is_nccl_available()
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if with_nccl else "gloo")
     try:
         device = agreed(lambda: default_device(device))
         if on_cuda:

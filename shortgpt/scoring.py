@@ -67,8 +67,8 @@ def score(
         progress: called after every block and every batch.
 
     Returns:
-        Scores, which batch size, order, padding and accumulation do not move: sums are float64, and only real tokens
-        are in them.
+        Scores, which batch size, order, padding and accumulation do not move, but for what they make the model's own
+        kernels round: sums are float64, and only real tokens are in them.
 
     Raises:
         HiddenStateError: the stream holds NaN, infinity or a zero vector. The message names block and batch.
