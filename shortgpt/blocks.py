@@ -12,7 +12,9 @@
 
 from __future__ import annotations
 
+import operator
 import re
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -228,6 +230,29 @@ class BlockSequence(ABC):
                 write_records(temporary, plan)
 
 
+def block_numbers(blocks: Iterable[int], depth: int) -> tuple[int, ...]:
+    """The blocks that are named, in order, each once, as Python's own integers.
+
+    Raises:
+        SelectionError: they are not named by whole numbers, or there are no such blocks.
+    """
+    named = list(blocks) if isinstance(blocks, Iterable) and not isinstance(blocks, (str, bytes)) else None
+    try:
+        if named is None or any("bool" in str(getattr(one, "dtype", type(one))) for one in named):
+            raise TypeError
+        numbers = sorted({operator.index(one) for one in named})
+    except TypeError:
+        raise SelectionError(
+            f"blocks are named by whole numbers, such as [21, 22], found {reprlib.repr(blocks)}"
+        ) from None
+    outside = [i for i in numbers if not 0 <= i < depth]
+    if outside:
+        raise SelectionError(
+            f"blocks {format_blocks(outside)} do not exist: the model has {depth} blocks, numbered 0 to {depth - 1}"
+        )
+    return tuple(numbers)
+
+
 def kept_blocks(depth: int, remove: Iterable[int], pinned: Mapping[int, str]) -> tuple[int, ...]:
     """The blocks of 0..depth-1 that stay.
 
@@ -235,12 +260,7 @@ def kept_blocks(depth: int, remove: Iterable[int], pinned: Mapping[int, str]) ->
         SelectionError: a block is out of range or pinned, or all are to go. Removing none is allowed: the result is
             the same model, which is how the contract suite tests the road.
     """
-    gone = sorted(set(remove))
-    outside = [i for i in gone if not 0 <= i < depth]
-    if outside:
-        raise SelectionError(
-            f"blocks {format_blocks(outside)} do not exist: the model has {depth} blocks, numbered 0 to {depth - 1}"
-        )
+    gone = block_numbers(remove, depth)
     held = [f"block {i}: {pinned[i]}" for i in gone if i in pinned]
     if held:
         raise SelectionError(f"pinned blocks cannot be removed ({'; '.join(held)}); choose others")

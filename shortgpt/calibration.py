@@ -92,11 +92,12 @@ def calibrate(
         UnknownNameError: no source of that name is installed.
     """
     if not isinstance(source, (str, Path)):
-        items = list(source)
+        items = items_of(source)
         if not items:
             raise CalibrationError("the calibration iterable is empty; give texts or token batches")
         if all(isinstance(item, Mapping) for item in items):
-            return _of_batches(items, model)
+            _check_numbers(sequences, tokens, batch_size)
+            return _of_batches(items[:sequences], model)
         if not all(isinstance(item, str) for item in items):
             kinds = sorted({type(item).__name__ for item in items})
             raise CalibrationError(
@@ -161,9 +162,8 @@ def calibrate_and_hold_out(
     if isinstance(source, (str, Path)):
         both = {"sequences": sequences, **options}
         return calibrate(source, model, **both), held_out(source, model, **both)
-    if sequences is not None and sequences < 1:
-        raise CalibrationError(f"sequences must be at least 1, found {sequences}")
-    items = list(source.batches if isinstance(source, Calibration) else source)
+    _check_numbers(sequences, None, None)
+    items = items_of(source.batches if isinstance(source, Calibration) else source)
     half = min(sequences or len(items), (len(items) + 1) // 2)
     if len(items) == 1:
         raise CalibrationError(
@@ -172,11 +172,31 @@ def calibrate_and_hold_out(
     return calibrate(items[:half], model, **options), calibrate(items[half : 2 * half], model, **options)
 
 
+def items_of(source: Any) -> list[Any]:
+    """The texts or token batches that were handed in. A mapping, such as a tokenizer gives, is one token batch.
+
+    Raises:
+        CalibrationError: it is nothing of the kind.
+    """
+    if isinstance(source, Mapping):
+        return [source]
+    if not isinstance(source, Iterable):
+        raise CalibrationError(
+            "a calibration is the name of a source, a path, an iterable of texts or of token batches, found "
+            f"{type(source).__name__}"
+        )
+    return list(source)
+
+
+def _check_numbers(sequences: int | None, tokens: int | None, batch_size: int | None) -> None:
+    for name, number in (("sequences", sequences), ("tokens", tokens), ("batch size", batch_size)):
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise CalibrationError(f"{name} must be at least 1, found {number!r}")
+
+
 def _length(model: BlockSequence, sequences: int | None, tokens: int | None, batch_size: int | None) -> int:
     """The length of a window, after every check of what was asked for."""
-    for name, number in (("sequences", sequences), ("tokens", tokens), ("batch size", batch_size)):
-        if number is not None and number < 1:
-            raise CalibrationError(f"{name} must be at least 1, found {number}")
+    _check_numbers(sequences, tokens, batch_size)
     if model.tokenizer is None:
         raise CalibrationError(
             f"{model.name} has no tokenizer, so text cannot be tokenised for it; name one "

@@ -29,7 +29,7 @@ from shortgpt.exports import EXPORT_FILES
 from shortgpt.families import Config, Family, Source, recognise, resolve
 from shortgpt.plan import CARD_FILE, PLAN_FILE, Plan, Verification, write_records
 from shortgpt.scores import Progress
-from shortgpt.weights import INDEXES, Weights
+from shortgpt.weights import INDEXES, Weights, file_hash
 
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx"})
 
@@ -103,7 +103,7 @@ def prune_checkpoint(
     if export_as is not None:  # in half precision the rounding of two architectures would hide a wrong export
         rounding = 0.02 if weights.is_half else 1e-5
         options = replace(options, dtype="float32")
-    base = Plan.beside(origin.path) or plan.base
+    base = Plan.beside(origin.path)
     with new_folder(output) as folder, ThreadPoolExecutor(1) as pool, ExitStack() as cleanup:
         stop = threading.Event()
         cleanup.callback(stop.set)  # or an interruption would wait for the hashes of all the files
@@ -135,7 +135,13 @@ def prune_checkpoint(
                 rounding=rounding,
             )
             hashed = made_hashes.result()
-            outcome = replace(outcome, files={name: hashed[name] for name in hashed if name != "config.json"})
+            others = {
+                file.name: file_hash(file)
+                for file in sorted(folder.iterdir())
+                if file.is_file() and file.name not in hashed
+            }
+            # The config is judged by what the model computes: some of its fields may change.
+            outcome = replace(outcome, files={n: h for n, h in (hashed | others).items() if n != "config.json"})
         before = family.parameters(config) or weights.parameters(weights.names)
         after = family.parameters(family.rewrite_config(config, keep)) or weights.parameters(renamed.values())
         found = hashes.result()
@@ -150,7 +156,7 @@ def prune_checkpoint(
             effect=plan.effect if plan.source_hashes in ({}, found) else None,  # it was measured on those weights
             load=written.load_example,
             notes=family.notes(config),
-            base=base,
+            base=base or (plan.base if plan.source_hashes in ({}, found) else None),  # so does that speak of them
         )
         write_records(folder, plan)
     return plan

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shortgpt.blocks import BlockSequence
-from shortgpt.calibration import Calibration
+from shortgpt.calibration import Calibration, items_of
 from shortgpt.errors import ShortGPTError
 from shortgpt.loading import tried
 from shortgpt.scores import DEFAULT_CRITERION, Progress, Scores
@@ -174,12 +174,12 @@ def compare(
     """
     from shortgpt import plugins
 
-    asked: Sequence[Any] = list(models)
+    asked: Sequence[Any] = [models] if isinstance(models, (BlockSequence, Scores, str, Path)) else list(models)
     if not all(is_measured(model) for model in asked):  # elsewhere other criteria may be installed
         for criterion in criteria:
             plugins.lookup("criterion", plugins.registry().criteria, criterion)
     if not isinstance(calibration, (str, Path, Calibration)):
-        calibration = list(calibration)  # each model reads it
+        calibration = items_of(calibration)  # each model reads it
     loading: dict[str, Any] = {
         "device": device,
         "dtype": dtype,

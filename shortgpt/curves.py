@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from shortgpt import plugins
 from shortgpt.blocks import BlockSequence
-from shortgpt.calibration import Calibration, CalibrationInfo, calibrate_and_hold_out
+from shortgpt.calibration import Calibration, CalibrationInfo, calibrate_and_hold_out, items_of
 from shortgpt.errors import SelectionError, ShortGPTError
 from shortgpt.evaluation import DEFAULT_EVALUATOR, Evaluator, evaluate_sets, open_evaluator
 from shortgpt.loading import tried
@@ -198,7 +198,7 @@ def curve(
     number_of_blocks(most, 100)
     asked: list[Any] = [models] if isinstance(models, (BlockSequence, str, Path)) else list(models)
     if not isinstance(calibration, (str, Path, Calibration)):
-        calibration = list(calibration)  # each model reads it
+        calibration = items_of(calibration)  # each model reads it
     loading: dict[str, Any] = {
         "device": device,
         "dtype": dtype,

@@ -118,11 +118,11 @@ def effect(
     Raises:
         SelectionError: there are no such blocks.
     """
-    from shortgpt.blocks import kept_blocks
+    from shortgpt.blocks import block_numbers, kept_blocks
     from shortgpt.calibration import held_out
     from shortgpt.plan import Plan
 
-    gone = blocks.blocks if isinstance(blocks, Plan) else tuple(sorted(set(blocks)))
+    gone = blocks.blocks if isinstance(blocks, Plan) else block_numbers(blocks, len(model))
     kept_blocks(len(model), gone, model.pinned)
     if model.streamed:
         return not_measured("the weights are still in their files (stream)", str(model.device))

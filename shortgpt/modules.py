@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from shortgpt.blocks import BlockSequence, Cut, Tap, TokenBatch
+from shortgpt.blocks import BlockSequence, Cut, Tap, TokenBatch, block_numbers
 from shortgpt.errors import AdapterError, ModelError, SelectionError
 from shortgpt.families import Config, Family, Source
 from shortgpt.parts import Found, find_parts, silent
@@ -184,7 +184,7 @@ class TorchBlockSequence(BlockSequence):
         def bypass(index: int) -> Any:
             return lambda module, args, kwargs, output: self.bypassed(index, args, kwargs, output)
 
-        gone, before = frozenset(blocks), self.skipped
+        gone, before = frozenset(block_numbers(blocks, len(self))), self.skipped
         with ExitStack() as hooks:
             for index in sorted(gone):
                 hook = self.blocks[index].register_forward_hook(bypass(index), with_kwargs=True)

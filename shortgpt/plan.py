@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from shortgpt import exports
 from shortgpt._version import __version__
+from shortgpt.blocks import block_numbers
 from shortgpt.choice import Choice, Chosen
 from shortgpt.effects import Effect
 from shortgpt.errors import OutputError, SelectionError, ShortGPTError
@@ -37,7 +38,7 @@ class Verification(Value):
         device, dtype: where and in what the check ran.
         streamed: neither model was held in memory: their weights were read block by block.
         not_generated: why no tokens were generated.
-        files: file name → SHA-256 of the weights that were written.
+        files: file name → SHA-256 of what was written, but for the config, this record and the card.
         probe_ids: the probe batch itself.
         fingerprint: some of the expected logits, at places that `shortgpt.verification` knows: what a later check
             compares with when the original is not at hand.
@@ -121,7 +122,7 @@ class Plan(Value):
             model=model.name,
             architecture=model.architecture,
             depth=len(model),
-            blocks=tuple(sorted(set(blocks))),
+            blocks=block_numbers(blocks, len(model)),
             base=model.plan,
         )
 

@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shortgpt.blocks import block_numbers
 from shortgpt.errors import AdapterError, ModelError, StreamingError, VerificationError
 from shortgpt.families import Config, Family, OpenOptions, Source
 from shortgpt.judging import Expectation as Expectation
@@ -35,7 +36,7 @@ from shortgpt.reloading import Answer as Answer
 from shortgpt.reloading import Reloaded as Reloaded
 from shortgpt.reloading import ask as ask
 from shortgpt.reloading import probe as probe
-from shortgpt.weights import CACHE_LINE, Weights
+from shortgpt.weights import CACHE_LINE, Weights, file_hash
 
 if TYPE_CHECKING:
     from shortgpt.blocks import BlockSequence
@@ -120,7 +121,7 @@ def comparison(
     """The second half of `verify`, which needs the original no longer: it may be let go before."""
     from shortgpt.families import recognise, resolve
 
-    gone = set(blocks)
+    gone = block_numbers(blocks, len(original))
     source = resolve(Path(directory))
     chosen = copy.copy(family) if family else recognise(source)  # what it learns of the shorter model stays here
     keep = [block for block in range(len(original)) if block not in gone]
@@ -226,12 +227,18 @@ def verify_again(
     family = recognise(source, plan.export_as or plan.architecture)
     config = family.read_config(source, trust_remote_code=trust_remote_code)  # one clear message if it cannot be opened
     weights = Weights(source)
-    changed = [name for name, found in weights.hashes().items() if made.files.get(name, found) != found]
+    folder = source.path if source.path.is_dir() else source.path.parent
+    gone = [name for name in made.files if not (folder / name).is_file()]
+    if gone:
+        raise VerificationError(f"{', '.join(gone)}: gone since it was made")
+    hashed = weights.hashes()
+    changed = [
+        name for name, made_of in made.files.items() if (hashed.get(name) or file_hash(folder / name)) != made_of
+    ]
     if changed:
         raise VerificationError(f"{', '.join(changed)}: not the bytes that were written when it was made")
     options = OpenOptions(device=device, dtype=made.dtype or "auto", trust_remote_code=trust_remote_code)
     options = _opening(family, config, weights, options)
-    folder = source.path if source.path.is_dir() else source.path.parent
     answer = ask(folder, family, torch.tensor(made.probe_ids), options)
     if isinstance(answer, Verification):
         raise VerificationError(f"it could not be opened to be verified: {answer.reason}")

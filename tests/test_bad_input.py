@@ -361,6 +361,13 @@ def test_text_that_gives_no_windows(
     assert message in refused("compare", model, *options)
 
 
+def test_a_folder_and_a_file_of_one_name(refused: Refused, model: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    message = refused("prune", model, "--remove", 1, "--output", place, "--json", place)
+    assert f"--output and --json both go to {place}" in message
+    assert not place.exists()
+
+
 @pytest.mark.parametrize("field", [(), ("--field", "body")])
 def test_json_lines_without_the_field(refused: Refused, model: Path, tmp_path: Path, field: Any) -> None:
     (tmp_path / "text.jsonl").write_text('{"story": "once upon a time"}\n')

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -303,6 +304,8 @@ def test_a_foreign_tokenizer_is_told_apart_by_its_ids() -> None:
         ([1, 2], r"texts \(str\) or token batches \(mappings\), found \['int'\]"),
         (["text", {"input_ids": None}], r"found \['dict', 'str'\]"),
         (["fine", ""], "has no tokens"),
+        (None, "texts or of token batches, found NoneType"),
+        (5, "texts or of token batches, found int"),
     ],
 )
 def test_an_iterable_of_neither_texts_nor_batches_is_refused(model: Playback, source: Any, message: str) -> None:
@@ -314,6 +317,49 @@ def test_an_iterable_of_neither_texts_nor_batches_is_refused(model: Playback, so
 def test_numbers_below_one_are_refused(model: Playback, option: str) -> None:
     with pytest.raises(CalibrationError, match=f"{option.replace('_', ' ')} must be at least 1, found 0"):
         calibrate("stdlib", model, **{option: 0})
+
+
+@pytest.mark.parametrize("number", [0, "2", 1.5])
+def test_what_is_no_number_of_sequences_is_refused(model: Playback, number: Any) -> None:
+    for source in ("stdlib", [{"input_ids": torch.ones(2, 3, dtype=torch.long)}]):
+        with pytest.raises(CalibrationError, match=f"sequences must be at least 1, found {number!r}"):
+            calibrate(source, model, sequences=number)
+
+
+def test_what_a_tokenizer_gives_is_one_token_batch(model: Playback) -> None:
+    encoded = byte_tokenizer()(["some text", "more of it"], return_tensors="pt", padding=True)
+    found, expected = calibrate(encoded, model), calibrate([encoded], model)
+    assert found.info == expected.info
+    assert found.info.source == "token batches"
+
+
+def test_of_token_batches_the_first_are_taken(model: Playback) -> None:
+    batches = [{"input_ids": torch.full((2, 5), number)} for number in (1, 2, 3)]
+    assert calibrate(batches, model, sequences=2).info == calibrate(batches[:2], model).info
+
+
+@pytest.mark.parametrize("name", ["a.JSONL", "a.NdJson", "a.json"])
+def test_json_lines_are_known_by_a_suffix_of_any_case(tmp_path: Path, name: str) -> None:
+    assert list(texts_of(write(tmp_path / name, '{"text": "one"}\n{"text": "two"}\n'))) == ["one", "two"]
+
+
+def test_a_field_of_what_is_no_json_is_refused(tmp_path: Path, model: Playback) -> None:
+    file = write(tmp_path / "a.txt", "x" * 5000)
+    for path in (file, tmp_path):
+        with pytest.raises(CalibrationError, match=r"a field \('body'\) is chosen in JSON Lines files only"):
+            calibrate(path, model, field="body")
+
+
+def test_a_mark_of_the_byte_order_and_half_a_surrogate_pair_are_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b'\xef\xbb\xbf{"text": "a\\ud800b"}\n')
+    assert list(texts_of(file)) == ["a?b"]
+
+
+def test_a_pipe_is_refused_for_it_can_be_read_only_once(tmp_path: Path, model: Playback) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CalibrationError, match="no regular file, and it is read more than once"):
+        calibrate(tmp_path / "pipe", model)
 
 
 def test_windows_of_one_token_are_refused(model: Playback) -> None:
@@ -337,9 +383,11 @@ def test_a_file_that_is_too_short_says_how_much_it_gives(tmp_path: Path, model: 
     ("line", "message"),
     [
         ('{"body": "x"}', r"line 2: no text in field 'text' \(found \['body'\]\); name it with --field"),
-        ('{"text": 3}', r"line 2: no text in field 'text'"),
         ('["x"]', r"line 2: no text in field 'text' \(found list\)"),
+        ('{"text": 3}', r"line 2: no text in field 'text' \(found int there\)"),
         ('{"text": ', "line 2: not JSON"),
+        ('{"text": "x", "n": ' + "9" * 5000 + "}", "line 2: not JSON"),
+        ("[" * 100_000, "line 2: not JSON"),
     ],
 )
 def test_json_lines_without_the_field_are_refused_by_line(

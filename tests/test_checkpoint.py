@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -270,6 +271,17 @@ def test_of_a_model_that_was_shortened_before_both_removals_are_recorded(tmp_pat
     second = prune_checkpoint(tmp_path / "a", tmp_path / "b", [2], verify=False)
     assert second.base == first
     assert "(6 blocks) without 1" in (tmp_path / "b" / "README.md").read_text()
+
+
+def test_what_a_plan_says_of_its_base_is_said_of_those_weights_only(tmp_path: Path, llama_folder: Path) -> None:
+    first = prune_checkpoint(llama_folder, tmp_path / "a", [1], verify=False)
+    second = prune_checkpoint(tmp_path / "a", tmp_path / "b", [2], verify=False)
+    bare = shutil.copytree(tmp_path / "a", tmp_path / "bare")
+    (bare / "shortgpt.json").unlink()
+    assert prune_checkpoint(bare, tmp_path / "c", second, verify=False).base == first
+    other = saved(tiny("llama", blocks=5), tmp_path / "other")
+    assert prune_checkpoint(other, tmp_path / "d", second, verify=False).base is None
+    assert "The base model" not in (tmp_path / "d" / "README.md").read_text()
 
 
 def test_a_plan_for_a_model_of_another_depth_is_refused(tmp_path: Path, llama_folder: Path) -> None:

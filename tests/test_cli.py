@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 import shortgpt
 from shortgpt import Comparison, Plan, Scores, copying, plugins
-from shortgpt.cli import cli
+from shortgpt.cli import cli, main
 from shortgpt.plugins import Extension, Registry
 from tests.support import Ran, ids_of, raising, saved, skipped_by_hand, tiny
 
@@ -83,6 +83,14 @@ def test_the_json_of_score_is_what_the_library_gives(
     alone = run_cli("score", llama_folder, *on, "--json", "-")
     assert Scores.from_json(alone.out) == expected
     assert alone.err == ""
+
+
+def test_a_stream_that_the_shell_closed_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    with pytest.raises(SystemExit) as stop:
+        main(["plugins"])
+    assert not stop.value.code
 
 
 def test_score_measures_several_criteria(run_cli: Run, llama_folder: Path, text: Path, on: Any) -> None:

@@ -1,7 +1,9 @@
 """The rewrite of config and names, rule by rule; and a shorter model in memory."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
@@ -409,3 +411,42 @@ def test_a_model_changed_by_hand_is_refused() -> None:
 def test_the_families_of_the_tests_are_all_known() -> None:
     for name in SIZES:
         assert shortgpt.wrap(tiny(name, blocks=2)).architecture == name
+
+
+# -- how blocks are named -------------------------------------------------------------------------------------
+
+
+def skip(model: shortgpt.BlockSequence, blocks: Any) -> None:
+    with model.skipping(blocks):
+        pass
+
+
+@pytest.mark.parametrize("named", [3, "3", "1,2", [1.5], [True, False], torch.tensor([True, False]), None, [[1]]])
+def test_blocks_that_are_not_named_by_whole_numbers_are_refused(named: Any, llama_folder: Path, tmp_path: Path) -> None:
+    model = shortgpt.wrap(tiny("llama"))
+    for use in (
+        lambda: shortgpt.remove(model, named),
+        lambda: shortgpt.effect(model, named, sequences=1),
+        lambda: shortgpt.verify(model, llama_folder, named),
+        lambda: shortgpt.prune_checkpoint(llama_folder, tmp_path / "out", named),
+        lambda: skip(model, named),
+    ):
+        with pytest.raises(SelectionError, match=r"blocks are named by whole numbers, such as \[21, 22\], found "):
+            use()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("named", [torch.tensor([4, 1]), numpy.array([1, 4]), (n for n in (4, 1, 4)), {1, 4}])
+def test_blocks_may_be_named_by_integers_of_any_library(named: Any) -> None:
+    plan = shortgpt.remove(shortgpt.wrap(tiny("llama")), named).plan
+    assert plan is not None
+    assert plan.blocks == (1, 4)
+    assert [type(block) for block in plan.blocks] == [int, int]
+
+
+@pytest.mark.parametrize("block", [-1, 6])
+def test_blocks_that_do_not_exist_cannot_be_skipped_or_verified(block: int, llama_folder: Path) -> None:
+    model = shortgpt.wrap(tiny("llama"))
+    for use in (lambda: skip(model, [block]), lambda: shortgpt.verify(model, llama_folder, [block])):
+        with pytest.raises(SelectionError, match=f"blocks {block} do not exist: the model has 6 blocks"):
+            use()

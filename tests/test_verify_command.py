@@ -302,6 +302,14 @@ def test_an_edited_config_is_noticed(copy: Path, check: Run, fields: dict[str, A
 
 
 @IN_THIS_PROCESS
+def test_a_tokenizer_that_is_gone_or_changed_is_noticed(copy: Path, check: Run) -> None:
+    (copy / "tokenizer.json").write_text("{}")
+    assert "tokenizer.json: not the bytes that were written when it was made" in told(check(copy), 1)
+    (copy / "tokenizer.json").unlink()
+    assert "tokenizer.json: gone since it was made" in told(check(copy), 1)
+
+
+@IN_THIS_PROCESS
 def test_a_config_that_is_gone_is_noticed(copy: Path, check: Run) -> None:
     (copy / "config.json").unlink()
     assert "config.json" in told(check(copy), 2)

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from shortgpt.blocks import Tap, TokenBatch
+from shortgpt.blocks import Tap, TokenBatch, block_numbers
 from shortgpt.config_rules import COUNT, UNCHANGED, Blocks, Rule
 from shortgpt.families import Config
 from shortgpt.modules import TorchFamily
@@ -70,7 +70,7 @@ class HrmTextBlocks(StructuralBlocks):
     @contextmanager
     def skipping(self, blocks: Iterable[int]) -> Iterator[None]:
         with ExitStack() as hooks:
-            for i in sorted(set(blocks)):
+            for i in block_numbers(blocks, len(self)):
                 for stack in self.stacks:
                     hooks.callback(stack[i].register_forward_hook(lambda module, args, output: args[0]).remove)
             yield

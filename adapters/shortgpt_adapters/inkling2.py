@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shortgpt.blocks import Tap, TokenBatch
+from shortgpt.blocks import Tap, TokenBatch, block_numbers
 from shortgpt.config_rules import Blocks, Rule
 from shortgpt_adapters.structural import Structural, StructuralBlocks
 
@@ -65,7 +65,7 @@ class Inkling2Blocks(StructuralBlocks):
 
     @contextmanager
     def skipping(self, blocks: Iterable[int]) -> Iterator[None]:
-        gone = set(blocks)
+        gone = block_numbers(blocks, len(self))
         beginning: list[Any] = [self.blocks[i] for i in gone if self.blocks[i].is_block_boundary]
         try:
             for block in beginning:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from shortgpt.blocks import BlockSequence
+from shortgpt.blocks import BlockSequence, block_numbers
 from shortgpt.checkpoint import copy_companions
 from shortgpt.errors import CheckpointError, ModelError, ShortGPTError
 from shortgpt.families import Config, OpenOptions, Source
@@ -70,7 +70,7 @@ class MambaSsmBlocks(TorchBlockSequence):
         # The next block gets the very pair that this one got. Their sum in one tensor would not do: in half precision
         # it has another dtype than the mixers take.
         with ExitStack() as hooks:
-            for index in sorted(set(blocks)):
+            for index in block_numbers(blocks, len(self)):
                 hook = self.blocks[index].register_forward_hook(
                     lambda module, args, kwargs, output: _pair(args, kwargs), with_kwargs=True
                 )

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shortgpt.blocks import BlockSequence, Cut, Tap, TokenBatch
+from shortgpt.blocks import BlockSequence, Cut, Tap, TokenBatch, block_numbers
 from shortgpt.errors import CheckpointError, ModelError, ShortGPTError
 from shortgpt.families import Config, Family, OpenOptions, Source
 from shortgpt.removal import rename_blocks
@@ -120,7 +120,7 @@ class RwkvPackageBlocks(BlockSequence):
     @contextmanager
     def skipping(self, blocks: Iterable[int]) -> Iterator[None]:
         before = self.skipped
-        self.skipped = before | {range(len(self))[index] for index in blocks}
+        self.skipped = before | set(block_numbers(blocks, len(self)))
         try:
             yield
         finally:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shortgpt.blocks import BlockSequence, NormPlacement, format_blocks
+from shortgpt.blocks import BlockSequence, NormPlacement, block_numbers, format_blocks
 from shortgpt.errors import AdapterError, VerificationError
 from shortgpt.modules import TorchBlockSequence
 from shortgpt.verification import expected_logits
@@ -391,7 +391,7 @@ class FoundBlocks(TorchBlockSequence):
         return super().without(blocks)
 
     def without(self, blocks: Iterable[int]) -> BlockSequence:
-        gone = tuple(blocks)
+        gone = block_numbers(blocks, len(self))
         shorter = self.shorter(gone)
         expected = expected_logits(self, gone)
         try:

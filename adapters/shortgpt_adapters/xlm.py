@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from shortgpt.blocks import Tap, TokenBatch
+from shortgpt.blocks import Tap, TokenBatch, block_numbers
 from shortgpt.families import Config
 from shortgpt.modules import TorchFamily
 from shortgpt.removal import rename_blocks
@@ -68,7 +68,7 @@ class XlmBlocks(StructuralBlocks):
             return lambda module, args, output: entered.pop(block).clone()
 
         with ExitStack() as hooks:
-            for block in sorted(set(blocks)):
+            for block in block_numbers(blocks, len(self)):
                 first, *_, last = self.pieces[block]
                 hooks.callback(first.register_forward_pre_hook(enter(block)).remove)
                 hooks.callback(last.register_forward_hook(leave(block)).remove)

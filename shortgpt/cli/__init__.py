@@ -56,10 +56,11 @@ for command in (score, prune, verify, compare, curve, ablate, inspect, plugins, 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
-    if processes.started()[0] == 0:
-        sys.exit(_run(arguments))
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        status = _run(arguments)
+    with open(os.devnull, "w") as nowhere:
+        # A stream that the shell closed (>&-) is None.
+        streams = (sys.stdout or nowhere, sys.stderr or nowhere) if processes.started()[0] == 0 else (nowhere, nowhere)
+        with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+            status = _run(arguments)
     sys.exit(status)
 
 

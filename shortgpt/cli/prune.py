@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shortgpt.cli import choosing, common
-from shortgpt.errors import SelectionError, VerificationError
+from shortgpt.errors import OutputError, SelectionError, VerificationError
 
 if TYPE_CHECKING:
     from shortgpt.plan import Plan
@@ -116,8 +116,10 @@ def prune(
     first = processes.started()[0] == 0
     if not first and not wanted.scored:
         return  # nothing is scored, so there is nothing to share
-    check_output(output)
+    folder = check_output(output)
     common.check_file(json_file)
+    if json_file not in (None, "-") and Path(json_file).expanduser().resolve() == folder:
+        raise OutputError(f"--output and --json both go to {folder}; give one of them another place")
     plan: Plan | None = Plan.read(plan_file) if plan_file is not None else None
     opening = {name: options.pop(name) for name in ("device", "dtype", "trust_remote_code")}
     opening |= {"device": default_device(opening["device"]), "architecture": architecture}
