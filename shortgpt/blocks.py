@@ -230,6 +230,16 @@ class BlockSequence(ABC):
                 write_records(temporary, plan)
 
 
+def check_opened(model: object) -> None:
+    """Raise a `ModelError` for a name, or a model of a library, where a `BlockSequence` belongs."""
+    if not isinstance(model, BlockSequence):
+        found = repr(model) if isinstance(model, (str, Path)) else f"a {type(model).__name__}"
+        raise ModelError(
+            f"found {found} in place of a shortgpt.BlockSequence; open it with shortgpt.load(NAME), or wrap a model in "
+            "memory with shortgpt.wrap(MODEL)"
+        )
+
+
 def block_numbers(blocks: Iterable[int], depth: int) -> tuple[int, ...]:
     """The blocks that are named, in order, each once, as Python's own integers.
 

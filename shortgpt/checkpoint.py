@@ -212,12 +212,17 @@ def new_folder(output: str | Path) -> Iterator[Path]:
 
 
 def check_output(output: str | Path) -> Path:
-    """The folder to write, which must not exist, or be empty.
+    """The folder to write, which must not exist, or be empty; another one takes its place.
 
     Raises:
-        OutputError: it exists and is not an empty folder.
+        OutputError: it exists and is not an empty folder, or is one that cannot be replaced.
     """
+    if not str(output):
+        raise OutputError("the name of the folder to write is empty; name a new one")
     target = Path(output).expanduser().resolve()
+    if target == Path.cwd() or target.is_mount():
+        kind = "the current folder" if target == Path.cwd() else "a mount point"
+        raise OutputError(f"{target}: is {kind}, which cannot be replaced; name a new folder inside it")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise OutputError(f"{target}: exists and is not an empty folder; name a new one, nothing is overwritten")
     return target

@@ -118,10 +118,11 @@ def effect(
     Raises:
         SelectionError: there are no such blocks.
     """
-    from shortgpt.blocks import block_numbers, kept_blocks
+    from shortgpt.blocks import block_numbers, check_opened, kept_blocks
     from shortgpt.calibration import held_out
     from shortgpt.plan import Plan
 
+    check_opened(model)
     gone = blocks.blocks if isinstance(blocks, Plan) else block_numbers(blocks, len(model))
     kept_blocks(len(model), gone, model.pinned)
     if model.streamed:

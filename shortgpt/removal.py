@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from shortgpt.blocks import check_opened
 from shortgpt.errors import CheckpointError, ModelError
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def remove(model: BlockSequence, blocks: Plan | Iterable[int]) -> BlockSequence:
     """
     from shortgpt.plan import Plan
 
+    check_opened(model)
     plan = blocks if isinstance(blocks, Plan) else Plan.of(model, blocks)
     if plan.architecture != model.architecture:
         raise ModelError(f"the plan is for the architecture {plan.architecture}, {model.name} is {model.architecture}")

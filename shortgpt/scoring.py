@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from shortgpt import processes
 from shortgpt.asked import Asked, open_criteria
 from shortgpt.batches import Fitting, parts_of
+from shortgpt.blocks import check_opened
 from shortgpt.calibration import Calibration, calibrate
 from shortgpt.criteria import BatchCriterion, OrderCriterion
 from shortgpt.errors import CalibrationError, ShortGPTError
@@ -75,10 +76,12 @@ def score(
         CalibrationError, UnknownNameError: see `calibrate`.
         ShortGPTError: the model can serve none of the criteria; or there are to be spans of one that does not look at
             the stream.
+        ModelError: the model is none that `shortgpt.load` or `shortgpt.wrap` gave.
         torch.OutOfMemoryError: not even one sequence fits into memory.
     """
     import torch
 
+    check_opened(model)
     asked = open_criteria(criteria)
     refused = {one.name: reason for one in asked if (reason := one.refuse(model))}
     asked = [one for one in asked if one.name not in refused]

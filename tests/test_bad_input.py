@@ -361,6 +361,17 @@ def test_text_that_gives_no_windows(
     assert message in refused("compare", model, *options)
 
 
+def test_a_folder_that_cannot_be_replaced(
+    refused: Refused, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert "is the current folder, which cannot be replaced; name a new folder inside it" in refused(
+        "prune", model, "--remove", 1, "-o", "."
+    )
+    assert "the name of the folder to write is empty" in refused("prune", model, "--remove", 1, "-o", "")
+
+
 def test_a_folder_and_a_file_of_one_name(refused: Refused, model: Path, tmp_path: Path) -> None:
     place = tmp_path / "place"
     message = refused("prune", model, "--remove", 1, "--output", place, "--json", place)

@@ -115,6 +115,19 @@ def test_zero_scores_are_drawn_without_a_bar() -> None:
     assert "█" not in as_text(scores([0.0, 0.0]))
 
 
+@pytest.mark.parametrize("width", [80, 60, 50, 46])
+def test_in_a_narrow_terminal_the_bar_gives_way_and_no_number_is_cut(width: int) -> None:
+    text = rendered(scores_table(scores([0.5, 0.25, 0.0001]), marked=(2,)), width)
+    rows = [line.split() for line in text.splitlines() if re.match(r"\s*\d ", line)]
+    numbers = [[cell for cell in row if not set(cell) & set("█▏▎▍▌▋▊▉")] for row in rows]
+    assert numbers == [
+        ["0", "0.5000", "0.0050", "100", "3"],
+        ["1", "0.2500", "0.0025", "101", "2"],
+        ["2", "1.0e-04", "1.0e-06", "102", "1", "remove"],
+    ]
+    assert max(map(cell_len, text.splitlines())) <= width
+
+
 def test_printing_a_result_is_printing_its_table() -> None:
     measured = scores([0.5, 0.25])
     assert str(measured) == as_text(measured)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.style import Style
 from rich.text import Text
 
@@ -37,10 +39,22 @@ def short_name(criterion: str) -> str:
     return "BI" if criterion == "block-influence" else criterion
 
 
-def bar(value: float, largest: float, marked: bool) -> Text:
-    eighths = round(8 * BAR * value / largest) if 0 < largest < math.inf and 0 < value <= largest else 0
-    full, rest = divmod(eighths, 8)
-    return Text("█" * full + " ▏▎▍▌▋▊▉"[rest].strip(), style="red" if marked else "blue")
+@dataclass(frozen=True)
+class Bar:
+    """A share of the largest value, as wide as there is room for; in a narrow table it gives way to the numbers."""
+
+    value: float
+    largest: float
+    marked: bool
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, BAR)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        inside = 0 < self.largest < math.inf and 0 < self.value <= self.largest
+        eighths = round(8 * min(BAR, options.max_width) * self.value / self.largest) if inside else 0
+        full, rest = divmod(eighths, 8)
+        yield Text("█" * full + " ▏▎▍▌▋▊▉"[rest].strip(), style="red" if self.marked else "blue")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from shortgpt.blocks import format_blocks
-from shortgpt.reports.cells import BAR, bar, count, number, short_name
+from shortgpt.reports.cells import Bar, count, number, short_name
 from shortgpt.reports.spans import runs, spans_map
 from shortgpt.reports.spans import tables as span_tables
 from shortgpt.scores import Scores
@@ -31,16 +31,16 @@ def scores_table(scores: Scores, marked: Collection[int] = ()) -> RenderableType
     place = {block: rank for rank, block in enumerate(scores.ranking(), start=1)}
     beside, *below = _groups(scores.criteria[1:])
     table = Grid(box=None, pad_edge=False, header_style="bold")
-    table.add_column("block", justify="right")
-    table.add_column(_title(scores.criteria[0]), justify="right")
+    table.add_column("block", justify="right", no_wrap=True)
+    table.add_column(_title(scores.criteria[0]), justify="right", no_wrap=True, min_width=6)
     table.add_column("± s.e.", justify="right", no_wrap=True, min_width=7)
     if not beside:
-        table.add_column("", width=BAR)
+        table.add_column("")
     for name in beside:
         table.add_column(_title(name), justify="right")
-    table.add_column("params", justify="right")
-    table.add_column("rank", justify="right")
-    table.add_column("")
+    table.add_column("params", justify="right", no_wrap=True)
+    table.add_column("rank", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     values, errors, shown = scores.values, scores.stderr, _shown(scores)
     others = [_shown(scores.of(name)) for name in beside]
     largest = max(values)
@@ -53,7 +53,7 @@ def scores_table(scores: Scores, marked: Collection[int] = ()) -> RenderableType
             str(block),
             shown[block],
             number(errors[block]),
-            *(() if beside else (bar(values[block], largest, gone),)),
+            *(() if beside else (Bar(values[block], largest, gone),)),
             *(column[block] for column in others),
             count(scores.parameters[block]),
             str(place[block]),
