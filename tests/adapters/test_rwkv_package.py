@@ -279,7 +279,7 @@ def test_a_skipped_block_is_one_whose_projections_are_zero(
     with blocks.skipping([0]), blocks.skipping([3]):  # of RWKV 7's block 0, the others still read the values
         assert torch.equal(blocks.logits({"input_ids": ids}), zeroed.logits({"input_ids": ids}))
     assert not torch.equal(blocks.logits({"input_ids": ids}), zeroed.logits({"input_ids": ids}))
-    with pytest.raises(IndexError), blocks.skipping([DEPTH]):
+    with pytest.raises(SelectionError, match="do not exist"), blocks.skipping([DEPTH]):
         pass
 
 
