@@ -1,6 +1,7 @@
 """What many tests need: small models, a model that plays back a given stream, and the command line in this process."""
 
 import contextlib
+import inspect
 import io
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
 
 from shortgpt.blocks import BlockSequence, Tap, TokenBatch
 from shortgpt.cli import main
@@ -23,7 +25,9 @@ SPECIAL = {"bos_token_id": 256, "eos_token_id": 256, "pad_token_id": None}
 LLAMA = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
 GPT = {"n_embd": 32, "n_head": 4, "n_positions": 512, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 MAMBA = {"hidden_size": 32, "state_size": 8, "expand": 2, "conv_kernel": 4}
-MAMBA2 = MAMBA | {"num_heads": 4, "head_dim": 16, "n_groups": 2, "chunk_size": 16}
+GROUPS = 2 if "group_size" in inspect.signature(MambaRMSNormGated).parameters else 1
+"""Of Mamba 2: older versions of transformers norm all groups as one."""
+MAMBA2 = MAMBA | {"num_heads": 4, "head_dim": 16, "n_groups": GROUPS, "chunk_size": 16}
 SIZES: dict[str, dict[str, Any]] = {
     "llama": LLAMA | {"max_position_embeddings": 512},
     "mistral": LLAMA | {"max_position_embeddings": 512, "sliding_window": 8},

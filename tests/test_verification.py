@@ -209,10 +209,12 @@ def test_blocks_that_share_a_cache_are_found_out_in_every_dtype(dtype: torch.dty
     compare_generation(*right, eps)
     for layer, slot in zip(model.model.layers, slots, strict=True):
         layer.self_attn.layer_idx = slot
-    with torch.no_grad():
-        wrong = [ReloadedCausalLM(model).generate(ids, 8, cached=cached).float() for cached in (True, False)]
-    with pytest.raises(VerificationError, match="cached generation differs from uncached at token 0"):
-        compare_generation(*wrong, eps)
+    # Older versions of transformers do not even get so far: the mask has another length than the keys.
+    found = "cached generation differs from uncached at token 0|must match the size"
+    with torch.no_grad(), pytest.raises((VerificationError, RuntimeError), match=found):
+        compare_generation(
+            *(ReloadedCausalLM(model).generate(ids, 8, cached=cached).float() for cached in (True, False)), eps
+        )
 
 
 # -- what is expected -----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ The adapter opens models with it, and verification does, in a fresh process.
 
 from __future__ import annotations
 
+import inspect
 import json
 import zipfile
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.models.mamba2 import modeling_mamba2
 
 from shortgpt.errors import CheckpointError, ModelError
 from shortgpt.families import Config
@@ -173,6 +175,8 @@ def not_in_transformers(config: Config) -> list[str]:
         lacking.append(f"MLP (d_intermediate={config['d_intermediate']})")
     if not config["rms_norm"]:
         lacking.append("LayerNorm (rms_norm=False)")
+    if options.get("ngroups", 1) > 1 and not _norms_by_group():
+        lacking.append(f"norm by group (ssm_cfg ngroups={options['ngroups']}), which newer versions have")
     if layer not in SAME:
         return [*lacking, f"ssm_cfg layer={layer!r}"]
     for option, value in options.items():
@@ -180,6 +184,11 @@ def not_in_transformers(config: Config) -> list[str]:
         if not known or (option == "expand" and value != int(value)):
             lacking.append(f"ssm_cfg {option}={value!r}")
     return lacking
+
+
+def _norms_by_group() -> bool:
+    """Whether transformers' Mamba 2 norms each group by itself, as mamba-ssm does; once it took all as one."""
+    return "group_size" in inspect.signature(modeling_mamba2.MambaRMSNormGated).parameters
 
 
 def through_transformers(config: Config, tensors: Mapping[str, Tensor]) -> Any:

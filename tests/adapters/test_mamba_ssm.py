@@ -19,9 +19,9 @@ import shortgpt
 from shortgpt.errors import CheckpointError, ModelError
 from shortgpt.testing import boundaries, check_adapter
 from tests.mamba_ssm_on_cpu import mamba_ssm_missing, mamba_ssm_on_cpu
-from tests.support import byte_tokenizer, ids_of
+from tests.support import GROUPS, byte_tokenizer, ids_of
 
-MAMBA2 = {"layer": "Mamba2", "headdim": 8, "d_state": 8, "ngroups": 2, "chunk_size": 16, "use_mem_eff_path": False}
+MAMBA2 = {"layer": "Mamba2", "headdim": 8, "d_state": 8, "ngroups": GROUPS, "chunk_size": 16, "use_mem_eff_path": False}
 ATTENTION = {"num_heads": 4, "num_heads_kv": 2, "head_dim": 8, "rotary_emb_dim": 4, "d_conv": 4, "causal": True}
 KINDS: dict[str, dict[str, Any]] = {
     "mamba 1": {},
@@ -60,7 +60,7 @@ def folder_of(layer: str, folder: Path, dtype: torch.dtype = torch.float32) -> P
     torch.manual_seed(0)
     common = {"vocab_size": 264, "hidden_size": 16, "num_hidden_layers": 5, "expand": 2, "conv_kernel": 4}
     if layer == "Mamba2":
-        described: Any = Mamba2Config(**common, state_size=8, num_heads=4, head_dim=8, n_groups=2, chunk_size=16)
+        described: Any = Mamba2Config(**common, state_size=8, num_heads=4, head_dim=8, n_groups=GROUPS, chunk_size=16)
         options: dict[str, Any] = MAMBA2
     else:
         described, options = MambaConfig(**common, state_size=16), {}
@@ -557,6 +557,16 @@ def test_another_weight_format_is_told(tmp_path: Path) -> None:
     (folder / "pytorch_model.bin").unlink()
     with pytest.raises(CheckpointError, match=r"mamba-ssm reads pytorch_model.bin, found model.safetensors"):
         shortgpt.load(folder, device="cpu")
+
+
+def test_groups_that_transformers_norms_as_one_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    from shortgpt_adapters.mamba_ssm_loader import DEFAULTS, not_in_transformers
+    from transformers.models.mamba2 import modeling_mamba2
+
+    monkeypatch.setattr(modeling_mamba2, "MambaRMSNormGated", lambda hidden_size, eps: None)
+    one, eight = ({"ssm_cfg": {"layer": "Mamba2", "ngroups": groups}} for groups in (1, 8))
+    assert not_in_transformers(DEFAULTS | one) == []
+    assert not_in_transformers(DEFAULTS | eight) == ["norm by group (ssm_cfg ngroups=8), which newer versions have"]
 
 
 # -- the real kernels -----------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from transformers import (
 
 import shortgpt
 from shortgpt.testing import boundaries, check_adapter
+from tests.support import GROUPS
 
 from . import by_hand
 
@@ -53,7 +54,7 @@ FAMILIES: dict[str, tuple[Callable[[], Any], Callable[[Any, Tensor], list[Tensor
     "mamba": (lambda: MambaForCausalLM(MambaConfig(**SIZES, state_size=4)), by_hand.mamba, "pre"),
     "mamba2": (
         lambda: Mamba2ForCausalLM(
-            Mamba2Config(**SIZES, state_size=8, num_heads=8, head_dim=8, n_groups=2, chunk_size=16)
+            Mamba2Config(**SIZES, state_size=8, num_heads=8, head_dim=8, n_groups=GROUPS, chunk_size=16)
         ),
         by_hand.mamba2,
         "pre",
