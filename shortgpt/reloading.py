@@ -153,7 +153,7 @@ def ask(directory: Path, family: Family, input_ids: Tensor, options: OpenOptions
             return Verification(verified=False, reason="the process that loaded it was killed, as for lack of memory")
         if run.returncode != 0 or not answer_file.is_file():
             reason = _reason(run.stderr) or f"exit status {run.returncode}"
-            if SIGNS.search(run.stderr):
+            if SIGNS.search(reason):
                 return Verification(verified=False, reason=f"the process that loaded it ran out of memory ({reason})")
             raise VerificationError(f"what was written cannot be loaded and run by its family's own loader: {reason}")
         answer = load_file(answer_file)

@@ -209,12 +209,13 @@ def test_blocks_that_share_a_cache_are_found_out_in_every_dtype(dtype: torch.dty
     compare_generation(*right, eps)
     for layer, slot in zip(model.model.layers, slots, strict=True):
         layer.self_attn.layer_idx = slot
-    # Older versions of transformers do not even get so far: the mask has another length than the keys.
-    found = "cached generation differs from uncached at token 0|must match the size"
-    with torch.no_grad(), pytest.raises((VerificationError, RuntimeError), match=found):
-        compare_generation(
-            *(ReloadedCausalLM(model).generate(ids, 8, cached=cached).float() for cached in (True, False)), eps
-        )
+    with torch.no_grad():
+        try:
+            wrong = [ReloadedCausalLM(model).generate(ids, 8, cached=cached).float() for cached in (True, False)]
+        except RuntimeError as error:
+            pytest.skip(f"this version of transformers cannot run such a cache at all ({error})")
+    with pytest.raises(VerificationError, match="cached generation differs from uncached at token 0"):
+        compare_generation(*wrong, eps)
 
 
 # -- what is expected -----------------------------------------------------------------------------------------
