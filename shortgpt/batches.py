@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from shortgpt.memory import is_lack_of_memory, release_memory
+from shortgpt.memory import is_lack_of_memory, keep_freed_memory, release_memory
 
 if TYPE_CHECKING:
     from shortgpt.blocks import TokenBatch
@@ -40,7 +40,9 @@ class Fitting:
         rows: how many sequences fit, as far as is known: where they don't any more, half as many are taken.
     """
 
-    rows = sys.maxsize
+    def __init__(self) -> None:
+        self.rows = sys.maxsize
+        keep_freed_memory()
 
     def each(self, batch: TokenBatch, work: Callable[[TokenBatch], T], most: int = sys.maxsize) -> list[T]:
         """What the work gives of each part of a batch, of `most` sequences.

@@ -63,7 +63,8 @@ class Criterion(AnyCriterion):
 
 
 class Step(NamedTuple):
-    """What a block does to the vectors x_i of the stream, each [tokens], float64 (see `Criterion.values`).
+    """What a block does to the vectors x_i of the stream, each [tokens], float64; of a stream in half precision good to
+    the digits of float32.
 
     Attributes:
         before: ‖x_i‖.

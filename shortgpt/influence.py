@@ -1,7 +1,7 @@
 """Block Influence on tensors: `BI_i = 1 − E cos(x_i, x_{i+1})`, Eq. 1 of ShortGPT (arXiv:2403.03853).
 
 For a redundant block 1 − cos is a difference of nearly equal numbers: at BI 1e-4, fp16 arithmetic has no correct digit
-left. So norms are taken in float64, and 1 − cos is made of three of them.
+left. Two forms keep them: one of three norms, in float64, and one of the turn, in float32 too.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def cosine_distance(x: Tensor, y: Tensor) -> Tensor:
     """`1 − x·y / (‖x‖ ‖y‖)` along the last axis, in the dtype of its arguments: float64 or float32.
 
     In float64 it is made of norms (`distance_of`). In float32 that would have none of its digits right where a block
-    rescales the stream, so the equal form `½ ‖x/‖x‖ − y/‖y‖‖²` is taken: for a single token good to 2e-6 at a distance
-    of 1e-3 or more and to 1e-5 at 1e-5; over many tokens to 1e-7.
+    rescales the stream, so the equal form `½ ‖x/‖x‖ − y/‖y‖‖²` is taken (`turn_`): for a single token good to 2e-6 at a
+    distance of 1e-3 or more and to 1e-5 at 1e-5; over many tokens to 1e-7.
     """
+    before, after = norm(x), norm(y)
     if x.dtype == torch.float64:
-        return distance_of(norm(x), norm(y), norm(y - x))
-    difference = torch.nn.functional.normalize(x, dim=-1) - torch.nn.functional.normalize(y, dim=-1)
-    return 0.5 * torch.linalg.vecdot(difference, difference)
+        return distance_of(before, after, norm(y - x))
+    return 0.5 * (norm(turn_(y.clone(), x, after, before)) / after).square()
 
 
 def distance_of(before: Tensor, after: Tensor, update: Tensor) -> Tensor:
@@ -51,16 +51,39 @@ def distance_of(before: Tensor, after: Tensor, update: Tensor) -> Tensor:
     return ((update - growth) * (update + growth) / (2 * before * after)).clamp_min(0)
 
 
+def turn_(y: Tensor, x: Tensor, after: Tensor, before: Tensor) -> Tensor:
+    """Make of y, in place, `y − (‖y‖/‖x‖) x = ‖y‖ (y/‖y‖ − x/‖x‖)`: what a block does but for rescaling the stream.
+
+    Of its norm over ‖y‖, half the square is 1 − cos(x, y); an error of the two norms is in that by its square only.
+
+    Args:
+        y, x: [tokens, width], float32 or float64.
+        after, before: ‖y‖ and ‖x‖, [tokens].
+    """
+    return y.addcmul_(x, (after / before).unsqueeze(-1), value=-1)
+
+
+def update_of(before: Tensor, after: Tensor, turn: Tensor) -> Tensor:
+    """`‖y − x‖` from ‖x‖, ‖y‖ and the norm of what `turn_` gives: `√((‖y‖ − ‖x‖)² + turn² ‖x‖/‖y‖)`."""
+    return ((after - before).square() + turn.square() * (before / after)).sqrt()
+
+
+def squares_fit(norms: Tensor) -> bool:
+    """Whether float32 holds the squares of vectors of these norms, and of a billionth of them."""
+    low, high = norms.aminmax()
+    return low.item() > 1e-10 and high.item() < 1e18
+
+
 def norm(x: Tensor, *, out: Tensor | None = None) -> Tensor:
     """`‖x‖` along the last axis. In float64 it cannot overflow for what came from a narrower float."""
     return torch.linalg.vector_norm(x, dim=-1, out=out)
 
 
-def tokens_at_a_time(hidden: Tensor) -> int:
-    """How many tokens of [..., width] to take to float64 at a time: what stays in the caches of the processor's cores
-    (1 MiB each), and on an accelerator what keeps it busy and is small beside the model."""
-    numbers = torch.get_num_threads() * (3 << 15) if hidden.device.type == "cpu" else 1 << 21
-    return max(1, numbers // hidden.shape[-1])
+def tokens_at_a_time(hidden: Tensor, dtype: torch.dtype = torch.float64) -> int:
+    """How many tokens of [..., width] to take to a wider float at a time: what stays in the caches of the processor's
+    cores (1 MiB each), and on an accelerator what keeps it busy and is small beside the model."""
+    space = torch.get_num_threads() * (3 << 18) if hidden.device.type == "cpu" else 1 << 24
+    return max(1, space // (hidden.shape[-1] * dtype.itemsize))
 
 
 def precise(hidden: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from shortgpt.errors import AdapterError
+from shortgpt.memory import keep_freed_memory
 from shortgpt.passes import Call, Pass, waiting
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ def _run(
         step: (a work's number, the call of a block that is there, what computes it) → the block's output.
         without_reading: the output of a block that need not be read; None where it is to be.
     """
+    keep_freed_memory()
     head = len(weights.blocks)
     to_the_end = head in order
     passes: list[Pass] = []

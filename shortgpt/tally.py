@@ -7,16 +7,18 @@
     boundary i + 1 ─┤                        └─ what was not finite, or zero ─┤
                     └─▶ float64 chunks ─────── any other criterion ───────────┘
 
-One boundary is held at a time, with the norms of its tokens, which serve the block before it and the block after it; in
-float64 there is never more of the stream than a chunk. On CUDA the norms come out of one kernel, without a copy.
+One boundary is held at a time, with the norms of its tokens, which serve the block before it and the block after it;
+wider than it is, there is never more of the stream than a chunk. On CUDA the norms come out of one kernel, without a
+copy; a CPU takes them in float64, and of a stream in half precision in float32.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib.util import find_spec
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from shortgpt.criteria import Criterion, Step, StepCriterion
@@ -39,7 +41,7 @@ small beside a boundary, and there are a few large sums in place of many small o
 
 
 class Room:
-    """Memory in the wide float for chunks of the stream: one for all batches, for they look in turn."""
+    """Memory in a wide float for chunks of the stream: one for all batches, for they look in turn."""
 
     held: Tensor | None = None
 
@@ -144,22 +146,24 @@ class Tally:
 
         from shortgpt.influence import precise, tokens_at_a_time
 
-        wide = precise(hidden[:0])
-        self.chunk = min(tokens_at_a_time(hidden), self.count)
-        self.ends = self.ends.to(hidden.device)
+        self.wide = precise(hidden[:0])
+        # Of a half precision float32 has enough, and costs a CPU half as much; in it turns tell angles, updates do not.
+        half = hidden.device.type == "cpu" and hidden.dtype.itemsize == 2
+        known = self.wide.float() if half else self.wide
+        self.by_turns = known.dtype == torch.float32
+        self.chunk = max(1, min(tokens_at_a_time(hidden, known.dtype), self.count))
+        # Sums are float64, on the CPU where the device has none.
+        home = hidden.device if self.wide.dtype == torch.float64 else torch.device("cpu")
         if self.chosen is not None:
             self.chosen = self.chosen.to(hidden.device)
-        self.places = self.ends if self.chosen is None else self.chosen[self.ends]
-        # A device without float64 computes a token's value in float32, in which norms do not tell an angle; the sums
-        # are float64 all the same, on the CPU.
-        exact = wide.dtype == torch.float64
-        home = hidden.device if exact else torch.device("cpu")
-        self.others = [one for one in self.every if not (exact and isinstance(one.criterion, StepCriterion))]
-        self.others_at_last = [one for one in self.at_last if not (exact and isinstance(one.criterion, StepCriterion))]
+        self.places = (self.ends if self.chosen is None else self.chosen.cpu()[self.ends]).to(hidden.device)
+        self.ends = self.ends.to(home)
+        self.others = [one for one in self.every if not isinstance(one.criterion, StepCriterion)]
+        self.others_at_last = [one for one in self.at_last if not isinstance(one.criterion, StepCriterion)]
         depth = min(BLOCKS, len(self.model))
-        self.norms = wide.new_empty(depth + 1, self.count)
-        self.updates = wide.new_empty(depth, self.count)
-        self.values = {one.name: wide.new_empty(depth, self.count) for one in self.others}
+        self.norms = known.new_empty(depth + 1, self.count)
+        self.moved = known.new_empty(depth, self.count)
+        self.values = {one.name: self.wide.new_empty(depth, self.count) for one in self.others}
         shape = (len(self.lengths), len(self.model))
         self.rows = torch.zeros(*shape, len(self.every) + 4, dtype=torch.float64, device=home)
         self.last_rows = self.rows.new_zeros(*shape, len(self.at_last))
@@ -171,30 +175,55 @@ class Tally:
 
     def _look(self, hidden: Tensor) -> None:
         """Take the norms of a boundary; and where a boundary came before it, what is known of the block between."""
-        from shortgpt.influence import norm
+        from shortgpt.influence import squares_fit
 
         slot = self.full
-        norms = self.norms[slot if self.held is None else slot + 1]
-        updates = self.updates[slot]
+        norms = slot if self.held is None else slot + 1
         if self.kernel is not None:
-            self.kernel(self.held, hidden, self.chosen, norms, updates)
-            if self.held is None or not self.others:
-                return
-        now, held = hidden.flatten(0, 1), None if self.held is None else self.held.flatten(0, 1)
-        room = self.room.of(self.norms, 2, self.chunk, hidden.shape[-1])
-        for at in range(0, self.count, self.chunk):
-            here = slice(at, min(at + self.chunk, self.count))
-            chunk = room[:, : here.stop - at]
-            after = chunk[1].copy_(self._tokens(now, here))
-            if self.kernel is None:
-                norm(after, out=norms[here])
-            if held is None:
+            self.kernel(self.held, hidden, self.chosen, self.norms[norms], self.moved[slot])
+        else:
+            self._take_norms(hidden, norms)
+            enough = self.norms.dtype == self.wide.dtype or (
+                hidden.dtype.itemsize == 2 and squares_fit(self.norms[norms])
+            )
+            if not enough:  # from here on in float64
+                self.norms, self.moved = self._known(len(self.moved))
+                self.by_turns = False
+                self._take_norms(hidden, norms)
+        if self.others and self.held is not None:
+            begin = 0
+            for pieces in zip(self._pieces(self.held), self._pieces(hidden), strict=True):
+                before, after = (piece.to(self.wide, copy=True) for piece in pieces)
+                here = slice(begin, begin := begin + len(after))
+                for one in self.others:
+                    self.values[one.name][slot, here] = one.values(before, after)
+
+    def _take_norms(self, hidden: Tensor, norms: int) -> None:
+        """Those of a boundary, at `norms`, and of what leads to it; a piece at a time."""
+        from shortgpt.influence import norm, turn_
+
+        before_room, after_room = self.room.of(self.norms, 2, self.chunk, hidden.shape[-1])
+        tables = (self.norms[self.full], self.norms[norms], self.moved[self.full])
+        known = zip(*(table.split(self.chunk) for table in tables), strict=True)
+        held = repeat(None) if self.held is None else self._pieces(self.held)
+        for (before_norms, after_norms, moved), now, then in zip(known, self._pieces(hidden), held, strict=False):
+            after = after_room[: len(now)].copy_(now)
+            norm(after, out=after_norms)
+            if then is None:
                 continue
-            before = chunk[0].copy_(self._tokens(held, here))
-            for one in self.others:
-                self.values[one.name][slot, here] = one.values(before, after)
-            if self.kernel is None:
-                norm(after.sub_(before), out=updates[here])
+            before = before_room[: len(now)].copy_(then)
+            if self.by_turns:
+                turn_(after, before, after_norms, before_norms)
+            else:
+                after.sub_(before)
+            norm(after, out=moved)
+
+    def _pieces(self, boundary: Tensor) -> Iterable[Tensor]:
+        """The real tokens of a boundary, some at a time, [tokens, width]."""
+        flat = boundary.flatten(0, 1)
+        if self.chosen is None:
+            return flat.split(self.chunk)
+        return (flat[places] for places in self.chosen.split(self.chunk))
 
     def _look_at_last(self, block: int, hidden: Tensor) -> None:
         """The values of criteria that look at the last token of each sequence only."""
@@ -206,6 +235,13 @@ class Tally:
         for one in self.others_at_last:
             self.last_rows[:, block, self.at_last.index(one)] = one.values(before, after).to(self.last_rows)
 
+    def _known(self, blocks: int) -> tuple[Tensor, Tensor]:
+        """The norms of the boundaries around some blocks, and of what those blocks add, float64."""
+        from shortgpt.influence import update_of
+
+        norms, moved = self.norms[: blocks + 1].to(self.rows), self.moved[:blocks].to(self.rows)
+        return norms, update_of(norms[:-1], norms[1:], moved) if self.by_turns else moved
+
     def _sum_up(self, first: int) -> None:
         """Sum what is known of the tokens at the last blocks, `first` and those after it, by sequence."""
         import torch
@@ -214,16 +250,17 @@ class Tally:
 
         count = self.full
         blocks = slice(first, first + count)
-        before, after, update = self.norms[:count], self.norms[1 : count + 1], self.updates[:count]
+        norms, update = self._known(count)
+        before, after = norms[:-1], norms[1:]
         step = Step(before, after, update, distance_of(before, after, update))
         flat = Step(*(part.flatten() for part in step))
         values = [
-            self.values[one.name][:count] if one in self.others else one.of_step(flat).view(count, -1)
+            self.values[one.name][:count].to(norms) if one in self.others else one.of_step(flat).view(count, -1)
             for one in self.every
         ]
         infinite = ~(before.isfinite() & after.isfinite())
         zero = (before == 0) | (after == 0)
-        table = torch.stack([*values, before, update, infinite.to(before), zero.to(before)], -2).to(self.rows)
+        table = torch.stack([*values, before, update, infinite.to(norms), zero.to(norms)], -2)
         sums = [part.sum(-1) for part in table.split(self.lengths, -1)]
         self.rows[:, blocks] = torch.stack(sums)
         for k, one in enumerate(self.at_last):
@@ -232,10 +269,6 @@ class Tally:
                 self.last_rows[:, blocks, k] = one.of_step(ends).view(count, -1).T
         self.norms[0] = self.norms[count]
         self.full = 0
-
-    def _tokens(self, flat: Tensor, here: slice) -> Tensor:
-        """Some of the real tokens of a boundary, both [tokens, width]."""
-        return flat[here] if self.chosen is None else flat[self.chosen[here]]
 
 
 Kernel = Callable[["Tensor | None", "Tensor", "Tensor | None", "Tensor", "Tensor"], None]

@@ -57,9 +57,10 @@ def test_products_of_norms_beyond_the_range_of_fp16_are_no_matter(dtype: torch.d
     assert measured(boundaries) == pytest.approx(by_hand(*boundaries), rel=1e-6)
 
 
-@pytest.mark.parametrize("size", [1e-30, 1e30])
-def test_neither_the_largest_nor_the_smallest_float32_vectors_lose_digits(size: float) -> None:
-    boundaries = stream(1e-4, torch.float32, size=size)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [1e-30, 1e-18, 1e18, 1e30])
+def test_neither_the_largest_nor_the_smallest_vectors_lose_digits(size: float, dtype: torch.dtype) -> None:
+    boundaries = stream(1e-4, dtype, size=size)
     assert measured(boundaries) == pytest.approx(by_hand(*boundaries), rel=1e-6)
 
 

@@ -50,7 +50,7 @@ def test_spans_are_the_float64_sums_between_all_pairs_of_boundaries(criterion: s
     assert (scores.spans.criterion, scores.spans.depth, scores.spans.counts) == (criterion, BLOCKS, tuple(LENGTHS))
     expected = by_hand(boundaries, MEASURES[criterion], LENGTHS)
     for sums, of_sequence in zip(scores.spans.sums, expected, strict=True):
-        assert sums == pytest.approx(of_sequence, rel=1e-12)
+        assert sums == pytest.approx(of_sequence, rel=1e-12 if dtype == torch.float32 else 2e-7)
 
 
 def test_spans_of_a_real_model_are_those_of_the_stream_that_hooks_on_it_see() -> None:

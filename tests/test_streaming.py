@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -149,6 +150,21 @@ def test_names_without_the_models_prefix_are_found(tmp_path: Path) -> None:
 def test_a_streamed_model_is_scored_again_and_again(llama_folder: Path) -> None:
     model = shortgpt.load(llama_folder, device="cpu", stream=True)
     assert shortgpt.score(model, batches_of()) == shortgpt.score(model, batches_of())
+
+
+@pytest.mark.parametrize("chosen", [None, "0"])
+def test_the_librarys_threads_are_left_as_they_were_chosen(
+    llama_folder: Path, monkeypatch: pytest.MonkeyPatch, chosen: str | None
+) -> None:
+    variable = "HF_DEACTIVATE_ASYNC_LOAD"
+    monkeypatch.delenv(variable, raising=False)
+    if chosen is not None:
+        monkeypatch.setenv(variable, chosen)
+    model = shortgpt.load(llama_folder, stream=True)
+    found: list[str | None] = []
+    model.trace({"input_ids": ids_of(1, 8)}, lambda boundary, hidden: found.append(os.environ.get(variable)))
+    assert set(found) == {"1"}
+    assert os.environ.get(variable) == chosen
 
 
 def test_no_more_than_two_blocks_are_in_memory_at_a_time(llama_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import sys
 import weakref
 from collections.abc import Callable
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 import shortgpt
-from shortgpt import tally
+from shortgpt import influence, tally
 from shortgpt.errors import AdapterError, HiddenStateError
 from tests.support import Playback, ids_of, tiny
 from tests.test_scores import BLOCKS, LENGTHS, batches, stream
@@ -80,6 +81,75 @@ def test_more_blocks_than_are_summed_at_a_time_are_each_in_their_place() -> None
         scores = shortgpt.score(Playback(boundaries[: depth + 1]), [{"input_ids": torch.arange(50).view(2, 25)}])
         assert scores.values == pytest.approx((1 - cosines).mean(1).tolist(), rel=1e-10)
         assert scores.stream_norm == pytest.approx(part[:-1].norm(dim=-1).mean(1).tolist(), rel=1e-12)
+
+
+HALF_DIGITS = 2e-7  # of a stream in half precision the norms are float32's
+
+
+def all_of(boundaries: list[Tensor]) -> tuple[list[float], list[float], list[float]]:
+    """Block Influence, ‖x‖ and ‖y − x‖ of each block in float64, by the form in which no digits cancel."""
+    wide = [boundary.double() for boundary in boundaries]
+    found: list[list[float]] = []
+    for x, y in pairwise(wide):
+        a, b = x.norm(dim=-1), y.norm(dim=-1)
+        distance = 0.5 * (x / a[:, None] - y / b[:, None]).square().sum(-1)
+        found.append([values.mean().item() for values in (distance, a, (y - x).norm(dim=-1))])
+    influence, stream_norm, update_norm = map(list, zip(*found, strict=True))
+    return influence, stream_norm, update_norm
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_norms_and_updates_of_a_half_precision_are_right_whatever_a_block_does(
+    dtype: torch.dtype, masked: bool
+) -> None:
+    # 12 blocks, more than are summed at a time, and more tokens than are looked at at a time: additions of all sizes,
+    # blocks that rescale and hardly turn, one that does nothing; one element far above the others, as in real models.
+    tokens, width = 3000, 512
+    generator = torch.Generator().manual_seed(5)
+    boundaries = [torch.randn(tokens, width, generator=generator, dtype=torch.float64)]
+    boundaries[0][:, 7] *= 300
+    for block in range(12):
+        noise = torch.randn(tokens, width, generator=generator, dtype=torch.float64)
+        boundaries.append((1, 1.3, 0.5)[block % 3] * boundaries[-1] + 10.0 ** -(block % 4) * noise)
+    boundaries = [boundary.to(dtype) for boundary in boundaries]
+    boundaries[5] = boundaries[4]
+    batch = {"input_ids": torch.arange(tokens).view(2, -1)}
+    if masked:
+        batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+        batch["attention_mask"][0, 1000:] = 0
+        chosen = batch["attention_mask"].flatten().bool()
+    scores = shortgpt.score(Playback(boundaries), [batch])
+    influence, stream_norm, update_norm = all_of([part[chosen] if masked else part for part in boundaries])
+    assert scores.values == pytest.approx(influence, rel=HALF_DIGITS)
+    assert scores.stream_norm == pytest.approx(stream_norm, rel=HALF_DIGITS)
+    assert scores.update_norm == pytest.approx(update_norm, rel=2e-6)
+    assert (scores.values[4], scores.update_norm[4]) == (0, 0)
+
+
+def test_a_stream_that_grows_beyond_float32_or_becomes_wider_on_its_way_is_right_behind_and_before() -> None:
+    wide = stream()[:5].double()
+    grown = [(part * 2.0**power).bfloat16() for part, power in zip(wide, (52, 52, 62, 62, 52), strict=True)]
+    widened = [wide[0].bfloat16(), wide[1].bfloat16(), wide[2].float(), wide[3], wide[4]]
+    for boundaries in (grown, widened):
+        tokens = len(boundaries[0])
+        scores = shortgpt.score(Playback(boundaries), [{"input_ids": torch.arange(tokens)[None]}])
+        for found, expected in zip(
+            (scores.values, scores.stream_norm, scores.update_norm), all_of(boundaries), strict=True
+        ):
+            assert found == pytest.approx(expected, rel=1e-6)
+            assert found[2:] == pytest.approx(expected[2:], rel=1e-10)
+
+
+def test_where_a_device_has_no_float64_steps_are_measured_in_float32_and_summed_in_float64(
+    criteria: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = shortgpt.score(Playback(stream()), batches(LENGTHS, rows=4), criteria=criteria)
+    monkeypatch.setattr(influence, "precise", Tensor.float)
+    scores = shortgpt.score(Playback(stream()), batches(LENGTHS, rows=4), criteria=criteria)
+    for name in criteria:
+        assert scores.of(name).values == pytest.approx(exact.of(name).values, rel=1e-6), name
+    assert scores.update_norm == pytest.approx(exact.update_norm, rel=1e-6)
 
 
 def test_a_block_that_does_nothing_scores_exactly_zero() -> None:

@@ -19,11 +19,10 @@ the disk at every page.
 
 from __future__ import annotations
 
-import ctypes
+import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,23 +44,18 @@ from shortgpt.streaming import BlockWeights
 from shortgpt.weights import Weights
 from shortgpt_adapters.transformers_loader import quiet
 
+IN_ONE_THREAD = "HF_DEACTIVATE_ASYNC_LOAD"
+"""The library's environment variable: it copies a block's tensors one after another, in the thread that loads."""
+
 
 class _InFile:
-    """A tensor that is mapped when the library asks for all of it.
-
-    Attributes:
-        address: where it was mapped.
-    """
-
-    address = 0
+    """A tensor that is mapped when the library asks for all of it."""
 
     def __init__(self, weights: Weights, name: str) -> None:
         self.weights, self.name = weights, name
 
     def __getitem__(self, everything: object) -> Tensor:
-        tensor: Tensor = self.weights.tensor(self.name)
-        self.address = tensor.data_ptr()
-        return tensor
+        return self.weights.tensor(self.name)
 
     def empty(self) -> Tensor:
         return torch.empty(self.weights.entry(self.name).shape, device="meta")
@@ -134,11 +128,23 @@ class StreamedWeights(BlockWeights):
             [(module, dict(module._parameters), dict(module._buffers)) for module in part.modules()]
             for part in self.parts.values()
         ]
-        self.copied: set[int] = set()
         self.versions = [[tensor._version for tensor in _without_values(part)] for part in self.parts.values()]
 
-    def reading(self) -> AbstractContextManager[None]:
-        return quiet()
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """In host memory the library's threads would each have a heap of their own, with holes that other blocks don't
+        fill; in one heap a block that is copied takes the place of the one before the last."""
+        chosen = os.environ.get(IN_ONE_THREAD)
+        if self.device.type == "cpu":
+            os.environ[IN_ONE_THREAD] = "1"
+        try:
+            with quiet():
+                yield
+        finally:
+            if chosen is not None:
+                os.environ[IN_ONE_THREAD] = chosen
+            else:
+                os.environ.pop(IN_ONE_THREAD, None)
 
     def load(self, part: int) -> None:
         if part == len(self.parts):
@@ -155,9 +161,6 @@ class StreamedWeights(BlockWeights):
         for failure in found.conversion_errors.values():  # the library goes on without the tensor
             if SIGNS.search(failure):
                 raise torch.OutOfMemoryError(f"{self.name}: {name} does not fit into the memory of {self.device}")
-        mapped = {tensor.address for tensor in self.tensors[name].values()}
-        if any(tensor.data_ptr() not in mapped for _, tensor in _named(module)):
-            self.copied.add(part)
         lacking = [inner for inner, tensor in _named(module) if tensor.is_meta]
         if lacking:
             raise StreamingError(
@@ -169,9 +172,6 @@ class StreamedWeights(BlockWeights):
         for module, parameters, buffers in self.empty[part] if part < len(self.parts) else ():
             module._parameters.update(parameters)
             module._buffers.update(buffers)
-        if part in self.copied:
-            self.copied.discard(part)
-            _give_back()
 
     def _refuse_shared(self, model: PreTrainedModel) -> None:
         """Weights of a block that another part of the model uses as well cannot come and go with the block."""
@@ -225,14 +225,6 @@ def _own_head(model: PreTrainedModel) -> nn.Module | None:
     tied = {*model.all_tied_weights_keys, *model.all_tied_weights_keys.values()}
     inside = [name for name, part in model.named_modules() if part is head]
     return None if head is None or any(key.startswith(f"{name}.") for name in inside for key in tied) else head
-
-
-def _give_back() -> None:
-    """Hand back to the system what the heap of the C library (glibc) holds and does not use: of copied weights it keeps
-    up to half a block."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
 
 
 def _named(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
