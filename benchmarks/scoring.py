@@ -23,6 +23,7 @@ spans       Block Influence between all pairs of boundaries, over Block Influenc
             PruneMe             for every pair the angle at the last token only, in the model's dtype
             short-transformers  for every pair the cosine of all tokens, in float32
 budgets     scoring by the tokens taken at a time, over that of the default in float32; the speed is the inverse
+freed       scoring as it is, over scoring without telling the C library to keep what is freed; each in fresh processes
 
 The shape of Llama-3-8B, for a GPU:
 
@@ -52,6 +53,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import shortgpt
+import shortgpt.batches
 from shortgpt import plugins, tally
 from shortgpt import scoring as engine
 from shortgpt.calibration import TOKENS_PER_BATCH
@@ -59,6 +61,8 @@ from shortgpt.calibration import TOKENS_PER_BATCH
 DTYPES = ("float32", "bfloat16")
 SHAPES = ("8x512", "4x2048")
 PARTS = ("ways", "tap", "criteria", "spans")
+OTHERS = ("budgets", "freed")
+KEPT, HANDED_BACK = "score, freed memory kept", "score, freed memory handed back"
 BUDGETS = (512, 1024, 2048, 4096, 8192, 16384)
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 Ways = dict[str, Callable[[], object]]
@@ -124,17 +128,20 @@ def main() -> None:
     parser.add_argument("--clock", choices=CLOCKS, default=default.clock)
     parser.add_argument("--dtype", action="append", choices=(*DTYPES, "float16"), help=f"default: {', '.join(DTYPES)}")
     parser.add_argument("--shape", action="append", help=f"sequences x tokens; default: {', '.join(SHAPES)}")
-    parser.add_argument("--part", action="append", choices=(*PARTS, "budgets"), help=f"default: {', '.join(PARTS)}")
-    parser.add_argument("--peak-of", help=argparse.SUPPRESS)  # in a process of its own
+    parser.add_argument("--part", action="append", choices=(*PARTS, *OTHERS), help=f"default: {', '.join(PARTS)}")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)  # in a process of its own, as the next
+    parser.add_argument("--seconds-of", help=argparse.SUPPRESS)
     given = vars(parser.parse_args())
     if given["device"].startswith("cuda"):
         if given["clock"] == "cpu":
             parser.error("--clock cpu is for --device cpu; on a GPU the work is not the processor's")
         torch.cuda.set_device(torch.device(given["device"]).index or 0)
     dtypes, shapes, parts = (given.pop(name) for name in ("dtype", "shape", "part"))
-    if (way := given.pop("peak_of")) is not None:
+    peak_of, seconds_of = given.pop("peak_of"), given.pop("seconds_of")
+    if peak_of or seconds_of:
         setting = Setting(**given, dtype=dtypes[0], shape=shapes[0])
-        return print(peak_on_cpu(ways(llama(setting), setting)[way]))
+        made = ways(llama(setting), setting)
+        return print(peak_on_cpu(made[peak_of]) if peak_of else seconds_of_scoring(made["score"], seconds_of))
     for row in measure(dtypes or DTYPES, shapes or SHAPES, parts or PARTS, **given):
         print(row, flush=True)
 
@@ -143,7 +150,14 @@ def measure(
     dtypes: Sequence[str] = DTYPES, shapes: Sequence[str] = SHAPES, parts: Sequence[str] = PARTS, **options: Any
 ) -> Iterator[Row]:
     """Rows as they are measured; the options are those of `Setting`."""
-    measures = {"ways": of_ways, "tap": of_tap, "criteria": of_criteria, "spans": of_spans, "budgets": of_budgets}
+    measures = {
+        "ways": of_ways,
+        "tap": of_tap,
+        "criteria": of_criteria,
+        "spans": of_spans,
+        "budgets": of_budgets,
+        "freed": of_freed,
+    }
     for dtype in dtypes:
         for shape in shapes:
             setting = Setting(dtype=dtype, shape=shape, **options)
@@ -242,6 +256,16 @@ def of_budgets(model: LlamaForCausalLM, setting: Setting) -> Iterator[Row]:
         engine.CPU_TOKENS = kept
     for name in made:
         yield row(setting, times, name, f"{default} tokens at a time")
+
+
+def of_freed(model: LlamaForCausalLM, setting: Setting) -> Iterator[Row]:
+    if setting.device != "cpu":
+        return
+    times: dict[str, list[float]] = {KEPT: [], HANDED_BACK: []}
+    for _ in range(setting.rounds):
+        for way, taken in times.items():
+            taken.append(float(of_its_own(setting, "--seconds-of", way)))
+    yield row(setting, times, KEPT, HANDED_BACK)
 
 
 # -- what they share ------------------------------------------------------------------------------------------
@@ -367,15 +391,32 @@ def timed_tap(setting: Setting) -> Iterator[Callable[[], float]]:
 def peak(name: str, way: Callable[[], object], setting: Setting) -> int:
     """Bytes that a way takes at its peak beyond what was taken before."""
     if setting.device == "cpu":
-        names = ("dtype", "shape", "width", "blocks", "vocabulary", "intermediate", "heads", "kv_heads")
-        flags = [part for name in names for part in (f"--{name.replace('_', '-')}", str(getattr(setting, name)))]
-        command = [sys.executable, __file__, "--device", "cpu", *flags, "--peak-of", name]
-        small = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-        return int(subprocess.run(command, env=small, capture_output=True, text=True, check=True).stdout)
+        return int(
+            of_its_own(setting, "--peak-of", name, MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536")
+        )
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     way()
     return torch.cuda.max_memory_allocated() - before
+
+
+def of_its_own(setting: Setting, option: str, what: str, **variables: str) -> str:
+    """What a fresh process prints on the same setting."""
+    names = ("dtype", "shape", "width", "blocks", "vocabulary", "intermediate", "heads", "kv_heads")
+    flags = [part for name in names for part in (f"--{name.replace('_', '-')}", str(getattr(setting, name)))]
+    command = [sys.executable, __file__, "--device", "cpu", *flags, option, what]
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=True).stdout
+
+
+def seconds_of_scoring(way: Callable[[], object], freed: str) -> float:
+    if freed == HANDED_BACK:
+        shortgpt.batches.keep_freed_memory = lambda: None
+    times = []
+    for _ in range(4):
+        begin = time.perf_counter()
+        way()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[1:])
 
 
 def peak_on_cpu(way: Callable[[], object]) -> int:

@@ -63,9 +63,9 @@ def release_memory() -> None:
 def keep_freed_memory() -> None:
     """Let the C library keep what is freed, for the next tensor, up to 62 MiB.
 
-    glibc begins with handing back to the system all that is larger than 128 KiB, to be mapped and zeroed again: 10 to
-    20% of the time that a small model takes on a CPU (docs/performance.md). It learns better from a block that comes
-    back, and from none above 32 MiB. This one is never written to, so it takes no memory.
+    glibc begins with handing back to the system all that is larger than 128 KiB, to be mapped and zeroed again, which
+    is some 10% of the time that a small model takes on a CPU (docs/performance.md). It learns better from a block that
+    comes back, and from none above 32 MiB. This one is never written to, so it takes no memory.
     """
     import torch
 
