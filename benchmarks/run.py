@@ -149,7 +149,9 @@ SECTIONS = {
     "scoring": Section(
         "Scoring in memory",
         "A Llama of 71 million parameters, 12 blocks. The trunk is the pass up to the last block, the floor; "
-        "the tap is what scoring does beside it. Memory is beyond the trunk's, in boundaries of the batch.",
+        "the tap is what scoring does beside it. Memory is beyond the trunk's, in boundaries of the batch. Each way "
+        "has a process of its own, and these take turns: scoring lets the C library keep what is freed, from which "
+        "others in its process gain, as the last ratio to the trunk shows.",
         (*RATIOS, "memory"),
         lambda options, rounds: of_scoring(rounds, parts=("ways", "tap")),
     ),
@@ -174,10 +176,9 @@ SECTIONS = {
         "Tokens at a time",
         "The time of scoring 16,384 tokens so many at a time, over that of 2,048, the default in float32 (in half "
         "precision it is 4,096). Of more, operations free more memory than the C library keeps for the next ones, and "
-        "it is mapped and zeroed again. How much that costs where the library is not told to keep any is shown too: "
-        "the same batch, scored in fresh processes.",
+        "it is mapped and zeroed again.",
         RATIOS,
-        lambda options, rounds: without_memory(of_scoring(rounds, parts=("budgets", "freed"), shapes=("8x512",))),
+        lambda options, rounds: without_memory(of_scoring(rounds, parts=("budgets",), shapes=("8x512",))),
     ),
     "streaming": Section(
         "A model larger than memory",

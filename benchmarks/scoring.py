@@ -15,6 +15,9 @@ ways        trunk       model.model(...) without a cache: the floor, all that sc
             Memory is what a way takes at its peak beyond what was there before, less what the trunk takes, in
             boundaries: the residual stream of the whole batch, once. On the CPU each way is measured in a process of
             its own, in which freed memory goes back at once.
+            Scoring tells the C library to keep what is freed, which would serve the other ways too. So on the CPU each
+            way runs in a process of its own, and these take turns; two more are told by their names: scoring that does
+            not tell the library, and the trunk in the process that scores.
 tap         what scoring does beside the trunk, measured inside of one pass: the time within the tap over the time
             outside of it. This varies far less than the ratio of two passes.
 criteria    all installed criteria that look at the stream, over the first of them alone
@@ -23,7 +26,6 @@ spans       Block Influence between all pairs of boundaries, over Block Influenc
             PruneMe             for every pair the angle at the last token only, in the model's dtype
             short-transformers  for every pair the cosine of all tokens, in float32
 budgets     scoring by the tokens taken at a time, over that of the default in float32; the speed is the inverse
-freed       scoring as it is, over scoring without telling the C library to keep what is freed; each in fresh processes
 
 The shape of Llama-3-8B, for a GPU:
 
@@ -44,7 +46,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +63,8 @@ from shortgpt.calibration import TOKENS_PER_BATCH
 DTYPES = ("float32", "bfloat16")
 SHAPES = ("8x512", "4x2048")
 PARTS = ("ways", "tap", "criteria", "spans")
-OTHERS = ("budgets", "freed")
-KEPT, HANDED_BACK = "score, freed memory kept", "score, freed memory handed back"
+HANDED_BACK = "score, freed memory handed back"
+SAME_PROCESS = "trunk, in the same process"
 BUDGETS = (512, 1024, 2048, 4096, 8192, 16384)
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 Ways = dict[str, Callable[[], object]]
@@ -128,20 +130,20 @@ def main() -> None:
     parser.add_argument("--clock", choices=CLOCKS, default=default.clock)
     parser.add_argument("--dtype", action="append", choices=(*DTYPES, "float16"), help=f"default: {', '.join(DTYPES)}")
     parser.add_argument("--shape", action="append", help=f"sequences x tokens; default: {', '.join(SHAPES)}")
-    parser.add_argument("--part", action="append", choices=(*PARTS, *OTHERS), help=f"default: {', '.join(PARTS)}")
+    parser.add_argument("--part", action="append", choices=(*PARTS, "budgets"), help=f"default: {', '.join(PARTS)}")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)  # in a process of its own, as the next
-    parser.add_argument("--seconds-of", help=argparse.SUPPRESS)
+    parser.add_argument("--turns-of", help=argparse.SUPPRESS)
     given = vars(parser.parse_args())
     if given["device"].startswith("cuda"):
         if given["clock"] == "cpu":
             parser.error("--clock cpu is for --device cpu; on a GPU the work is not the processor's")
         torch.cuda.set_device(torch.device(given["device"]).index or 0)
     dtypes, shapes, parts = (given.pop(name) for name in ("dtype", "shape", "part"))
-    peak_of, seconds_of = given.pop("peak_of"), given.pop("seconds_of")
-    if peak_of or seconds_of:
+    peak_of, turns_of = given.pop("peak_of"), given.pop("turns_of")
+    if peak_of or turns_of:
         setting = Setting(**given, dtype=dtypes[0], shape=shapes[0])
         made = ways(llama(setting), setting)
-        return print(peak_on_cpu(made[peak_of]) if peak_of else seconds_of_scoring(made["score"], seconds_of))
+        return print(peak_on_cpu(made[peak_of])) if peak_of else take_turns(made, turns_of, setting)
     for row in measure(dtypes or DTYPES, shapes or SHAPES, parts or PARTS, **given):
         print(row, flush=True)
 
@@ -150,14 +152,7 @@ def measure(
     dtypes: Sequence[str] = DTYPES, shapes: Sequence[str] = SHAPES, parts: Sequence[str] = PARTS, **options: Any
 ) -> Iterator[Row]:
     """Rows as they are measured; the options are those of `Setting`."""
-    measures = {
-        "ways": of_ways,
-        "tap": of_tap,
-        "criteria": of_criteria,
-        "spans": of_spans,
-        "budgets": of_budgets,
-        "freed": of_freed,
-    }
+    measures = {"ways": of_ways, "tap": of_tap, "criteria": of_criteria, "spans": of_spans, "budgets": of_budgets}
     for dtype in dtypes:
         for shape in shapes:
             setting = Setting(dtype=dtype, shape=shape, **options)
@@ -187,15 +182,19 @@ def llama(setting: Setting) -> LlamaForCausalLM:
 
 def of_ways(model: LlamaForCausalLM, setting: Setting) -> Iterator[Row]:
     made = ways(model, setting)
-    times = rounds(made, setting)
+    on_cpu = setting.device == "cpu"
+    times = rounds_apart([*made, HANDED_BACK], setting) if on_cpu else rounds(made, setting)
     boundary = setting.batch * setting.tokens * setting.width * getattr(torch, setting.dtype).itemsize
     peaks = {name: peak(name, way, setting) for name, way in made.items()}
     for name in made:
         if name != "trunk":
             yield row(setting, times, name, "trunk", memory=(peaks[name] - peaks["trunk"]) / boundary)
-    for name in made:
+    for name in times:
         if name not in ("trunk", "score"):
             yield row(setting, times, "score", name)
+    if on_cpu:
+        together = rounds({SAME_PROCESS: made["trunk"], "score": made["score"]}, setting)
+        yield row(setting, together, "score", SAME_PROCESS)
 
 
 def of_tap(model: LlamaForCausalLM, setting: Setting) -> Iterator[Row]:
@@ -256,16 +255,6 @@ def of_budgets(model: LlamaForCausalLM, setting: Setting) -> Iterator[Row]:
         engine.CPU_TOKENS = kept
     for name in made:
         yield row(setting, times, name, f"{default} tokens at a time")
-
-
-def of_freed(model: LlamaForCausalLM, setting: Setting) -> Iterator[Row]:
-    if setting.device != "cpu":
-        return
-    times: dict[str, list[float]] = {KEPT: [], HANDED_BACK: []}
-    for _ in range(setting.rounds):
-        for way, taken in times.items():
-            taken.append(float(of_its_own(setting, "--seconds-of", way)))
-    yield row(setting, times, KEPT, HANDED_BACK)
 
 
 # -- what they share ------------------------------------------------------------------------------------------
@@ -344,6 +333,38 @@ def rounds(made: Ways, setting: Setting, *, warm: bool = True) -> dict[str, list
     return {name: taken[1:] for name, taken in times.items()} if warm else times
 
 
+def rounds_apart(names: Sequence[str], setting: Setting) -> dict[str, list[float]]:
+    """The same, each way in a process of its own: they take turns."""
+    times: dict[str, list[float]] = {name: [] for name in names}
+    with ExitStack() as stack:
+        workers = {}
+        for name in names:
+            command = command_on(setting, "--clock", setting.clock, "--turns-of", name)
+            worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            workers[name] = stack.enter_context(worker)
+        for _ in range(setting.rounds + 1):
+            for name, worker in workers.items():
+                print(file=worker.stdin, flush=True)
+                times[name].append(float(worker.stdout.readline()))
+    return {name: taken[1:] for name, taken in times.items()}
+
+
+def take_turns(made: Ways, name: str, setting: Setting) -> None:
+    """A way, whenever a line comes; its seconds are printed."""
+    if name == HANDED_BACK:
+        shortgpt.batches.keep_freed_memory = lambda: None
+    way = made["score" if name == HANDED_BACK else name]
+    for _ in sys.stdin:
+        print(*rounds({name: way}, setting, warm=False)[name], flush=True)
+
+
+def command_on(setting: Setting, *more: str) -> list[str]:
+    """What runs this file on the same setting of the CPU."""
+    names = ("dtype", "shape", "width", "blocks", "vocabulary", "intermediate", "heads", "kv_heads")
+    flags = [part for name in names for part in (f"--{name.replace('_', '-')}", str(getattr(setting, name)))]
+    return [sys.executable, __file__, "--device", "cpu", *flags, *more]
+
+
 def row(setting: Setting, times: dict[str, list[float]], what: str, over: str, memory: float | None = None) -> Row:
     ratios = [a / b for a, b in zip(times[what], times[over], strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
@@ -391,32 +412,13 @@ def timed_tap(setting: Setting) -> Iterator[Callable[[], float]]:
 def peak(name: str, way: Callable[[], object], setting: Setting) -> int:
     """Bytes that a way takes at its peak beyond what was taken before."""
     if setting.device == "cpu":
-        return int(
-            of_its_own(setting, "--peak-of", name, MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536")
-        )
+        small = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+        command = command_on(setting, "--peak-of", name)
+        return int(subprocess.run(command, env=small, capture_output=True, text=True, check=True).stdout)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     way()
     return torch.cuda.max_memory_allocated() - before
-
-
-def of_its_own(setting: Setting, option: str, what: str, **variables: str) -> str:
-    """What a fresh process prints on the same setting."""
-    names = ("dtype", "shape", "width", "blocks", "vocabulary", "intermediate", "heads", "kv_heads")
-    flags = [part for name in names for part in (f"--{name.replace('_', '-')}", str(getattr(setting, name)))]
-    command = [sys.executable, __file__, "--device", "cpu", *flags, option, what]
-    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=True).stdout
-
-
-def seconds_of_scoring(way: Callable[[], object], freed: str) -> float:
-    if freed == HANDED_BACK:
-        shortgpt.batches.keep_freed_memory = lambda: None
-    times = []
-    for _ in range(4):
-        begin = time.perf_counter()
-        way()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times[1:])
 
 
 def peak_on_cpu(way: Callable[[], object]) -> int:
