@@ -41,6 +41,16 @@ def real() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def published_configs() -> Path:
+    """A folder of configs as they were published, `NAME.json`; tests that need it skip without."""
+    beside = Path(__file__).parents[2] / "shared" / "configs"
+    folder = Path(os.environ.get("SHORTGPT_CONFIGS", beside))
+    if not folder.is_dir():
+        pytest.skip("no published configs: set SHORTGPT_CONFIGS to their folder")
+    return folder
+
+
 @pytest.fixture
 def tiny() -> Callable[..., torch.nn.Module]:
     """`tiny(name, blocks=6, **config)`: a seeded small model of a family. See `tests.support.tiny`."""
