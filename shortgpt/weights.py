@@ -22,6 +22,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from shortgpt import torch_files
 from shortgpt.copying import BUFFER, copy_range, write_all
 from shortgpt.errors import CheckpointError
 from shortgpt.families import Fold, Source
@@ -356,18 +357,12 @@ class Weights:
     def _write_torch(
         self, file: Path, target: Path, part: Mapping[str, str], folds: Mapping[str, Fold], one_more: Callable[[], None]
     ) -> None:
-        import torch
-
         tensors = self._torch_tensors(file)
         kept: dict[str, Any] = {}
         for new, old in part.items():
             kept[new] = folds[new](tensors[old], _Lazy(self, self.tensor)) if new in folds else tensors[old]
             one_more()
-        with target.open("wb") as writer:
-            try:
-                torch.save(kept, writer)
-            except RuntimeError as error:  # what the file refused stands behind it
-                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        torch_files.save(kept, target)
 
 
 class _Lazy(Mapping[str, Any]):

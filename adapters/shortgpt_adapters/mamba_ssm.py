@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from shortgpt import torch_files
 from shortgpt.blocks import BlockSequence, block_numbers
 from shortgpt.checkpoint import copy_companions
 from shortgpt.errors import CheckpointError, ModelError, ShortGPTError
@@ -195,7 +196,7 @@ class MambaSsm(TorchFamily):
         tensors = {name: tensor.cpu() for name, tensor in blocks.tensors().items()}
         if blocks.config["tie_embeddings"]:
             tensors["lm_head.weight"] = tensors["backbone.embedding.weight"]  # from an accelerator two copies come
-        torch.save(tensors, directory / WEIGHTS)
+        torch_files.save(tensors, directory / WEIGHTS)
         _write_json(blocks.config, directory)
 
 

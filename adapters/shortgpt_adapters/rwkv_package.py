@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shortgpt import torch_files
 from shortgpt.blocks import BlockSequence, Cut, Tap, TokenBatch, block_numbers
 from shortgpt.errors import CheckpointError, ModelError, ShortGPTError
 from shortgpt.families import Config, Family, OpenOptions, Source
@@ -150,7 +151,7 @@ class RwkvPackageBlocks(BlockSequence):
         if not self.file.is_file() or checkpoint.stamp(self.file) != self.stamp:
             raise CheckpointError(f"{self.file}: has been changed since it was opened; open it again")
         tensors = checkpoint.read(self.file)
-        torch.save({new: tensors[old] for new, old in self.names.items()}, directory / self.file.name)
+        torch_files.save({new: tensors[old] for new, old in self.names.items()}, directory / self.file.name)
         checkpoint.copy_tokenizer(self.file.parent, directory)
 
     def parameter_counts(self) -> tuple[int, ...]:

@@ -531,6 +531,17 @@ def test_what_is_saved_are_the_files_own_tensors_renumbered(files: dict[str, Pat
     assert plan["parameters_after"] == blocks.total_parameters()
 
 
+def test_removed_weights_are_not_saved_where_a_files_tensors_are_views_of_one_storage(tmp_path: Path) -> None:
+    raw = tensors_of("4")
+    flat = torch.cat([tensor.flatten() for tensor in raw.values()])
+    parts = flat.split([tensor.numel() for tensor in raw.values()])
+    torch.save({name: part.view(raw[name].shape) for name, part in zip(raw, parts, strict=True)}, tmp_path / "x.pth")
+    shortgpt.load(tmp_path / "x.pth", device="cpu").without([1]).save(tmp_path / "out")
+    gone = raw["blocks.1.ffn.key.weight"].numpy().tobytes()
+    assert gone in (tmp_path / "x.pth").read_bytes()
+    assert gone not in (tmp_path / "out" / "x.pth").read_bytes()
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_one_block_alone_is_loaded_by_the_package(version: str, files: dict[str, Path], tmp_path: Path) -> None:
     ids, gone = tokens(), tuple(range(1, DEPTH))
