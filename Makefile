@@ -21,9 +21,11 @@ test: lint
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
 
-# Every causal language model of transformers, and the table of what works; some minutes.
+# Every causal language model of transformers, and the table of what works; some minutes. With CONFIGS=FOLDER the configs
+# in it as well, NAME.json each, and the second table.
 types: $(READY_TO_TEST)
 	$(BIN)/python -m tests.type_checks docs/architectures.md
+	$(if $(CONFIGS),$(BIN)/python -m tests.published $(CONFIGS) docs/architectures.md)
 
 lint: $(READY_TO_TEST)
 	$(BIN)/ruff check .

@@ -2,18 +2,16 @@
 
 import importlib.metadata
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from shortgpt import plugins, reloading
+from shortgpt import plugins
 from tests import support
 
 torch.set_num_threads(1)
@@ -70,21 +68,10 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What verification does in a fresh process is done in this one, for speed."""
-
-    run = subprocess.run
-
-    def here(command: list[str], **options: Any) -> Any:
-        if not any("_child" in str(part) for part in command):
-            return run(command, **options)
-        try:
-            reloading._child(command[-1])
-        except ValueError as error:
-            return SimpleNamespace(returncode=1, stderr=str(error))
-        return SimpleNamespace(returncode=0, stderr="")
-
-    monkeypatch.setattr(subprocess, "run", here)
+def one_process() -> Iterator[None]:
+    """What verification does in a fresh process is done in this one, for speed. See `tests.support.in_this_process`."""
+    with support.in_this_process():
+        yield
 
 
 @pytest.fixture

@@ -346,7 +346,7 @@ def tiny_model(model_type: str, blocks: int = 6, seed: int = 0) -> PreTrainedMod
             model = model_class._from_config(getattr(config, direct.sub_config), dtype=torch.float32)
         else:
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        _randomise(model)
+        randomise(model)
     return model.eval()
 
 
@@ -355,7 +355,7 @@ _LEARNED_BUFFERS = ("balancing_biases", "e_score_correction_bias", "expert_bias"
 
 
 @torch.no_grad()
-def _randomise(model: nn.Module) -> None:
+def randomise(model: nn.Module) -> None:
     """Draw matrices so that they keep a vector's length, and shift what is per channel."""
     seen = set()
     for module in model.modules():
