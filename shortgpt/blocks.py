@@ -216,7 +216,9 @@ class BlockSequence(ABC):
 
         Raises:
             OutputError: the folder exists and is not empty, or cannot be written.
+            CheckpointError: the source, whose hashes are recorded, was changed since the model was opened.
         """
+        from shortgpt import unchanged
         from shortgpt.checkpoint import new_folder
         from shortgpt.plan import write_records
         from shortgpt.weights import Weights
@@ -225,7 +227,9 @@ class BlockSequence(ABC):
             self.write(temporary)
             plan = self.plan
             if plan is not None and self.source is not None and not plan.source_hashes:
-                plan = replace(plan, source_hashes=Weights(self.source).hashes())
+                weights = Weights(self.source)
+                plan = replace(plan, source_hashes=weights.hashes())
+                unchanged.check(self.name, {f: stamp for f, stamp in self.source.stamps.items() if f in weights.hashed})
             if plan is not None:
                 write_records(temporary, plan)
 

@@ -17,19 +17,26 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from shortgpt import unchanged
 from shortgpt.errors import ModelError, OutputError, SelectionError
 from shortgpt.exports import EXPORT_FILES
-from shortgpt.families import Config, Family, Source, recognise, resolve
+from shortgpt.families import Config, Family, Fold, OpenOptions, Source, recognise, resolve
 from shortgpt.plan import CARD_FILE, PLAN_FILE, Plan, Verification, write_records
 from shortgpt.scores import Progress
 from shortgpt.weights import INDEXES, Weights, file_hash
+
+if TYPE_CHECKING:
+    from shortgpt.judging import Expectation
+
+Background = Callable[[Callable[[threading.Event], dict[str, str]]], "Future[dict[str, str]]"]
+"""Begins a work that ends early when what it is called with is set."""
 
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx"})
 
@@ -65,15 +72,54 @@ def prune_checkpoint(
         The plan, with its verification and the source's hashes, as it stands in the output's `shortgpt.json`.
 
     Raises:
-        ModelError: the source cannot be read. SelectionError: the blocks may not go. OutputError: the output cannot
-            be written. VerificationError: the result is not what skipping says it should be. In every case nothing is
-            left at `output`.
+        ModelError: the source cannot be read, or was changed meanwhile. SelectionError: the blocks may not go.
+            OutputError: the output cannot be written. VerificationError: the result is not what skipping says it should
+            be. In every case nothing is left at `output`.
     """
-    from shortgpt import verification
-    from shortgpt.loading import open_options
-
     origin = source if isinstance(source, Source) else resolve(source, architecture)
     family = recognise(origin, architecture)
+    removal = _planned(origin, family, blocks, export_as, trust_remote_code)
+    options = _opening(removal, device, dtype, trust_remote_code, stream)
+    with new_folder(output) as folder, unchanged.during(origin.name, origin.stamps), _background() as background:
+        expected = (
+            _expected(removal, options) if verify else Verification(verified=False, reason="it was not asked for")
+        )
+        written, hashes = _write(removal, folder, progress, trust_remote_code)
+        if isinstance(expected, Verification):
+            outcome = expected
+        else:
+            outcome = _verify(removal, written, folder, expected, options, background)
+        plan = _record(removal, written, hashes, outcome)
+        write_records(folder, plan)
+    return plan
+
+
+@dataclass(frozen=True)
+class _Removal:
+    """What is removed from what: a checkpoint, its family and config, the plan, and the tensors that stay.
+
+    Attributes:
+        keep: the blocks that stay.
+        renamed: new tensor name → old one.
+        folds: new tensor name → the change of that tensor.
+        base: how the source itself had been made shorter; None for an original.
+    """
+
+    origin: Source
+    family: Family
+    config: Config
+    plan: Plan
+    keep: tuple[int, ...]
+    weights: Weights
+    renamed: Mapping[str, str]
+    folds: Mapping[str, Fold]
+    base: Plan | None
+
+
+def _planned(
+    origin: Source, family: Family, blocks: Plan | Iterable[int], export_as: str | None, trust_remote_code: bool
+) -> _Removal:
+    """Everything that is known before anything is written, after every check."""
     if export_as is None and isinstance(blocks, Plan):
         export_as = blocks.export_as
     if export_as is not None and export_as not in family.exports:
@@ -83,83 +129,127 @@ def prune_checkpoint(
     reason = export_as and family.refuse_export(config, export_as)
     if reason:
         raise ModelError(f"{origin.name}: {reason}")
-    plan = blocks if isinstance(blocks, Plan) else None
     keep = family.keep(config, blocks.blocks if isinstance(blocks, Plan) else blocks)
     depth = family.depth(config)
     if len(keep) == depth:
         raise SelectionError("no blocks were asked for, so there is nothing to remove; name at least one")
-    if plan is None:
+    if isinstance(blocks, Plan):
+        plan = blocks
+        check_plan(plan, origin.name, family, config)
+    else:
         gone = tuple(i for i in range(depth) if i not in set(keep))
         plan = Plan(model=origin.name, architecture=family.architecture, depth=depth, blocks=gone)
-    else:
-        check_plan(plan, origin.name, family, config)
     weights = Weights(origin)
     family.check_tensors(config, weights.names)
     renamed = family.rename(weights.names, depth, keep)
     folds = family.folds(config, keep, renamed)
-    options = open_options(origin, family, device, dtype, trust_remote_code, stream and family.streams)
+    plan, base = replace(plan, export_as=export_as), Plan.beside(origin.path)
+    return _Removal(origin, family, config, plan, keep, weights, renamed, folds, base)
+
+
+def _opening(removal: _Removal, device: str | None, dtype: str, trust_remote_code: bool, stream: bool) -> OpenOptions:
+    """How both models are opened to be compared."""
+    from shortgpt.loading import open_options
+
+    family = removal.family
+    options = open_options(removal.origin, family, device, dtype, trust_remote_code, stream and family.streams)
     options = replace(options, stream=stream)  # verification says what cannot be streamed; the removal is done
+    # In half precision the rounding of two architectures would hide a wrong export.
+    return options if removal.plan.export_as is None else replace(options, dtype="float32")
+
+
+def _expected(removal: _Removal, options: OpenOptions) -> Expectation | Verification:
+    from shortgpt import verification
+
+    return verification.expectation(
+        removal.origin, removal.family, removal.config, removal.plan.blocks, removal.weights, options
+    )
+
+
+def _write(
+    removal: _Removal, folder: Path, progress: Progress | None, trust_remote_code: bool
+) -> tuple[Family, dict[str, str]]:
+    """Write weights, config and what lies beside them.
+
+    Returns:
+        The family of what was written, and the hashes of the source.
+    """
+    origin, family, export_as = removal.origin, removal.family, removal.plan.export_as
+    with tempfile.TemporaryDirectory(dir=folder) as inner:
+        stage = folder if export_as is None else Path(inner)
+        hashes = removal.weights.write(stage, removal.renamed, removal.folds, progress)
+        family.write_config(family.rewrite_config(removal.config, removal.keep), origin, stage)
+        if export_as is None:
+            return family, hashes
+        family.export(Source(origin.name, stage), export_as, folder)
+    exported = Source(str(folder), folder)
+    written = recognise(exported)
+    written.read_config(exported, trust_remote_code=trust_remote_code)
+    return written, hashes
+
+
+def _verify(
+    removal: _Removal,
+    written: Family,
+    folder: Path,
+    expected: Expectation,
+    options: OpenOptions,
+    background: Background,
+) -> Verification:
+    """Compare what was written with what is expected of it, and take its hashes meanwhile."""
+    from shortgpt import verification
+
+    made = Weights(resolve(folder))
+    exported = removal.plan.export_as is not None
+    hashes = background(made.hashes)  # while the other process is at work
     rounding = 0.0
-    if export_as is not None:  # in half precision the rounding of two architectures would hide a wrong export
-        rounding = 0.02 if weights.is_half else 1e-5
-        options = replace(options, dtype="float32")
-    base = Plan.beside(origin.path)
-    with new_folder(output) as folder, ThreadPoolExecutor(1) as pool, ExitStack() as cleanup:
-        stop = threading.Event()
-        cleanup.callback(stop.set)  # or an interruption would wait for the hashes of all the files
-        hashes = pool.submit(weights.hashes, stop)
-        outcome = Verification(verified=False, reason="it was not asked for")
-        expected = verification.expectation(origin, family, config, plan.blocks, weights, options) if verify else None
-        written = family
-        with tempfile.TemporaryDirectory(dir=folder) as inner:
-            stage = folder if export_as is None else Path(inner)
-            weights.write(stage, renamed, folds, progress)
-            family.write_config(family.rewrite_config(config, keep), origin, stage)
-            if export_as is not None:
-                family.export(Source(origin.name, stage), export_as, folder)
-                exported = Source(str(folder), folder)
-                written = recognise(exported)
-                written.read_config(exported, trust_remote_code=trust_remote_code)
-        if isinstance(expected, Verification):
-            outcome = expected
-        elif expected is not None:
-            made = Weights(resolve(folder))
-            made_hashes = pool.submit(made.hashes, stop)  # while the other process is at work
-            outcome = verification.check(
-                folder,
-                written,
-                expected,
-                options,
-                folded=bool(folds),
-                shifted=export_as is None and verification.moved(weights, made, renamed),
-                rounding=rounding,
-            )
-            hashed = made_hashes.result()
-            others = {
-                file.name: file_hash(file)
-                for file in sorted(folder.iterdir())
-                if file.is_file() and file.name not in hashed
-            }
-            # The config is judged by what the model computes: some of its fields may change.
-            outcome = replace(outcome, files={n: h for n, h in (hashed | others).items() if n != "config.json"})
-        before = family.parameters(config) or weights.parameters(weights.names)
-        after = family.parameters(family.rewrite_config(config, keep)) or weights.parameters(renamed.values())
-        found = hashes.result()
-        plan = replace(
-            plan,
-            model=origin.name,
-            export_as=export_as,
-            verification=outcome,
-            parameters_before=before,
-            parameters_after=after,
-            source_hashes=found,
-            effect=plan.effect if plan.source_hashes in ({}, found) else None,  # it was measured on those weights
-            load=written.load_example,
-            notes=family.notes(config),
-            base=base or (plan.base if plan.source_hashes in ({}, found) else None),  # so does that speak of them
-        )
-        write_records(folder, plan)
-    return plan
+    if exported:
+        rounding = 0.02 if removal.weights.is_half else 1e-5
+    outcome = verification.check(
+        folder,
+        written,
+        expected,
+        options,
+        folded=bool(removal.folds),
+        shifted=not exported and verification.moved(removal.weights, made, removal.renamed),
+        rounding=rounding,
+    )
+    hashed = hashes.result()
+    others = {
+        file.name: file_hash(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name not in hashed
+    }
+    # The config is judged by what the model computes: some of its fields may change.
+    return replace(outcome, files={n: h for n, h in (hashed | others).items() if n != "config.json"})
+
+
+def _record(removal: _Removal, written: Family, hashes: dict[str, str], outcome: Verification) -> Plan:
+    """The plan as it stands beside the result."""
+    family, config, plan, weights = removal.family, removal.config, removal.plan, removal.weights
+    same = plan.source_hashes in ({}, hashes)  # what else the plan tells was measured on those weights
+    return replace(
+        plan,
+        model=removal.origin.name,
+        verification=outcome,
+        parameters_before=family.parameters(config) or weights.parameters(weights.names),
+        parameters_after=family.parameters(family.rewrite_config(config, removal.keep))
+        or weights.parameters(removal.renamed.values()),
+        source_hashes=hashes,
+        effect=plan.effect if same else None,
+        load=written.load_example,
+        notes=family.notes(config),
+        base=removal.base or (plan.base if same else None),
+    )
+
+
+@contextmanager
+def _background() -> Iterator[Background]:
+    """Runs one thing beside what is done here. An interruption does not wait for it: it is told to stop."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield lambda work: pool.submit(work, stop)
+        finally:
+            stop.set()
 
 
 def check_plan(plan: Plan, name: str, family: Family, config: Config) -> None:

@@ -15,12 +15,12 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from shortgpt import config_rules, plugins, removal
+from shortgpt import config_rules, plugins, removal, unchanged
 from shortgpt.blocks import BlockSequence, NormPlacement, kept_blocks
 from shortgpt.errors import (
     AmbiguousArchitectureError,
@@ -48,10 +48,19 @@ HUB_FILES = ("*.json", "*.model", "*.txt", "*.py", "*.jinja")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model's files lie: a folder, or one file. `name` is what the user called it."""
+    """Where a model's files lie: a folder, or one file.
+
+    Attributes:
+        name: what the user called it.
+        stamps: what tells whether its files are still those that were there when this was made; see `unchanged`.
+    """
 
     name: str
     path: Path
+    stamps: Mapping[Path, unchanged.Stamp] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stamps", unchanged.stamps(self.path))
 
     @cached_property
     def config(self) -> Config:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 import os
@@ -23,16 +22,18 @@ from queue import SimpleQueue
 from typing import Any
 
 from shortgpt import torch_files
-from shortgpt.copying import BUFFER, copy_range, write_all
+from shortgpt.copying import copy_range, write_all
 from shortgpt.errors import CheckpointError
 from shortgpt.families import Fold, Source
+from shortgpt.hashing import HashOfCopied
+from shortgpt.hashing import file_hash as file_hash
 from shortgpt.headers import MAX_HEADER, Entry, elements, quoted, read_header, read_json, write_header
 from shortgpt.scores import Progress
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 Job = Callable[[Callable[[], None], threading.Event], None]
-"""A file to be written: called with what to call after each tensor, and with what is set when it should end."""
+"""A file to be written or read: called with what to call after each tensor, and with what is set when it should end."""
 
 CACHE_LINE = 64  # bytes
 TORCH_DTYPES = {
@@ -98,11 +99,14 @@ class Weights:
             return self.parameters(wanted) * (4 if dtype == "float32" else 2)
         return sum(entry.nbytes for table in self.tensors.values() for name, entry in table.items() if name in wanted)
 
+    @property
+    def hashed(self) -> list[Path]:
+        """The config and every weight file."""
+        return [self.source.path / "config.json", *self.files] if self.source.path.is_dir() else list(self.files)
+
     def hashes(self, stop: threading.Event | None = None) -> dict[str, str]:
         """File name → SHA-256, of the config and every weight file; cut short when `stop` is set."""
-        files = list(self.files)
-        if self.source.path.is_dir():
-            files.insert(0, self.source.path / "config.json")
+        files = self.hashed
         stop = stop or threading.Event()
         with ThreadPoolExecutor(AT_A_TIME) as pool:
             try:
@@ -113,10 +117,14 @@ class Weights:
 
     def write(
         self, folder: Path, renamed: Mapping[str, str], folds: Mapping[str, Fold], progress: Progress | None
-    ) -> None:
+    ) -> dict[str, str]:
         """Write the renamed tensors (new name → old) into files like the source's; empty ones are left out.
 
         Files of safetensors are written several at a time; `progress` is called in the thread that asked.
+
+        Returns:
+            `hashes` of the source. Where bytes of a safetensors file were copied, the copies were hashed: what is
+            written has this hash's bytes, even if the source was changed meanwhile.
         """
         parts = self._parts(renamed)
         names = {file: self._new_name(file, number, len(parts)) for number, file in enumerate(parts, start=1)}
@@ -128,12 +136,20 @@ class Weights:
             if progress is not None:
                 progress("tensors", done, len(renamed))
 
+        found: dict[Path, str] = {}
+
+        def copied(file: Path, one_more: Callable[[], None], stop: threading.Event) -> None:
+            found[file] = self._write_safetensors(file, folder / names[file], parts[file], folds, one_more, stop)
+
+        def hashed(file: Path, one_more: Callable[[], None], stop: threading.Event) -> None:
+            found[file] = file_hash(file, stop)
+
         jobs: list[Job] = []
-        for file, part in parts.items():
-            if file.suffix == ".safetensors":
-                jobs.append(partial(self._write_safetensors, file, folder / names[file], part, folds))
-            else:
-                self._write_torch(file, folder / names[file], part, folds, one_more)
+        for file in self.hashed:
+            is_copied = file in parts and file.suffix == ".safetensors"
+            jobs.append(partial(copied if is_copied else hashed, file))
+            if file in parts and not is_copied:
+                self._write_torch(file, folder / names[file], parts[file], folds, one_more)
         _at_once(jobs, one_more)
         if self.index is not None:
             total = sum(
@@ -144,6 +160,7 @@ class Weights:
             weight_map = {new: names[file] for file, part in parts.items() for new in part}
             index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
             (folder / self.index).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        return {file.name: found[file] for file in self.hashed}
 
     def _parts(self, renamed: Mapping[str, str]) -> dict[Path, dict[str, str]]:
         """The renamed tensors (new name → old) by the file they are in, without files of which nothing stays."""
@@ -313,7 +330,8 @@ class Weights:
         folds: Mapping[str, Fold],
         one_more: Callable[[], None],
         stop: threading.Event,
-    ) -> None:
+    ) -> str:
+        """Returns the source file's hash."""
         entries = {new: self.tensors[file][old] for new, old in part.items()}
         runs = _runs(entries, folds)
         header: dict[str, Any] = {}
@@ -322,20 +340,27 @@ class Weights:
             shape, size = self._becomes(entries[new], folds.get(new))
             header[new] = {"dtype": entries[new].dtype, "shape": list(shape), "data_offsets": [at, at + size]}
             at += size
-        with file.open("rb", buffering=0) as reader, target.open("wb", buffering=0) as writer:
+        with (
+            file.open("rb", buffering=0) as reader,
+            target.open("wb", buffering=0) as writer,
+            HashOfCopied(file, target, stop) as digest,
+        ):
             write_all(writer, write_header(header, self.metadata[file], entries[runs[0][0]].begin))
             for run in runs:
                 if run[0] in folds:
                     write_all(writer, self._folded(part[run[0]], folds[run[0]]))
                     one_more()
                     continue
-                written = 0
-                for at in copy_range(reader, entries[run[0]].begin, entries[run[-1]].end, writer):
+                written, begin = 0, entries[run[0]].begin
+                for at in copy_range(reader, begin, entries[run[-1]].end, writer):
+                    digest.copied(begin, at, writer.tell())
+                    begin = at
                     while written < len(run) and entries[run[written]].end <= at:
                         written += 1
                         one_more()
                     if stop.is_set():
-                        return
+                        break
+        return digest.result
 
     def _becomes(self, entry: Entry, fold: Fold | None) -> tuple[tuple[int, ...], int]:
         """The shape and the bytes of a tensor behind its fold."""
@@ -415,13 +440,3 @@ def _at_once(jobs: Sequence[Job], one_more: Callable[[], None]) -> None:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def file_hash(file: Path, stop: threading.Event | None = None) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    piece = memoryview(bytearray(BUFFER))
-    with file.open("rb", buffering=0) as reader:
-        while (count := reader.readinto(piece)) and not (stop and stop.is_set()):
-            digest.update(piece[:count])
-    return digest.hexdigest()
