@@ -11,6 +11,16 @@ from typing import TYPE_CHECKING
 
 from shortgpt.errors import VerificationError
 from shortgpt.families import Family, OpenOptions
+from shortgpt.logit_comparison import (
+    CACHED,
+    CACHED_ON_ACCELERATOR,
+    ELSEWHERE,
+    EXACT,
+    FOLDED,
+    MOVED,
+    compare_logits,
+    proves_nothing,
+)
 from shortgpt.plan import Verification
 from shortgpt.reloading import Answer
 
@@ -42,35 +52,27 @@ def judge(
     rounding: float = 0.0,
 ) -> Verification:
     """Compare what a reloaded model answered with what is expected of it. See `check`."""
-    import torch
-
-    logits = answer.logits
-    if logits.shape != expected.logits.shape:
-        raise VerificationError(
-            f"the logits have the shape {tuple(logits.shape)}, expected {tuple(expected.logits.shape)}"
+    if nothing := proves_nothing(expected.logits):
+        return Verification(
+            verified=False, reason=f"the original's logits with these blocks skipped {nothing}, which proves nothing"
         )
-    difference = (logits - expected.logits).abs().max().item()
-    largest = expected.logits.abs().max().item()
-    eps = torch.finfo(getattr(torch, answer.dtype)).eps
-    tolerance = max(family.tolerance, rounding)
-    if folded or family.tolerance > 0:
-        tolerance = max(tolerance, 16 * eps)
-    if shifted:
-        tolerance = max(tolerance, 4 * eps)
-    if options.device != "cpu":  # two processes may be given different kernels there, whose sums round differently
-        tolerance = max(tolerance, min(max(1e-4, 10 * eps), 4e-2))
-    if not difference <= tolerance * largest:
-        raise VerificationError(
-            f"the shorter model's logits differ by {difference:.3g} from the original's with these blocks skipped "
-            f"(largest logit {largest:.4g}, allowed {tolerance * largest:.3g})"
-        )
+    tolerance = tolerance_for(family, options.device, folded=folded, shifted=shifted, rounding=rounding)
+    needs_float32 = tolerance > EXACT and is_half(answer.dtype)
+    if needs_float32:
+        tolerance = EXACT
+    found = compare_logits(answer.logits, expected.logits, tolerance)
+    if needs_float32 and not found.equal:
+        return Verification(verified=False, reason=f"in {answer.dtype} rounding would hide what is wrong")
+    if not found.equal:
+        skipped = "the original's with these blocks skipped"
+        raise VerificationError(f"the shorter model's logits {found.told(skipped)}")
     return Verification(
         verified=True,
-        max_difference=difference,
-        max_logit=largest,
+        max_difference=found.difference,
+        max_logit=found.largest,
         tolerance=tolerance,
         probe=tuple(expected.input_ids.shape),
-        generated=generated(answer, eps, options.device),
+        generated=generated(answer, options.device),
         not_generated=answer.cannot_generate,
         device=options.device,
         dtype=answer.dtype,
@@ -80,23 +82,47 @@ def judge(
     )
 
 
+def tolerance_for(
+    family: Family, device: str, *, folded: bool = False, shifted: bool = False, rounding: float = 0.0
+) -> float:
+    """By how much the logits of removing and skipping may differ, relative to the largest: not at all, unless there is
+    a reason to round otherwise."""
+    reasons = [family.tolerance, rounding]
+    if folded or family.tolerance > 0:
+        reasons.append(FOLDED)
+    if shifted:
+        reasons.append(MOVED)
+    if device != "cpu":
+        reasons.append(ELSEWHERE)
+    return max(EXACT, *reasons)
+
+
+def is_half(dtype: str) -> bool:
+    """Whether a dtype is of half precision, in which rounding hides what is wrong."""
+    return dtype not in ("float32", "float64")
+
+
 def fingerprint(logits: Tensor) -> tuple[float, ...]:
-    """256 of the logits of the probe batch, always at the same places."""
+    """256 of the logits of the probe batch, always at the same places. JSON has no infinity: masks are written as the
+    lowest number of float32."""
     import torch
 
     places = torch.randint(0, logits.numel(), (256,), generator=torch.Generator().manual_seed(0))
-    return tuple(logits.flatten()[places].tolist())
+    return tuple(logits.flatten()[places].clamp(min=torch.finfo(torch.float32).min).tolist())
 
 
-def generated(answer: Answer, eps: float, device: str) -> int:
+def generated(answer: Answer, device: str) -> int:
     """How many greedy tokens were the same with a cache and without; 0 where there are none."""
     if answer.cached is None or answer.uncached is None:
         return 0
-    # Kernels that scan a whole text (Mamba 2's) multiply float32 as TF32, a step with a cache does not.
-    return compare_generation(answer.cached, answer.uncached, eps, 1e-3 if device == "cpu" else 5e-3)
+    least = CACHED if device == "cpu" else CACHED_ON_ACCELERATOR
+    import torch
+
+    eps = torch.finfo(getattr(torch, answer.dtype)).eps
+    return compare_generation(answer.cached, answer.uncached, eps, least)
 
 
-def compare_generation(cached: Tensor, uncached: Tensor, eps: float, least: float = 1e-3) -> int:
+def compare_generation(cached: Tensor, uncached: Tensor, eps: float, least: float = CACHED) -> int:
     """Compare the logits of greedy tokens, [tokens, vocabulary], up to the first one that rounding made another.
 
     From that one on the texts differ. Equal tokens alone would say little: a mixed-up cache often leaves the first ones
@@ -111,13 +137,10 @@ def compare_generation(cached: Tensor, uncached: Tensor, eps: float, least: floa
     """
     tolerance = min(max(64 * eps, least), 0.125)
     for step, (with_cache, without) in enumerate(zip(cached, uncached, strict=True)):
-        difference = (with_cache - without).abs().max().item()
-        largest = without.abs().max().item()
-        if not difference <= tolerance * largest:
-            raise VerificationError(
-                f"cached generation differs from uncached at token {step}: its logits by {difference:.3g} (largest "
-                f"logit {largest:.4g}, allowed {tolerance * largest:.3g})"
-            )
+        found = compare_logits(with_cache, without, tolerance)
+        if not found.equal:
+            by = found.fault or f"by {found.difference:.3g} ({found.bounds})"
+            raise VerificationError(f"cached generation differs from uncached at token {step}: its logits {by}")
         if int(with_cache.argmax()) != int(without.argmax()):
             return step
     return len(cached)

@@ -81,6 +81,11 @@ class Answer:
                 return cls(logits.float().cpu(), dtype, cannot_generate=cannot)
             first = input_ids[:1]
             cached, uncached = (model.generate(first, NEW_TOKENS, cached=c).float().cpu() for c in (True, False))
+            if {len(cached), len(uncached)} != {NEW_TOKENS}:
+                raise ValueError(
+                    f"{NEW_TOKENS} greedy tokens were asked for; {len(cached)} came with a cache, "
+                    f"{len(uncached)} without"
+                )
             return cls(logits.float().cpu(), dtype, cached, uncached)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from shortgpt.blocks import Cut
+from shortgpt.logit_comparison import EXACT, SAME_PROCESS, compare_logits
 
 if TYPE_CHECKING:
     from shortgpt.blocks import TokenBatch
@@ -145,9 +146,7 @@ def _probe(model: TorchBlockSequence) -> TokenBatch:
 
 
 def _equal(found: Tensor, expected: Tensor) -> bool:
-    """Whether logits are the same: to the bit on the CPU, where an operation gives the same every time."""
-    eps = 0.0 if expected.device.type == "cpu" else 16 * torch.finfo(expected.dtype).eps
-    return found.shape == expected.shape and bool((found - expected).abs().max() <= eps * expected.abs().max())
+    return compare_logits(found, expected, EXACT if expected.device.type == "cpu" else SAME_PROCESS).equal
 
 
 def _restore(block: nn.Module, forward: Callable[..., Any] | None) -> None:

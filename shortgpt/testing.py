@@ -25,6 +25,7 @@ from shortgpt.checkpoint import prune_checkpoint
 from shortgpt.errors import AdapterError, CalibrationError, SelectionError, ShortGPTError
 from shortgpt.families import recognise, resolve
 from shortgpt.loading import load
+from shortgpt.logit_comparison import compare_logits, proves_nothing
 from shortgpt.scores import Scores
 from shortgpt.scoring import score
 from shortgpt.verification import compare_generation
@@ -176,6 +177,8 @@ def _removal_equals_skipping(subject: Subject) -> None:
         assert len(shorter) == len(model) - len(blocks), f"without {blocks}: {len(shorter)} blocks are left"
         with model.skipping(blocks):
             expected = model.logits(batch)
+        nothing = proves_nothing(expected)
+        assert nothing is None, f"the logits with the blocks {blocks} skipped {nothing}; use other weights"
         _assert_equal(shorter.logits(batch), expected, f"logits without the blocks {blocks}", subject.tolerance)
         plain = model.logits(batch)
         assert not torch.equal(plain, expected), f"skipping the blocks {blocks} changes nothing; use other weights"
@@ -335,12 +338,8 @@ def _refused(model: BlockSequence, blocks: tuple[int, ...]) -> bool:
 
 
 def _assert_equal(found: Tensor, expected: Tensor, what: str, tolerance: float = 0.0) -> None:
-    assert found.shape == expected.shape, f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
-    difference = (found - expected).abs().max().item()
-    largest = expected.abs().max().item()
-    assert difference <= tolerance * largest, (
-        f"{what}: differ by {difference:.3g} (largest {largest:.3g}, allowed {tolerance * largest:.3g})"
-    )
+    difference = compare_logits(found, expected, tolerance)
+    assert difference.equal, f"{what}: {difference.told('what is expected')}"
 
 
 def _assert_scores(found: Scores, expected: Scores, what: str) -> None:

@@ -28,8 +28,9 @@ from shortgpt.families import Config, Family, OpenOptions, Source
 from shortgpt.judging import Expectation as Expectation
 from shortgpt.judging import compare_generation as compare_generation
 from shortgpt.judging import fingerprint as fingerprint
-from shortgpt.judging import generated
+from shortgpt.judging import generated, is_half
 from shortgpt.judging import judge as judge
+from shortgpt.logit_comparison import ELSEWHERE, EXACT, HALF_ELSEWHERE, compare_logits
 from shortgpt.memory import is_lack_of_memory, lacking_memory, release_memory
 from shortgpt.plan import Plan, Verification
 from shortgpt.reloading import Answer as Answer
@@ -242,19 +243,23 @@ def verify_again(
     answer = ask(folder, family, torch.tensor(made.probe_ids), options)
     if isinstance(answer, Verification):
         raise VerificationError(f"it could not be opened to be verified: {answer.reason}")
-    found, expected = torch.tensor(fingerprint(answer.logits)), torch.tensor(made.fingerprint)
-    difference, largest = (found - expected).abs().max().item(), made.max_logit or 0.0
-    eps = torch.finfo(getattr(torch, answer.dtype)).eps
-    tolerance = max(made.tolerance or 0.0, min(max(1e-4, 10 * eps), 4e-2))
-    if not difference <= tolerance * largest:
-        raise VerificationError(
-            f"its logits differ by {difference:.3g} from those that were expected when it was made (largest logit "
-            f"{largest:.4g}, allowed {tolerance * largest:.3g})"
+    half = is_half(answer.dtype)
+    tolerance = max(made.tolerance or EXACT, HALF_ELSEWHERE if half else ELSEWHERE)
+    found = compare_logits(
+        torch.tensor(fingerprint(answer.logits)), torch.tensor(made.fingerprint), tolerance, largest=made.max_logit
+    )
+    if not found.equal:
+        raise VerificationError(f"its logits {found.told('those that were expected when it was made')}")
+    if half and found.difference > 0:
+        return plan, Verification(
+            verified=False,
+            reason=f"its record was taken in {answer.dtype}, in which rounding hides what is wrong: logits differ by "
+            f"{found.difference:.3g} (largest logit {found.largest:.4g}); compare it with its original (--original)",
         )
-    tokens = generated(answer, eps, options.device)
+    tokens = generated(answer, options.device)
     return plan, replace(
         made,
-        max_difference=difference,
+        max_difference=found.difference,
         tolerance=tolerance,
         generated=tokens,
         device=device,

@@ -148,6 +148,57 @@ def test_nan_never_passes(answer: Answer) -> None:
         checked(answer, tolerance=1.0)
 
 
+@pytest.mark.parametrize(
+    ("spoilt", "reason"),
+    [
+        (lambda logits: logits * 0, "are all zero"),
+        (lambda logits: logits * 0 + 1, "are one and the same number throughout"),
+        (lambda logits: logits[:1, :1].expand(logits.shape).contiguous(), "are the same at every token"),
+        (lambda logits: logits * torch.nan, "hold NaN or infinity"),
+    ],
+)
+def test_an_original_with_which_any_model_would_agree_proves_nothing(
+    answer: Answer, spoilt: Callable[[Tensor], Tensor], reason: str
+) -> None:
+    answer.logits = spoilt(answer.logits)
+    answer.expectation = replace(answer.expectation, logits=answer.logits)
+    found = checked(answer)
+    assert not found.verified
+    assert str(found).startswith(f"not verified: the original's logits with these blocks skipped {reason}")
+
+
+def test_masked_logits_are_no_measure_of_the_others(answer: Answer) -> None:
+    answer.logits = answer.logits.clone()
+    answer.logits[..., 3:9] = torch.finfo(torch.float32).min
+    answer.expectation = replace(answer.expectation, logits=answer.logits.clone())
+    assert checked(answer, folded=True).max_logit == answer.logits[answer.logits > -100].abs().max()
+    answer.logits[1, 4, 30] += 0.01
+    with pytest.raises(VerificationError, match=r"logits differ by 0\.01 from"):
+        checked(answer, folded=True)
+    answer.logits = answer.expectation.logits.clone()
+    answer.logits[..., 3] = 0.0
+    with pytest.raises(VerificationError, match=r"logits are masked at other places than expected \(the original's"):
+        checked(answer, folded=True)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_half_precision_only_equal_logits_are_verified(answer: Answer, dtype: str) -> None:
+    def judged(factor: float, **why: Any) -> Verification:
+        made = reloading.Answer(answer.logits * factor, dtype, answer.uncached, answer.uncached)
+        return judge(made, answer.expectation, answer.family(), OpenOptions(), **why)
+
+    assert judged(1.0, folded=True).verified
+    assert str(judged(1.001, folded=True)) == f"not verified: in {dtype} rounding would hide what is wrong"
+    with pytest.raises(VerificationError, match="logits differ by"):
+        judged(1.001)
+
+
+def test_a_generation_of_another_length_than_was_asked_for_is_no_comparison(answer: Answer) -> None:
+    answer.cached = answer.uncached = torch.randn(32, 50)
+    with pytest.raises(VerificationError, match="8 greedy tokens were asked for; 32 came with a cache, 32 without"):
+        checked(answer)
+
+
 def test_logits_of_another_shape_never_pass(answer: Answer) -> None:
     answer.logits = answer.logits[..., :49].contiguous()
     with pytest.raises(VerificationError, match=r"shape \(2, 32, 49\), expected \(2, 32, 50\)"):

@@ -131,6 +131,7 @@ ARCHITECTURES = (
         "reformer", f"{HERE}.reformer:Reformer", "Reformer: a reversible pair of streams", model_types=("reformer",)
     ),
     Architecture("xlm", f"{HERE}.xlm:Xlm", "XLM: a block is spread over four lists", model_types=("xlm",)),
+    Architecture("xlnet", f"{HERE}.xlnet:XLNet", "XLNet: a mask hides what is generated", model_types=("xlnet",)),
     Architecture(
         "zamba", f"{HERE}.zamba:Zamba", "Zamba: one attention block's weights in many", model_types=("zamba",)
     ),

@@ -118,8 +118,8 @@ class ReloadedMusicgen(ReloadedCausalLM):
             pad_token_id=padding,
             decoder_start_token_id=padding,
         )
-        output = self.model.generate(self._codes(input_ids[:, :1]), generation_config=greedy)
-        return torch.stack(output.logits).flatten(1)  # a token's logits: of all its codes
+        made = self._generated(self._codes(input_ids[:, :1]), greedy)
+        return torch.stack(made).flatten(1)  # a token's logits: of all its codes
 
 
 reload = functools.partial(transformers_loader.reload, kind=ReloadedMusicgen)

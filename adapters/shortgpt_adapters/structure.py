@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from shortgpt.blocks import BlockSequence, NormPlacement, block_numbers, format_blocks
 from shortgpt.errors import AdapterError, VerificationError
+from shortgpt.logit_comparison import IN_MEMORY, compare_logits
 from shortgpt.modules import TorchBlockSequence
 from shortgpt.verification import expected_logits
 from shortgpt_adapters.transformers_loader import arguments
@@ -401,13 +402,11 @@ class FoundBlocks(TorchBlockSequence):
             raise VerificationError(
                 f"{self.name}: it does not run without the blocks {format_blocks(gone)} ({reason})"
             ) from error
-        difference = (found - expected.logits).abs().max().item()
-        largest = expected.logits.abs().max().item()
-        eps = torch.finfo(next(self.model.parameters()).dtype).eps
-        if not difference <= max(1e-5, 16 * eps, self.family.tolerance) * largest:
+        difference = compare_logits(found, expected.logits, max(IN_MEMORY, self.family.tolerance))
+        if not difference.equal:
             raise VerificationError(
-                f"{self.name}: without the blocks {format_blocks(gone)} the logits differ by {difference:.3g} (largest "
-                f"{largest:.4g}) from those with these blocks skipped: something depends on a block's place, and only "
+                f"{self.name}: without the blocks {format_blocks(gone)} the logits "
+                f"{difference.told('those with these blocks skipped')}: something depends on a block's place, and only "
                 "an adapter of its own can make up for it (see docs/writing-an-adapter.md)"
             )
         return shorter

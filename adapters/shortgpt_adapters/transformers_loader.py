@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from shortgpt.logit_comparison import CACHED, compare_logits
+
 if TYPE_CHECKING:
     from shortgpt.streaming import BlockWeights
 
@@ -36,6 +39,9 @@ AUTO_CLASSES = {
     AutoModelForImageTextToText: MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoModelForMaskedLM: MODEL_FOR_MASKED_LM_MAPPING,
 }
+
+LOOK_AHEAD = 4
+"""Tokens on which a model is asked whether it attends to later ones."""
 
 CONSTANTS = re.compile(r".*\.(attn|self_attn|attention)\.(bias|masked_bias|rotary_emb\.inv_freq)")
 """Masks and frequencies that old checkpoints hold and that the library computes itself."""
@@ -129,11 +135,17 @@ class ReloadedCausalLM:
         """Why cached generation cannot be compared, or None."""
         if not self.model.can_generate():
             return f"a {type(self.model).__name__} does not generate"
-        if getattr(self.model.config, "is_decoder", True) is False and hasattr(
-            self.model.config, "add_cross_attention"
-        ):
-            return "its blocks attend to both sides (is_decoder is false)"
+        if self.looks_ahead():
+            return "its blocks attend to both sides (a later token changes the logits of earlier ones)"
         return None
+
+    def looks_ahead(self) -> bool:
+        """Whether an earlier token's logits depend on a later one. It is tried: what configs say of it is no rule."""
+        ids = torch.arange(1, LOOK_AHEAD + 1)[None]
+        others = torch.cat((ids[:, :-1], ids[:, :1]), dim=1)
+        with torch.no_grad():
+            one, other = (self.logits(given)[..., :-1, :] for given in (ids, others))
+        return not compare_logits(one, other, CACHED).equal
 
     def logits(self, input_ids: Tensor) -> Tensor:
         batch = {"input_ids": input_ids.to(self.device)}
@@ -143,19 +155,33 @@ class ReloadedCausalLM:
         own = self.model.generation_config
         greedy = GenerationConfig(
             max_new_tokens=new_tokens,
-            min_new_tokens=new_tokens,  # no early end, whatever the end-of-text token is
             do_sample=False,
+            num_beams=1,
             use_cache=cached,
             output_logits=True,
             return_dict_in_generate=True,
             bos_token_id=own.bos_token_id,
-            eos_token_id=own.eos_token_id,
+            eos_token_id=None,  # no early end
             pad_token_id=own.pad_token_id if own.pad_token_id is not None else 0,
         )
         ids = input_ids.to(self.device)
-        mask = ids.new_ones(ids.shape)
-        output = self._run(lambda: self.model.generate(ids, attention_mask=mask, generation_config=greedy))
-        return torch.cat(output.logits)
+        return torch.cat(self._generated(ids, greedy, attention_mask=ids.new_ones(ids.shape)))
+
+    def _generated(self, input_ids: Tensor, greedy: GenerationConfig, **inputs: Any) -> tuple[Tensor, ...]:
+        """The logits of each token that the library's `generate` makes by these settings and no others.
+
+        It fills in what they leave open from the model's own (`generation_config.json`): beams, stop strings, time
+        limits, assisted and contrastive search. So the model has none while it runs.
+        """
+        own = self.model.generation_config
+        self.model.generation_config = GenerationConfig()
+        try:
+            # That of the class: a folder can bring along a `generate` of another kind, which is set on the model.
+            run = partial(type(self.model).generate, self.model, input_ids, generation_config=greedy, **inputs)
+            logits: tuple[Tensor, ...] = self._run(run).logits
+        finally:
+            self.model.generation_config = own
+        return logits
 
     def _run(self, work: Callable[[], Any]) -> Any:
         """Do what runs the model."""
