@@ -178,7 +178,7 @@ def _write(
     with tempfile.TemporaryDirectory(dir=folder) as inner:
         stage = folder if export_as is None else Path(inner)
         hashes = removal.weights.write(stage, removal.renamed, removal.folds, progress)
-        family.write_config(family.rewrite_config(removal.config, removal.keep), origin, stage)
+        family.write_shorter(removal.config, removal.keep, origin, stage)
         if export_as is None:
             return family, hashes
         family.export(Source(origin.name, stage), export_as, folder)

@@ -81,6 +81,16 @@ def _filter(value: Any, blocks: Blocks) -> Any:
     return [value[i] for i in blocks.keep]
 
 
+def _filter_first(value: Any, blocks: Blocks) -> Any:
+    """Of a list or a text with one entry a block; what stands behind is of extra prediction heads, which go."""
+    if not isinstance(value, (list, tuple, str)):
+        return value  # the same for every block
+    if len(value) < blocks.depth:
+        raise ValueError(f"it has {len(value)} entries for {blocks.depth} blocks")
+    kept = [value[i] for i in blocks.keep]
+    return "".join(kept) if isinstance(value, str) else kept
+
+
 def _indexers(value: Any, blocks: Blocks) -> Any:
     kept = _filter(value, blocks)
     if kept and kept[0] == "shared":
@@ -103,6 +113,23 @@ def _renumber(first: int) -> Callable[[Any, Blocks], Any]:
         return [new[i] for i in value if i in new]
 
     return rule
+
+
+def _renumber_text(value: Any, blocks: Blocks) -> Any:
+    """Of a list of block numbers, or a text of them with commas."""
+    rule = _renumber(0)
+    if not isinstance(value, str):
+        return rule(value, blocks)
+    return ",".join(map(str, rule([int(number) for number in value.split(",") if number.strip()], blocks)))
+
+
+def _section(value: Any, blocks: Blocks) -> Any:
+    """Of an object whose fields have rules of their own."""
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        field: IN_SECTIONS[field].apply(item, blocks) if field in IN_SECTIONS else item for field, item in value.items()
+    }
 
 
 def _kept_below(value: Any, blocks: Blocks) -> Any:
@@ -131,15 +158,23 @@ def _superseded(*lists: str) -> Rule:
 
 COUNT = Rule("count", _count)
 FILTER = Rule("filter", _filter)
+FILTER_FIRST = Rule("filter, as many as there are blocks", _filter_first)
 INDEXERS = Rule("filter; the first must not be shared", _indexers)
 REKEY = Rule("re-key", _rekey)
 RENUMBER = Rule("renumber", _renumber(0))
 RENUMBER_FROM_1 = Rule("renumber from 1", _renumber(1))
+RENUMBER_TEXT = Rule("renumber, a text too", _renumber_text)
+SECTION = Rule("by its fields", _section)
 KEPT_BELOW = Rule("count those kept below", _kept_below)
 RUNS = Rule("write out and filter", _runs)
 CYCLE = Rule("write out the cycle and filter", _cycle)
 ZERO = Rule("zero: the extra prediction heads are not loaded", lambda value, blocks: 0 if value else value)
 UNCHANGED = Rule("unchanged: it speaks of something else", lambda value, blocks: value)
+
+IN_SECTIONS: Mapping[str, Rule] = {
+    **dict.fromkeys(("full_attn_layers", "kda_layers"), RENUMBER_FROM_1),
+    **dict.fromkeys(("sparse_attention_freq", "sparse_disable_index_value"), FILTER_FIRST),
+}
 
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(COUNTS, COUNT),
@@ -161,6 +196,26 @@ RULES: Mapping[str, Rule] = {
         ),
         FILTER,
     ),
+    # What libraries read from older configs, and keep under other names.
+    **dict.fromkeys(
+        (
+            "attn_type_list",
+            "compress_ratios",
+            "hybrid_layer_pattern",
+            "hybrid_override_pattern",
+            "index_topk_pattern",
+            "moe_layer_freq",
+            "partial_rotary_factors",
+            "rope_theta",
+            "swiglu_limits",
+            "swiglu_limits_shared",
+        ),
+        FILTER_FIRST,
+    ),
+    **dict.fromkeys(("full_attn_idxs", "local_layer_ids"), RENUMBER),
+    "moe_layers_enum": RENUMBER_TEXT,
+    **dict.fromkeys(("dense_mlp_idx", "num_hash_layers"), KEPT_BELOW),
+    **dict.fromkeys(("linear_attn_config", "sparse_attention_config"), SECTION),
     "indexer_types": INDEXERS,
     "per_layer_config": REKEY,
     **dict.fromkeys(("moe_layers", "attn_layer_indices", "cross_attention_layers", "attn_layer_idx"), RENUMBER),
@@ -198,6 +253,8 @@ RULES: Mapping[str, Rule] = {
             "hidden_size_per_layer_input",
             "vocab_size_per_layer_input",
             "mtp_layers_block_type",
+            "mtp_layer_types",
+            "mtp_mlp_layer_types",
             "encoder_layers",
             "num_encoder_layers",
         ),
@@ -318,7 +375,7 @@ def rules_for(
             yield field, grouped[field]
         elif field in table:
             yield field, table[field]
-        elif _looks_per_block(field, value, depth):
+        elif looks_per_block(field, value, depth):
             yield field, None
 
 
@@ -353,7 +410,8 @@ _NOT_BY_BLOCK = frozenset(
 )
 
 
-def _looks_per_block(field: str, value: Any, depth: int) -> bool:
+def looks_per_block(field: str, value: Any, depth: int) -> bool:
+    """Whether a field's name and value look as if it depended on the blocks."""
     if field in _NOT_BY_BLOCK or value is None or isinstance(value, (str, bool)):
         return False
     if isinstance(value, (list, tuple)):

@@ -152,6 +152,10 @@ class Family(ABC):
     def write_config(self, config: Config, source: Source, directory: Path) -> None:
         """Write a rewritten config, and copy everything from `source` but the weights (tokenizer, generation ...)."""
 
+    def write_shorter(self, config: Config, keep: Sequence[int], source: Source, directory: Path) -> None:
+        """Rewrite the source's `config` for the blocks that stay, and write it, as `write_config` does."""
+        self.write_config(self.rewrite_config(config, keep), source, directory)
+
     def depth(self, config: Config) -> int:
         """The number of blocks."""
         return config_rules.depth_of(config)

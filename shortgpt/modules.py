@@ -41,6 +41,7 @@ class TorchBlockSequence(BlockSequence):
     Attributes:
         weights: where the blocks' weights come from when they are not in memory; None where they are.
         skipped: the blocks inside whose `skipping` we are.
+        whole, kept: the family of the model that this one was made from by removal, or is, and which of its blocks.
     """
 
     weights: BlockWeights | None = None
@@ -69,6 +70,7 @@ class TorchBlockSequence(BlockSequence):
         except AttributeError:
             raise ModelError(f"{name}: a {type(model).__name__} has no block list {path!r}") from None
         self.blocks: list[nn.Module] = list(blocks.children())
+        self.whole, self.kept = family, tuple(range(len(self.blocks)))
         self.block_names = tuple(f"{path}.{i}" for i in range(len(self.blocks)))
         self.config = family.config_of(model)
         if family.depth(self.config) != len(self.blocks):
@@ -276,6 +278,8 @@ class TorchBlockSequence(BlockSequence):
         self._let_learn(shorter)
         wrapped = family.wrap(shorter, name=f"{self.name} - {len(self) - len(keep)}", tokenizer=self.tokenizer)
         wrapped.source = self.source
+        if isinstance(wrapped, TorchBlockSequence):
+            wrapped.whole, wrapped.kept = self.whole, tuple(self.kept[block] for block in keep)
         return wrapped
 
     def write(self, directory: Path) -> None:

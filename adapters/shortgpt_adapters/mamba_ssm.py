@@ -29,9 +29,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from shortgpt import torch_files
+from shortgpt import config_spelling, torch_files
 from shortgpt.blocks import BlockSequence, block_numbers
 from shortgpt.checkpoint import copy_companions
+from shortgpt.config_spelling import Removal
 from shortgpt.errors import CheckpointError, ModelError, ShortGPTError
 from shortgpt.families import Config, OpenOptions, Source
 from shortgpt.modules import TorchBlockSequence, TorchFamily
@@ -120,7 +121,18 @@ class MambaSsm(TorchFamily):
 
     def write_config(self, config: Config, source: Source, directory: Path) -> None:
         copy_companions(source, directory)
-        _write_json(config, directory)
+        self._write_text(config, source, directory)
+
+    def _write_text(self, config: Config, source: Source, directory: Path) -> None:
+        """Write a config that was rewritten in the words of the source's."""
+        original = resolved(source.config, source.name)
+        depth = self.depth(original)
+        config_spelling.write(
+            (source.path / "config.json").read_bytes().decode("utf-8"),
+            Removal(original, config, range(depth), depth),  # its library keeps every field under its one name
+            directory / "config.json",
+            lambda: resolved(Source(source.name, directory).config, source.name),
+        )
 
     def config_of(self, model: nn.Module) -> Config:
         if isinstance(model, PreTrainedModel):
@@ -197,7 +209,11 @@ class MambaSsm(TorchFamily):
         if blocks.config["tie_embeddings"]:
             tensors["lm_head.weight"] = tensors["backbone.embedding.weight"]  # from an accelerator two copies come
         torch_files.save(tensors, directory / WEIGHTS)
-        _write_json(blocks.config, directory)
+        if blocks.source is None:
+            text = json.dumps(blocks.config, indent=4) + "\n"
+            (directory / "config.json").write_text(text, encoding="utf-8")
+        else:
+            self._write_text(blocks.config, blocks.source, directory)
 
 
 # -- the pair -------------------------------------------------------------------------------------------------
@@ -211,7 +227,3 @@ def _pair(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Ten
 
 def _sum(hidden: Tensor, residual: Tensor | None) -> Tensor:
     return hidden if residual is None else hidden.float() + residual.float()
-
-
-def _write_json(config: Config, directory: Path) -> None:
-    (directory / "config.json").write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")

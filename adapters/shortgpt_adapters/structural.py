@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from shortgpt.errors import AdapterError, CheckpointError, ConfigRewriteError, S
 from shortgpt.families import Config, OpenOptions, Source, describe, unknown_architecture
 from shortgpt_adapters import transformers_loader
 from shortgpt_adapters.structure import FoundBlocks, Structure, find_structure, is_empty
+from shortgpt_adapters.transformers_config import parts
 from shortgpt_adapters.transformers_family import TransformersBlocks, TransformersFamily, quiet
 
 _FOUND: dict[tuple[type, str], Structure] = {}
@@ -50,7 +51,6 @@ class Structural(TransformersFamily):
     structure: Structure
     own_names: frozenset[str]  # the model's tensors
     left_out: re.Pattern[str]  # tensors in files that the library does not load: extra prediction heads
-    part: tuple[str, ...]  # where the blocks' own config is in the whole: (), ("text_config",), ...
 
     # -- config -----------------------------------------------------------------------------------------------
 
@@ -213,22 +213,14 @@ def _owner(model: nn.Module, path: str) -> PreTrainedModel:
 
 def _part_of(whole: PreTrainedConfig, part: PreTrainedConfig) -> tuple[str, ...]:
     """Where a config is inside a composite one: that very object, or the only one of its type."""
-    parts = dict(_parts(whole))
-    for keys, config in parts.items():
+    found = dict(parts(whole))
+    for keys, config in found.items():
         if config is part:
             return keys
-    of_type = [keys for keys, config in parts.items() if type(config) is type(part)]
+    of_type = [keys for keys, config in found.items() if type(config) is type(part)]
     if len(of_type) == 1:
         return of_type[0]
     raise AdapterError(f"a {type(whole).__name__} holds {len(of_type)} configs of the type {type(part).__name__}")
-
-
-def _parts(config: PreTrainedConfig, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], PreTrainedConfig]]:
-    yield keys, config
-    for key in config.sub_configs:
-        inner = getattr(config, key, None)
-        if isinstance(inner, PreTrainedConfig):
-            yield from _parts(inner, (*keys, key))
 
 
 def _replaced(config: Config, keys: tuple[str, ...], part: Config) -> Config:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
+from shortgpt import config_spelling
 from shortgpt.blocks import BlockSequence
 from shortgpt.checkpoint import copy_companions
-from shortgpt.errors import CheckpointError, ModelError, ShortGPTError, StreamingError
+from shortgpt.config_spelling import Removal
+from shortgpt.errors import CheckpointError, ConfigRewriteError, ModelError, ShortGPTError, StreamingError
 from shortgpt.families import Config, OpenOptions, Source
 from shortgpt.modules import TorchBlockSequence, TorchFamily
-from shortgpt_adapters import transformers_loader
+from shortgpt_adapters import transformers_config, transformers_loader
 from shortgpt_adapters.structure import find_structure
 from shortgpt_adapters.transformers_loader import arguments, logits_of, placement, unfit
 from shortgpt_adapters.transformers_loader import quiet as quiet
@@ -62,6 +65,10 @@ class TransformersFamily(TorchFamily):
 
 model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
 
+    part: tuple[str, ...] = ()  # where the blocks' own config is in the whole: (), ("text_config",), ...
+    trusted = False  # whether code that comes with a model may run
+    kept: tuple[int, ...] | None = None  # the blocks that stay, while a shorter checkpoint is being written
+
     @staticmethod
     def opener(config: PreTrainedConfig) -> Any:
         """The class whose `from_pretrained` opens a model of this config."""
@@ -73,9 +80,28 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
         self.resolved, self.trusted = _config(source, trust_remote_code), trust_remote_code
         return dict(self.resolved.to_dict())
 
+    def write_shorter(self, config: Config, keep: Sequence[int], source: Source, directory: Path) -> None:
+        self.kept = tuple(keep)
+        super().write_shorter(config, keep, source, directory)
+
     def write_config(self, config: Config, source: Source, directory: Path) -> None:
         copy_companions(source, directory)
-        type(self.resolved).from_dict(config).save_pretrained(directory)
+        removal = self._removal(self.resolved, config, self.kept)
+        self._write_text(removal, source, directory)
+
+    def _removal(self, original: PreTrainedConfig, rewritten: Config, keep: Sequence[int] | None) -> Removal:
+        resolved = dict(original.to_dict())
+        depth = self.depth(resolved)
+        names = transformers_config.aliases(original, self.part)
+        return Removal(resolved, rewritten, keep or range(depth), depth, self.part, names, self.rules)
+
+    def _write_text(self, removal: Removal, source: Source, directory: Path) -> None:
+        """Write the config that stays of a removal, in the words of the source's config.json."""
+        text = (source.path / "config.json").read_bytes().decode("utf-8")
+        written = Source(source.name, directory)
+        config_spelling.write(
+            text, removal, directory / "config.json", lambda: dict(_config(written, self.trusted).to_dict())
+        )
 
     def config_of(self, model: Any) -> Config:
         return dict(model.config.to_dict())
@@ -207,7 +233,35 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
                 model.save_pretrained(directory, state_dict=blocks.tensors())
         finally:
             model.generation_config = generation
+        self._respell(blocks, directory)
         generation.to_json_file(directory / "generation_config.json")  # which is the user's all the same
+
+    def _respell(self, blocks: TransformersBlocks, directory: Path) -> None:
+        """Give a saved config the words of the source's, where it still is that, or else the older names too."""
+        own = copy.copy(self)
+        own.trusted = type(blocks.model).__module__.startswith("transformers_modules.")  # then its code runs already
+        read = functools.partial(_config, Source(str(directory), directory), own.trusted)
+        saved = dict(read().to_dict())
+        removal = own._removal_from(blocks)
+        if removal is None or blocks.source is None or removal.differences(saved):
+            transformers_config.add_old_names(directory / "config.json", read)
+            return
+        own._write_text(removal, blocks.source, directory)
+        file = directory / "config.json"
+        file.write_text(transformers_config.with_dtypes(file.read_text(encoding="utf-8"), saved), encoding="utf-8")
+
+    def _removal_from(self, blocks: TransformersBlocks) -> Removal | None:
+        """How the config of a source folder became that of a model in memory; None where there is no such folder."""
+        if blocks.source is None or not (blocks.source.path / "config.json").is_file():
+            return None
+        original = _config(blocks.source, self.trusted)
+        whole = blocks.whole
+        assert isinstance(whole, TransformersFamily)
+        try:
+            rewritten = whole.rewrite_config(dict(original.to_dict()), blocks.kept)
+        except ConfigRewriteError:  # the folder's config is another one by now
+            return None
+        return whole._removal(original, rewritten, blocks.kept)
 
 
 def _attention(config: PreTrainedConfig) -> str | dict[str, Any]:
