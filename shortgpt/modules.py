@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from shortgpt.blocks import BlockSequence, Cut, Tap, TokenBatch, block_numbers
 from shortgpt.errors import AdapterError, ModelError, SelectionError
 from shortgpt.families import Config, Family, Source
+from shortgpt.folding import rounded
+from shortgpt.in_memory import prove
 from shortgpt.parts import Found, find_parts, silent
 from shortgpt.replay import Enough, Replay, can_read_out, can_replay
 from shortgpt.streaming import BlockWeights, logits_by_block, trace_by_block
@@ -265,6 +267,19 @@ class TorchBlockSequence(BlockSequence):
         return None
 
     def without(self, blocks: Iterable[int]) -> BlockSequence:
+        gone = block_numbers(blocks, len(self))
+        shorter = self.shorter(gone)
+        if self.folds_without(gone):
+            prove(self, shorter, gone, folded=True)
+        return shorter
+
+    def folds_without(self, blocks: Iterable[int]) -> bool:
+        """Whether weights change when these blocks go."""
+        keep = self.family.keep(self.config, blocks)
+        return bool(self.family.folds(self.config, keep, self.family.rename(self.tensors(), len(self), keep)))
+
+    def shorter(self, blocks: tuple[int, ...]) -> BlockSequence:
+        """The model without these blocks, before it is proven."""
         family = self.family
         self._refuse_streamed("be made shorter in memory")
         self._refuse_unusual()
@@ -272,7 +287,10 @@ class TorchBlockSequence(BlockSequence):
         tensors = self.tensors()
         names = family.rename(tensors, len(self), keep)
         folds = family.folds(self.config, keep, names)
-        kept = {new: folds[new](tensors[old], tensors) if new in folds else tensors[old] for new, old in names.items()}
+        kept = {
+            new: rounded(folds[new], tensors[old], tensors) if new in folds else tensors[old]
+            for new, old in names.items()
+        }
         shorter = family.build(family.rewrite_config(self.config, keep), kept, like=self.model)
         self._share_buffers(shorter, keep)
         self._let_learn(shorter)

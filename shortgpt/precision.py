@@ -41,6 +41,16 @@ def kept_precision() -> Iterator[None]:
         set_precision(before)
 
 
+@contextmanager
+def unrounded_products() -> Iterator[None]:
+    """Inside it products of float32 are computed in float32, neither in TF32 nor in bfloat16."""
+    unrounded = {"float32_matmul_precision": "highest", "cudnn.allow_tf32": False}
+    with kept_precision():
+        set_precision({name: value for name, value in unrounded.items() if name in precision()})
+        set_precision({name: "ieee" for name, value in precision().items() if value in ("tf32", "bf16")})
+        yield
+
+
 _OLDER = ("float32_matmul_precision", "cudnn.allow_tf32")
 _NEWER = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv")
 

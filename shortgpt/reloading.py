@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 
 PROBE = (2, 32)
 NEW_TOKENS = 8
+START = """\
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])["path"]
+from shortgpt.reloading import _child
+_child(sys.argv[1])
+"""
 CANNOT_STREAM = "cannot_stream"
 """The answer of a model that was to be streamed and cannot be: why."""
 
@@ -139,19 +145,15 @@ def ask(directory: Path, family: Family, input_ids: Tensor, options: OpenOptions
             "probe": str(probe_file),
             "answer": str(answer_file),
             # Sums depend on how they are shared out, so the two processes compute alike.
+            "path": [place for place in sys.path if os.path.isabs(place)],
             "threads": torch.get_num_threads(),
             "precision": precision(),
         }
         run = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                "import sys; from shortgpt.reloading import _child; _child(sys.argv[1])",
-                json.dumps(request),
-            ],
+            # Isolated: the current folder, which may be that of an untrusted model, is no place to import from.
+            [sys.executable, "-I", "-c", START, json.dumps(request)],
             capture_output=True,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
             check=False,
         )
         if run.returncode == -signal.SIGKILL:  # what a system does that is out of memory

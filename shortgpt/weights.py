@@ -25,6 +25,7 @@ from shortgpt import torch_files
 from shortgpt.copying import copy_range, write_all
 from shortgpt.errors import CheckpointError
 from shortgpt.families import Fold, Source
+from shortgpt.folding import rounded
 from shortgpt.hashing import HashOfCopied
 from shortgpt.hashing import file_hash as file_hash
 from shortgpt.headers import MAX_HEADER, Entry, elements, quoted, read_header, read_json, write_header
@@ -375,9 +376,12 @@ class Weights:
     def _folded(self, name: str, fold: Fold) -> Any:
         import torch
 
-        tensor = self.tensor(name)
-        folded = fold(tensor, _Lazy(self, self.tensor)).to(tensor.dtype).contiguous()
+        folded = rounded(fold, self.tensor(name), self.lazily()).contiguous()
         return folded.flatten().view(torch.uint8).numpy().data
+
+    def lazily(self) -> Mapping[str, Any]:
+        """All tensors by name, each mapped from its file when it is asked for."""
+        return _Lazy(self, self.tensor)
 
     def _write_torch(
         self, file: Path, target: Path, part: Mapping[str, str], folds: Mapping[str, Fold], one_more: Callable[[], None]
@@ -385,7 +389,7 @@ class Weights:
         tensors = self._torch_tensors(file)
         kept: dict[str, Any] = {}
         for new, old in part.items():
-            kept[new] = folds[new](tensors[old], _Lazy(self, self.tensor)) if new in folds else tensors[old]
+            kept[new] = rounded(folds[new], tensors[old], self.lazily()) if new in folds else tensors[old]
             one_more()
         torch_files.save(kept, target)
 

@@ -327,8 +327,10 @@ def test_help_imports_neither_torch_nor_transformers_nor_numpy() -> None:
     assert not {"torch", "transformers", "numpy"} & set(modules)
 
 
-def test_it_runs_as_a_module_too() -> None:
-    ran = subprocess.run([sys.executable, "-m", "shortgpt", "--version"], check=True, capture_output=True, text=True)
+def test_it_runs_as_a_module_too_and_imports_nothing_of_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise SystemExit('click of the current folder')")
+    command = [sys.executable, "-m", "shortgpt", "--version"]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
     assert ran.stdout.split()[-1] == shortgpt.__version__
 
 

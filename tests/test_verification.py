@@ -65,8 +65,15 @@ def test_a_result_with_one_wrong_number_is_not_kept(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_runs_in_another_process_with_the_same_import_path(tmp_path: Path) -> None:
+def test_it_runs_in_another_process_with_the_same_import_path_and_nothing_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (expected := Answer(tmp_path)).write()
+    for module in ("json", "tempfile", "torch"):
+        (tmp_path / f"{module}.py").write_text(f"raise SystemExit('{module} of the current folder')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    monkeypatch.syspath_prepend("relative")
     found = check(tmp_path, expected.family("noting_process"), expected.expectation, OpenOptions(dtype="bfloat16"))
     assert found.verified
     process, parent, options = (tmp_path / "process").read_text().split(" ", 2)

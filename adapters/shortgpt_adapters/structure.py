@@ -24,11 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shortgpt.blocks import BlockSequence, NormPlacement, block_numbers, format_blocks
-from shortgpt.errors import AdapterError, VerificationError
-from shortgpt.logit_comparison import IN_MEMORY, compare_logits
+from shortgpt.blocks import BlockSequence, NormPlacement, block_numbers
+from shortgpt.errors import AdapterError
+from shortgpt.in_memory import prove
 from shortgpt.modules import TorchBlockSequence
-from shortgpt.verification import expected_logits
 from shortgpt_adapters.transformers_loader import arguments
 
 PROBE = (2, 5)
@@ -387,28 +386,10 @@ class FoundBlocks(TorchBlockSequence):
             )
         return hidden.permute(layout).flatten(2)
 
-    def shorter(self, blocks: tuple[int, ...]) -> BlockSequence:
-        """The model without these blocks, before it is proven."""
-        return super().without(blocks)
-
     def without(self, blocks: Iterable[int]) -> BlockSequence:
         gone = block_numbers(blocks, len(self))
         shorter = self.shorter(gone)
-        expected = expected_logits(self, gone)
-        try:
-            found = shorter.logits({"input_ids": expected.input_ids}).float().cpu()
-        except Exception as error:  # code of any kind runs here
-            reason = f"{type(error).__name__}: {error}"
-            raise VerificationError(
-                f"{self.name}: it does not run without the blocks {format_blocks(gone)} ({reason})"
-            ) from error
-        difference = compare_logits(found, expected.logits, max(IN_MEMORY, self.family.tolerance))
-        if not difference.equal:
-            raise VerificationError(
-                f"{self.name}: without the blocks {format_blocks(gone)} the logits "
-                f"{difference.told('those with these blocks skipped')}: something depends on a block's place, and only "
-                "an adapter of its own can make up for it (see docs/writing-an-adapter.md)"
-            )
+        prove(self, shorter, gone, folded=self.folds_without(gone))
         return shorter
 
 
