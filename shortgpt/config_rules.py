@@ -107,20 +107,14 @@ def _rekey(value: Any, blocks: Blocks) -> Any:
 
 def _renumber(first: int) -> Callable[[Any, Blocks], Any]:
     def rule(value: Any, blocks: Blocks) -> Any:
+        if isinstance(value, str):  # "3,4,5"
+            return ",".join(map(str, rule([int(number) for number in value.split(",") if number.strip()], blocks)))
         if not isinstance(value, (list, tuple)):
             return value
         new = {old + first: j + first for j, old in enumerate(blocks.keep)}
         return [new[i] for i in value if i in new]
 
     return rule
-
-
-def _renumber_text(value: Any, blocks: Blocks) -> Any:
-    """Of a list of block numbers, or a text of them with commas."""
-    rule = _renumber(0)
-    if not isinstance(value, str):
-        return rule(value, blocks)
-    return ",".join(map(str, rule([int(number) for number in value.split(",") if number.strip()], blocks)))
 
 
 def _section(value: Any, blocks: Blocks) -> Any:
@@ -163,7 +157,6 @@ INDEXERS = Rule("filter; the first must not be shared", _indexers)
 REKEY = Rule("re-key", _rekey)
 RENUMBER = Rule("renumber", _renumber(0))
 RENUMBER_FROM_1 = Rule("renumber from 1", _renumber(1))
-RENUMBER_TEXT = Rule("renumber, a text too", _renumber_text)
 SECTION = Rule("by its fields", _section)
 KEPT_BELOW = Rule("count those kept below", _kept_below)
 RUNS = Rule("write out and filter", _runs)
@@ -212,8 +205,7 @@ RULES: Mapping[str, Rule] = {
         ),
         FILTER_FIRST,
     ),
-    **dict.fromkeys(("full_attn_idxs", "local_layer_ids"), RENUMBER),
-    "moe_layers_enum": RENUMBER_TEXT,
+    **dict.fromkeys(("full_attn_idxs", "local_layer_ids", "moe_layers_enum"), RENUMBER),
     **dict.fromkeys(("dense_mlp_idx", "num_hash_layers"), KEPT_BELOW),
     **dict.fromkeys(("linear_attn_config", "sparse_attention_config"), SECTION),
     "indexer_types": INDEXERS,
