@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from shortgpt.companions import Kept
     from shortgpt.families import Source
     from shortgpt.plan import Plan
 
@@ -218,7 +219,7 @@ class BlockSequence(ABC):
             OutputError: the folder exists and is not empty, or cannot be written.
             CheckpointError: the source, whose hashes are recorded, was changed since the model was opened.
         """
-        from shortgpt import unchanged
+        from shortgpt import companions, unchanged
         from shortgpt.checkpoint import new_folder
         from shortgpt.plan import write_records
         from shortgpt.weights import Weights
@@ -226,12 +227,30 @@ class BlockSequence(ABC):
         with new_folder(directory) as temporary:
             self.write(temporary)
             plan = self.plan
+            if self.source is not None:
+                notes = companions.settle(self.source, temporary, self._kept(plan))
+                plan = replace(plan, notes=(*plan.notes, *notes)) if plan is not None else None
             if plan is not None and self.source is not None and not plan.source_hashes:
                 weights = Weights(self.source)
                 plan = replace(plan, source_hashes=weights.hashes())
                 unchanged.check(self.name, {f: stamp for f, stamp in self.source.stamps.items() if f in weights.hashed})
             if plan is not None:
-                write_records(temporary, plan)
+                write_records(temporary, plan, self.source.path if self.source is not None else None)
+
+    def _kept(self, plan: Plan | None) -> Kept | None:
+        """The blocks that stay of the source's; None where no plan tells."""
+        from shortgpt.companions import Kept
+        from shortgpt.plan import Plan
+
+        if plan is None or self.source is None:
+            return None
+        plans, of_source = [plan], Plan.beside(self.source.path)
+        while (base := plans[-1].base) is not None and base != of_source:
+            plans.append(base)
+        keep = tuple(range(plans[-1].depth))
+        for removal in reversed(plans):
+            keep = tuple(block for place, block in enumerate(keep) if place not in removal.blocks)
+        return Kept(keep, plans[-1].depth, (self.block_names[0].rpartition(".")[0],))
 
 
 def check_opened(model: object) -> None:

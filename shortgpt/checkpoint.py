@@ -24,21 +24,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shortgpt import unchanged
+from shortgpt import companions, unchanged
+from shortgpt.companions import copy_companions as copy_companions
 from shortgpt.errors import ModelError, OutputError, SelectionError
-from shortgpt.exports import EXPORT_FILES
 from shortgpt.families import Config, Family, Fold, OpenOptions, Source, recognise, resolve
-from shortgpt.plan import CARD_FILE, PLAN_FILE, Plan, Verification, write_records
+from shortgpt.plan import Plan, Verification, write_records
 from shortgpt.scores import Progress
-from shortgpt.weights import INDEXES, Weights, file_hash
+from shortgpt.weights import Weights, file_hash
 
 if TYPE_CHECKING:
     from shortgpt.judging import Expectation
 
 Background = Callable[[Callable[[threading.Event], dict[str, str]]], "Future[dict[str, str]]"]
 """Begins a work that ends early when what it is called with is set."""
-
-WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx"})
 
 
 def prune_checkpoint(
@@ -77,20 +75,21 @@ def prune_checkpoint(
             be. In every case nothing is left at `output`.
     """
     origin = source if isinstance(source, Source) else resolve(source, architecture)
+    companions.check(origin)
     family = recognise(origin, architecture)
     removal = _planned(origin, family, blocks, export_as, trust_remote_code)
     options = _opening(removal, device, dtype, trust_remote_code, stream)
     with new_folder(output) as folder, unchanged.during(origin.name, origin.stamps), _background() as background:
-        expected = (
-            _expected(removal, options) if verify else Verification(verified=False, reason="it was not asked for")
-        )
+        unasked = Verification(verified=False, reason="it was not asked for")
+        expected = _expected(removal, options) if verify else unasked
         written, hashes = _write(removal, folder, progress, trust_remote_code)
+        notes = companions.settle(origin, folder, removal.kept)
         if isinstance(expected, Verification):
             outcome = expected
         else:
             outcome = _verify(removal, written, folder, expected, options, background)
-        plan = _record(removal, written, hashes, outcome)
-        write_records(folder, plan)
+        plan = _record(removal, written, hashes, outcome, notes)
+        plan = write_records(folder, plan, origin.path)
     return plan
 
 
@@ -114,6 +113,11 @@ class _Removal:
     renamed: Mapping[str, str]
     folds: Mapping[str, Fold]
     base: Plan | None
+
+    @property
+    def kept(self) -> companions.Kept:
+        """What a companion may name."""
+        return companions.Kept(self.keep, self.plan.depth, self.family.block_lists)
 
 
 def _planned(
@@ -222,7 +226,9 @@ def _verify(
     return replace(outcome, files={n: h for n, h in (hashed | others).items() if n != "config.json"})
 
 
-def _record(removal: _Removal, written: Family, hashes: dict[str, str], outcome: Verification) -> Plan:
+def _record(
+    removal: _Removal, written: Family, hashes: dict[str, str], outcome: Verification, notes: tuple[str, ...]
+) -> Plan:
     """The plan as it stands beside the result."""
     family, config, plan, weights = removal.family, removal.config, removal.plan, removal.weights
     same = plan.source_hashes in ({}, hashes)  # what else the plan tells was measured on those weights
@@ -236,7 +242,7 @@ def _record(removal: _Removal, written: Family, hashes: dict[str, str], outcome:
         source_hashes=hashes,
         effect=plan.effect if same else None,
         load=written.load_example,
-        notes=family.notes(config),
+        notes=(*family.notes(config), *notes),
         base=removal.base or (plan.base if same else None),
     )
 
@@ -329,13 +335,3 @@ def _inside(name: Any, folder: Path) -> bool:
         return Path(os.fsdecode(name)).resolve().is_relative_to(folder.resolve())
     except TypeError:
         return True
-
-
-def copy_companions(source: Source, directory: Path) -> None:
-    """Copy what lies beside the weights: tokenizer, generation config, code, licence. Not the card, not the config."""
-    if not source.path.is_dir():
-        return
-    left = {"config.json", CARD_FILE, PLAN_FILE, *EXPORT_FILES, *INDEXES}
-    for file in sorted(source.path.iterdir()):
-        if file.is_file() and file.name not in left and file.suffix not in WEIGHT_SUFFIXES and file.name[0] != ".":
-            shutil.copyfile(file, directory / file.name)

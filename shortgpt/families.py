@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from shortgpt.errors import (
     SelectionError,
     UnknownArchitectureError,
 )
+from shortgpt.headers import MAX_HEADER
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +42,10 @@ device it gives a tensor of the right shape."""
 
 ANY_MODEL_TYPE = "*"
 """Among an architecture's model types: every one that no other adapter claims with a higher priority."""
+
+FOLDERS = {"additional_chat_templates": "*.jinja", "custom_generate": "*"}
+"""The folders in a model's folder that transformers looks into → the files that it takes from there: chat templates
+that have names, and a model's own way of generating."""
 
 HUB_FILES = ("*.json", "*.model", "*.txt", "*.py", "*.jinja")
 """What is taken from a hub repository beside its weights."""
@@ -386,6 +391,34 @@ def _family(entry: plugins.Architecture) -> Family:
     return cls()
 
 
+def code_folders(path: Path) -> set[str]:
+    """The folders in a model's folder from which its own code is loaded, there or not: those that an `auto_map` names
+    (`code/modeling.Model`), and those from which its modules import (`from .code.layers import Layer`)."""
+    found: set[str] = set()
+    for file in sorted(path.iterdir()) if path.is_dir() else ():
+        if file.suffix not in (".json", ".py") or not file.is_file() or file.stat().st_size > MAX_HEADER:
+            continue
+        text = file.read_text(encoding="utf-8", errors="replace")
+        if file.suffix == ".py":
+            found |= set(re.findall(r"^\s*(?:from|import)\s+\.(\w+)", text, re.MULTILINE))
+        elif '"auto_map"' in text:
+            found |= set(re.findall(r'"([\w-]+)/[\w/-]+\.\w+"', text[text.index('"auto_map"') :]))
+    return {name for name in found if not (path / f"{name}.py").is_file()}
+
+
+def _folders_but(folders: Collection[str]) -> list[str]:
+    """Patterns, as the hub's library takes them, for what lies in any folder but these."""
+    patterns = [f"{folder}/*/*" for folder in folders]
+    for begin in sorted({folder[:length] for folder in folders for length in range(len(folder) + 1)}):
+        onwards = "".join(
+            sorted({folder[len(begin)] for folder in folders if folder.startswith(begin) and folder != begin})
+        )
+        patterns.append(f"{begin}[!{onwards}/]*/*" if onwards else f"{begin}[!/]*/*")
+        if begin and begin not in folders:
+            patterns.append(f"{begin}/*")
+    return patterns
+
+
 def _fetch(repository: str, architecture: str | None) -> Path:
     """The local folder of a hub repository, in one weight format: safetensors where it has them.
 
@@ -394,11 +427,13 @@ def _fetch(repository: str, architecture: str | None) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    elsewhere = ["*/*", "consolidated*"]  # subfolders and second copies of the weights
+    elsewhere = [*_folders_but(FOLDERS), "consolidated*"]  # subfolders and second copies of the weights
     try:
         folder = Path(snapshot_download(repository, allow_patterns=[*HUB_FILES], ignore_patterns=elsewhere))
         if (folder / "config.json").is_file():
             recognise(Source(repository, folder), architecture)
+            if code := [f"{name}/*.py" for name in sorted(code_folders(folder))]:
+                snapshot_download(repository, allow_patterns=code, ignore_patterns=[])
             snapshot_download(repository, allow_patterns=[*HUB_FILES, "*.safetensors"], ignore_patterns=elsewhere)
             if any(folder.glob("*.safetensors")):
                 return folder

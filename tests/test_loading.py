@@ -1,5 +1,6 @@
 """`load`, `wrap` and finding a model by its name."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 
 import shortgpt
 from shortgpt.errors import ModelError
@@ -147,3 +149,38 @@ def test_a_path_is_never_looked_for_on_the_hub(monkeypatch: pytest.MonkeyPatch) 
     for name in ("./owner/name", "/owner/name", "~/owner/name", "a/b/c", Path("owner/name")):
         with pytest.raises(ModelError, match="no such file or folder"):
             resolve(name)
+
+
+def test_of_a_hub_repositorys_folders_those_are_fetched_that_transformers_looks_into(
+    monkeypatch: pytest.MonkeyPatch, llama_folder: Path
+) -> None:
+    files = [
+        *("config.json", "modeling_x.py", "model.safetensors", "consolidated.safetensors"),
+        *(
+            "additional_chat_templates/tool_use.jinja",
+            "custom_generate/generate.py",
+            "custom_generate/requirements.txt",
+        ),
+        *("additional_chat_templates/old/x.jinja", "additional/x.jinja", "a/config.json", "onnx/config.json"),
+        *("additional_chat_templates2/x.jinja", "custom/x.py", "original/params.json", "custom_generation/x.txt"),
+    ]
+    taken: set[str] = set()
+
+    def snapshot_download(name: str, *, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        taken.update(filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
+        return str(llama_folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    resolve("owner/name")
+    assert taken == set(files[:3] + files[4:7])
+
+
+def test_code_in_folders_is_fetched_from_the_hub_where_it_is_loaded_from_there(
+    hub: Any, llama_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(llama_folder, tmp_path / "model"))
+    (folder / "modeling_x.py").write_text("from .layers.attention import A\nfrom .configuration_x import C\n")
+    (folder / "configuration_x.py").write_text("")
+    asked = hub(folder)
+    resolve("owner/name")
+    assert [patterns for patterns in asked if "*.json" not in patterns] == [["layers/*.py"]]

@@ -19,18 +19,17 @@ from shortgpt.families import Config, OpenOptions, Source
 from shortgpt.weights import Weights
 from shortgpt_adapters import baichuan_model  # registers the classes with transformers
 from shortgpt_adapters.baichuan_fast_tokenizer import fast_tokenizer
-from shortgpt_adapters.transformers_family import TransformersFamily, open_tokenizer, quiet
-from shortgpt_adapters.transformers_loader import reload as reload
+from shortgpt_adapters.own_code import BAICHUAN, CarryingCode
+from shortgpt_adapters.transformers_family import open_tokenizer, quiet
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
-class Baichuan(TransformersFamily):
+class Baichuan(CarryingCode):
     architecture = "baichuan"
     norm_placement = "pre"
     block_lists = ("model.layers", "layers")
-    loader = "shortgpt_adapters.baichuan:reload"
-    load_example = f"import {baichuan_model.__name__}  # registers the model type\n{TransformersFamily.load_example}"
+    code = BAICHUAN
     exports = ("llama",)
 
     def refuse_export(self, config: Config, target: str) -> str | None:
@@ -47,6 +46,7 @@ class Baichuan(TransformersFamily):
         except ValueError as error:
             raise ModelError(f"{source.name}: {error}") from None
         copy_companions(source, directory)
+        (directory / self.code.file).unlink()  # Llama is transformers' own
         self._write_tokenizer(source, directory)
         with quiet():
             model = LlamaForCausalLM.from_pretrained(None, config=llama_config, state_dict=renamed, dtype="auto")

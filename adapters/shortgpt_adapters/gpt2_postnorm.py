@@ -8,13 +8,12 @@
 There is no final norm: boundary L is what the head reads.
 """
 
-from shortgpt_adapters import gpt2_postnorm_model  # registers the classes with transformers
+from shortgpt_adapters import gpt2_postnorm_model  # noqa: F401  (registers the classes with transformers)
 from shortgpt_adapters.gpt2 import GPT2
-from shortgpt_adapters.transformers_loader import reload as reload
+from shortgpt_adapters.own_code import POST_NORM_GPT2, CarryingCode
 
 
-class PostNormGPT2(GPT2):
+class PostNormGPT2(CarryingCode, GPT2):
     architecture = "gpt2_postnorm"
     norm_placement = "post"
-    loader = "shortgpt_adapters.gpt2_postnorm:reload"
-    load_example = f"import {gpt2_postnorm_model.__name__}  # registers the model type\n{GPT2.load_example}"
+    code = POST_NORM_GPT2

@@ -155,9 +155,10 @@ class Structural(TransformersFamily):
         named = copy.copy(config)
         named.architectures = [type(model).__name__]  # as a saved model's config has it
         opener = self.opener(named).__name__
+        trust = ", trust_remote_code=True" if type(model).__module__.startswith("transformers_modules.") else ""
         self.load_example = f"""from transformers import {opener}
 
-model = {opener}.from_pretrained("DIR", dtype="auto")"""
+model = {opener}.from_pretrained("DIR", dtype="auto"{trust})"""
         self.part = _part_of(config, _owner(model, self.structure.path).config)
 
     def find(self, model: PreTrainedModel) -> Structure:

@@ -208,6 +208,8 @@ def report(plan: Plan, output: str | None, quiet: bool) -> None:
     if plan.effect is not None and not quiet:
         screen.print(plan.effect)
     screen.print(str(plan.verification), soft_wrap=True)
+    for note in plan.notes:
+        screen.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
     if output is not None:
         screen.print(f"written to {Path(output)}", soft_wrap=True)
         for name in plan.exports:

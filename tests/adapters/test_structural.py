@@ -666,6 +666,9 @@ def test_with_trusted_code_an_unknown_type_is_scored_and_pruned_and_takes_its_co
     assert (plan.verification.verified, plan.verification.generated) == (True, 8)
     ran = run_cli("verify", tmp_path / "out", "--trust-remote-code", "--device", "cpu")
     assert (ran.status, ran.err) == (0, "")
+    assert (
+        'from_pretrained("DIR", dtype="auto", trust_remote_code=True)' in (tmp_path / "out" / "README.md").read_text()
+    )
     for name in CODE:
         assert (tmp_path / "out" / name).read_bytes() == (own_code / name).read_bytes()
     assert settings(tmp_path / "out")["num_layers"] == 4
