@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from shortgpt.memory import is_lack_of_memory, keep_freed_memory, release_memory
@@ -65,3 +65,29 @@ class Fitting:
                 continue
             release_memory()  # outside the `except`, whose error holds what the work held
         return found
+
+    def together(
+        self,
+        batches: Sequence[TokenBatch],
+        work: Callable[[list[list[TokenBatch]]], T],
+        most: Callable[[TokenBatch], int],
+    ) -> T:
+        """What the work gives of all batches at once, each as its parts. Where they do not fit it is begun anew with
+        parts half as large.
+
+        Args:
+            most: how many sequences of a batch to take at a time at most.
+
+        Raises:
+            torch.OutOfMemoryError: not even parts of one sequence fit.
+        """
+        while True:
+            parts = [list(parts_of(batch, min(self.rows, most(batch)))) for batch in batches]
+            largest = max((len(part["input_ids"]) for of_batch in parts for part in of_batch), default=1)
+            try:
+                return work(parts)
+            except RuntimeError as error:
+                if largest == 1 or not is_lack_of_memory(error):
+                    raise
+                self.rows = (largest + 1) // 2
+            release_memory()  # as above

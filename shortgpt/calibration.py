@@ -5,6 +5,9 @@
     name | path | texts ─▶ texts ─▶ segments, in a seeded order ─▶ windows of T tokens ─▶ right-padded batches
     token batches ─────────────────────────────────────────────────────────────────────▶ repacked to the right
 
+A document is a text: a file, a line of JSON Lines, a row of a data set, or a text that was handed in. Windows of one
+document are alike, so each sequence's document is kept (`Calibration.documents`) for the errors of what is measured.
+
 Batches made here are never padded on the left: recurrent models do not mask it. A left-padded batch that is handed in
 is moved to the right, token for token.
 """
@@ -16,7 +19,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shortgpt.errors import CalibrationError
 from shortgpt.texts import is_local, texts_of
@@ -33,6 +36,8 @@ TOKENS_PER_BATCH = 4096
 HELD_OUT_PER_BATCH = 1024
 CHARACTERS_PER_TOKEN = 16
 """Texts are cut into segments of this many characters for each token wanted; more than tokenizers put into one."""
+DOCUMENTS = "document_ids"
+"""Of a token batch: the document of each sequence."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,11 @@ class CalibrationInfo(Value):
         source: the source as it was named, or "texts" or "token batches" for values handed in.
         sequences, tokens: how many sequences, and the length of the longest.
         seed: of the sampling; None where nothing was sampled.
-        field: of JSON Lines; None elsewhere.
+        field: of the records that the texts were taken from (JSON Lines, a data set), named or found; None elsewhere.
         text_hash: SHA-256 of the texts the windows begin in, equal for any tokenizer; of the tokens where there was
             no text. Scores of different models are comparable where it is equal.
         token_hash: SHA-256 of token ids and masks.
+        documents: of how many documents the sequences are; None where that is not known.
     """
 
     source: str
@@ -56,14 +62,35 @@ class CalibrationInfo(Value):
     field: str | None
     text_hash: str
     token_hash: str
+    documents: int | None = None
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Token batches, and what they are."""
+    """Token batches, and what they are.
+
+    Attributes:
+        documents: the document that each sequence is of, numbered from 0, [sequences], in the order of the batches;
+            empty where that is not known.
+    """
 
     batches: tuple[TokenBatch, ...]
     info: CalibrationInfo
+    documents: tuple[int, ...] = ()
+
+
+class Windows(NamedTuple):
+    """Sequences of token ids, the document that each is of, and what was taken.
+
+    Attributes:
+        text_hash: of the texts that the sequences begin in.
+        field: as `CalibrationInfo` has it.
+    """
+
+    ids: list[list[int]]
+    documents: list[int]
+    text_hash: str
+    field: str | None
 
 
 def calibrate(
@@ -80,15 +107,18 @@ def calibrate(
 
     Args:
         source: the name of an installed source (`stdlib`, `wikitext2`, `hub:NAME`, ...); the path of a text file, a
-            folder of them, or a JSON Lines file; an iterable of texts, each a sequence of its own; or an iterable of
-            token batches, which are taken as they are.
+            folder of them, or a JSON Lines file; an iterable of texts, each a sequence and a document of its own; or an
+            iterable of token batches, which are taken as they are. `document_ids` in a batch, a LongTensor [batch],
+            says which of its sequences, and of those in other batches, are of one document.
         sequences: how many windows to take; default 32. Of iterables: how many items; default all.
         tokens: the length of a window; default 512, less where the model's own window is shorter.
-        field: the text's field in JSON Lines.
+        field: the text's field in JSON Lines, or its column in a data set (`hub:NAME`). Default: `text`, or the only
+            one that holds strings.
         batch_size: sequences in a batch; default 4,096 tokens' worth.
 
     Raises:
-        CalibrationError: there is no text, not enough of it, no such field, or no tokenizer.
+        CalibrationError: there is no text, not enough of it, no such field, several that could be meant, or no
+            tokenizer.
         UnknownNameError: no source of that name is installed.
     """
     if not isinstance(source, (str, Path)):
@@ -107,14 +137,14 @@ def calibrate(
     size = batch_size or max(1, TOKENS_PER_BATCH // length)
     if isinstance(source, (str, Path)):
         count = sequences or SEQUENCES
-        windows, text_hash = _sampled(source, model, length, count, seed=seed, field=field)
-        return _of_windows(windows, text_hash, str(source), model, size, seed=seed, field=field)
+        windows = _sampled(source, model, length, count, seed=seed, field=field)
+        return _of_windows(windows, str(source), model, size, seed=seed)
     texts = items[:sequences]
-    windows = [_tokenised(model.tokenizer, text, length) for text in texts]
-    if any(not ids for ids in windows):
+    ids = [_tokenised(model.tokenizer, text, length) for text in texts]
+    if not all(ids):
         raise CalibrationError("a calibration text has no tokens; leave empty texts out")
     text_hash = _hash(text.encode() for text in texts)
-    return _of_windows(windows, text_hash, "texts", model, size, seed=None, field=field)
+    return _of_windows(Windows(ids, list(range(len(ids))), text_hash, field), "texts", model, size, seed=None)
 
 
 def held_out(
@@ -139,9 +169,9 @@ def held_out(
     if not isinstance(source, (str, Path)):
         raise CalibrationError("texts and token batches that were handed in are all scored, so none is held out")
     length, count = _length(model, sequences, tokens, batch_size), sequences or SEQUENCES
-    windows, text_hash = _sampled(source, model, length, count, seed=seed, field=field, after=count)
+    windows = _sampled(source, model, length, count, seed=seed, field=field, after=count)
     size = batch_size or max(1, HELD_OUT_PER_BATCH // length)
-    return _of_windows(windows, text_hash, str(source), model, size, seed=seed, field=field)
+    return _of_windows(windows, str(source), model, size, seed=seed)
 
 
 def calibrate_and_hold_out(
@@ -163,7 +193,7 @@ def calibrate_and_hold_out(
         both = {"sequences": sequences, **options}
         return calibrate(source, model, **both), held_out(source, model, **both)
     _check_numbers(sequences, None, None)
-    items = items_of(source.batches if isinstance(source, Calibration) else source)
+    items = _batches_of(source) if isinstance(source, Calibration) else items_of(source)
     half = min(sequences or len(items), (len(items) + 1) // 2)
     if len(items) == 1:
         raise CalibrationError(
@@ -210,50 +240,62 @@ def _length(model: BlockSequence, sequences: int | None, tokens: int | None, bat
     return length
 
 
+def _batches_of(data: Calibration) -> list[Any]:
+    """Its batches as `calibrate` takes them, with their `document_ids` where they are known."""
+    import torch
+
+    if not data.documents:
+        return list(data.batches)
+    rows = [len(batch["input_ids"]) for batch in data.batches]
+    documents = torch.tensor(data.documents).split(rows)
+    return [{**batch, DOCUMENTS: of_batch} for batch, of_batch in zip(data.batches, documents, strict=True)]
+
+
 def _sampled(
     source: str | Path, model: BlockSequence, length: int, count: int, *, seed: int, field: str | None, after: int = 0
-) -> tuple[list[list[int]], str]:
-    """`count` windows of a source, in a seeded order, and the hash of their texts; after the first `after`, if any,
-    fewer will do."""
-    segments = _segments(texts_of(source, field=field, seed=seed), length, seed, shuffle=is_local(source))
-    return _windows(segments, str(source), model.tokenizer, count, length, after)
+) -> Windows:
+    """`count` windows of a source, in a seeded order; after the first `after`, if any, fewer will do."""
+    texts = texts_of(source, field=field, seed=seed)
+    segments = _segments(texts, length, seed, shuffle=is_local(source))
+    windows = _windows(segments, str(source), model.tokenizer, count, length, after)
+    return windows._replace(field=texts.field)
 
 
-def _of_windows(
-    windows: Sequence[Sequence[int]],
-    text_hash: str,
-    label: str,
-    model: BlockSequence,
-    size: int,
-    *,
-    seed: int | None,
-    field: str | None,
-) -> Calibration:
+def _of_windows(windows: Windows, label: str, model: BlockSequence, size: int, *, seed: int | None) -> Calibration:
     """Windows as batches of `size` sequences."""
-    _check_ids(windows, model, label)
-    batches = [_padded(windows[at : at + size]) for at in range(0, len(windows), size)]
+    _check_ids(windows.ids, model, label)
+    batches = [_padded(windows.ids[at : at + size]) for at in range(0, len(windows.ids), size)]
+    documents = _numbered(windows.documents)
     info = CalibrationInfo(
         source=label,
-        sequences=len(windows),
-        tokens=max(len(ids) for ids in windows),
+        sequences=len(windows.ids),
+        tokens=max(len(ids) for ids in windows.ids),
         seed=seed,
-        field=field,
-        text_hash=text_hash,
+        field=windows.field,
+        text_hash=windows.text_hash,
         token_hash=_token_hash(batches),
+        documents=len(set(documents)),
     )
-    return Calibration(tuple(batches), info)
+    return Calibration(tuple(batches), info, documents)
 
 
-def _segments(texts: Iterable[str], length: int, seed: int, *, shuffle: bool) -> Iterator[str]:
-    """Pieces of the texts, each long enough for a window where its text is; in a seeded order where asked."""
+def _numbered(documents: Iterable[int]) -> tuple[int, ...]:
+    """The same, numbered from 0 in the order in which they come."""
+    numbers: dict[int, int] = {}
+    return tuple(numbers.setdefault(document, len(numbers)) for document in documents)
+
+
+def _segments(texts: Iterable[str], length: int, seed: int, *, shuffle: bool) -> Iterator[tuple[str, int]]:
+    """Pieces of the texts, each long enough for a window where its text is, and the number of its text; in a seeded
+    order where asked."""
     size = CHARACTERS_PER_TOKEN * length
 
-    def cut() -> Iterator[str]:
-        for text in texts:
+    def cut() -> Iterator[tuple[str, int]]:
+        for document, text in enumerate(texts):
             for at in range(0, len(text), size):
                 piece = text[at : at + size]
                 if piece.strip():
-                    yield piece
+                    yield piece, document
 
     if not shuffle:
         return cut()
@@ -263,28 +305,36 @@ def _segments(texts: Iterable[str], length: int, seed: int, *, shuffle: bool) ->
 
 
 def _windows(
-    segments: Iterator[str], label: str, tokenizer: Any, count: int, length: int, after: int = 0
-) -> tuple[list[list[int]], str]:
-    """`count` windows of exactly `length` tokens; segments too short for one are joined by an empty line.
+    segments: Iterator[tuple[str, int]], label: str, tokenizer: Any, count: int, length: int, after: int = 0
+) -> Windows:
+    """`count` windows of exactly `length` tokens; segments too short for one are joined by an empty line. A window is
+    of the document that most of its tokens are from.
 
     Args:
         after: leave out as many windows first. Then what is left will do, if it is one.
     """
     windows: list[list[int]] = []
+    documents: list[int] = []
     used: list[str] = []
     text = ""
-    for segment in segments:
+    before, most, longest = 0, 0, 0  # tokens so far; the document of the longest piece, and that piece's tokens
+    for segment, document in segments:
         text = f"{text}\n\n{segment}" if text else segment
         ids = _tokenised(tokenizer, text, length)
+        if len(ids) - before > longest:
+            most, longest = document, len(ids) - before
+        before = len(ids)
         if len(ids) == length:
             windows.append(ids)
+            documents.append(most)
             used.append(text)
-            text = ""
+            text, before, longest = "", 0, 0
             if len(windows) == after + count:
                 break
     left = len(windows) - after
     if left == count or (after and left > 0):
-        return windows[after:], _hash(part.encode("utf-8", "surrogatepass") for part in used[after:])
+        text_hash = _hash(part.encode("utf-8", "surrogatepass") for part in used[after:])
+        return Windows(windows[after:], documents[after:], text_hash, None)
     if not windows and not text:
         raise CalibrationError(f"{label}: the calibration source is empty")
     behind = f", and the first {after} were scored, so none is held out" if after else f", {count} were asked for"
@@ -323,19 +373,46 @@ def _padded(windows: Sequence[Sequence[int]]) -> TokenBatch:
 
 
 def _of_batches(batches: Sequence[Mapping[str, Any]], model: BlockSequence) -> Calibration:
-    packed = [repacked(batch, number) for number, batch in enumerate(batches)]
+    documents = _documents_of(batches)
+    own = [{key: value for key, value in batch.items() if key != DOCUMENTS} for batch in batches]
+    packed = [repacked(batch, number) for number, batch in enumerate(own)]
+    sequences = sum(len(batch["input_ids"]) for batch in packed)
+    if len(documents) not in (0, sequences):
+        raise CalibrationError(f"token batches: {len(documents)} {DOCUMENTS} for {sequences} sequences; give one each")
     _check_ids([batch["input_ids"].flatten().tolist() for batch in packed], model, "token batches")
     token_hash = _token_hash(packed)
     info = CalibrationInfo(
         source="token batches",
-        sequences=sum(len(batch["input_ids"]) for batch in packed),
+        sequences=sequences,
         tokens=max(batch["input_ids"].shape[1] for batch in packed),
         seed=None,
         field=None,
         text_hash=token_hash,
         token_hash=token_hash,
+        documents=len(set(documents)) or None,
     )
-    return Calibration(tuple(packed), info)
+    return Calibration(tuple(packed), info, documents)
+
+
+def _documents_of(batches: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    """The `document_ids` of all sequences; none where no batch has any."""
+    import torch
+
+    found: list[int] = []
+    for number, batch in enumerate(batches):
+        ids = batch.get(DOCUMENTS)
+        if (ids is None) != (batches[0].get(DOCUMENTS) is None):
+            raise CalibrationError(f"token batch {number}: {DOCUMENTS} must be in every batch, or in none")
+        if ids is None:
+            continue
+        if not isinstance(ids, torch.Tensor) or ids.dim() != 1 or ids.dtype not in (torch.long, torch.int):
+            told = f"{tuple(ids.shape)} {ids.dtype}" if isinstance(ids, torch.Tensor) else type(ids).__name__
+            raise CalibrationError(
+                f"token batch {number}: {DOCUMENTS} must be a LongTensor [batch], a document's number for each "
+                f"sequence, found {told}"
+            )
+        found += ids.tolist()
+    return _numbered(found)
 
 
 def repacked(batch: Mapping[str, Any], number: int = 0) -> TokenBatch:

@@ -42,7 +42,7 @@ class Exchange(Value):
         gone: blocks of the choice.
         instead: blocks that stay, which could go in their place.
         difference: how much higher the mean score of `instead` is.
-        stderr: the standard error of that, paired by sequence; NaN for a single one.
+        stderr: the standard error of that, paired by document or sequence (`Scores.unit`); NaN for a single one.
     """
 
     gone: tuple[int, ...]
@@ -74,8 +74,8 @@ class Choice(Value):
 
     Attributes:
         rule: "least", "contiguous" or "max-perplexity-ratio".
-        stability: in what share of bootstrap resamples of the sequences the same set comes out (for a ratio: of as many
-            blocks); NaN where that cannot be said.
+        stability: in what share of bootstrap resamples of the documents, or of the sequences (`Scores.unit`), the same
+            set comes out (for a ratio: of as many blocks); NaN where that cannot be said.
         exchanges: those that are a toss-up, the most even one first, and the nearest to it where none is. Empty where
             the scores have no standard error, or nothing can be exchanged.
         refused: why the set of least score could not go; None where it did.
@@ -140,7 +140,7 @@ def exchanges(scores: Scores, blocks: Collection[int], refuse: Refuse = anything
     """The exchanges of a block that goes for one that stays, as `Choice` has them."""
     columns = list(zip(*scores.sums[0], strict=True))
     found = [
-        Exchange((gone,), (other,), *difference(columns[gone], columns[other], scores.counts[0]))
+        Exchange((gone,), (other,), *difference(columns[gone], columns[other], scores.counts[0], scores.grouping))
         for gone in sorted(blocks)
         for other in range(len(scores))
         if other not in blocks and other not in scores.pinned
@@ -163,6 +163,7 @@ def run(scores: Scores, n: int, refuse: Refuse = anything, *, resamples: int = R
     columns = [place[first, first + n] for first in firsts]
     sums = [[row[column] for column in columns] for row in spans.sums]
     means = [spans.means[column] for column in columns]
+    documents = scores.documents if len(scores.documents) == len(spans.counts) else ()
 
     def blocks_of(at: int) -> tuple[int, ...]:
         return tuple(range(firsts[at], firsts[at] + n))
@@ -182,14 +183,14 @@ def run(scores: Scores, n: int, refuse: Refuse = anything, *, resamples: int = R
     taken, *left = allowed
     stability = float("nan")
     if reason is None and observed(spans.counts) > 1:
-        deeper_first = resampled_means(sums, spans.counts, resamples, seed)[:, ::-1]
+        deeper_first = resampled_means(sums, spans.counts, resamples, seed, documents)[:, ::-1]
         stability = float((deeper_first.argmin(1) == len(firsts) - 1 - taken).mean())
     by_run = list(zip(*sums, strict=True))
     found = []
     for at in left:
         only = set(blocks_of(at)) ^ set(blocks_of(taken))
         gone, instead = (tuple(sorted(only & set(blocks_of(k)))) for k in (taken, at))
-        found.append(Exchange(gone, instead, *difference(by_run[taken], by_run[at], spans.counts)))
+        found.append(Exchange(gone, instead, *difference(by_run[taken], by_run[at], spans.counts, documents)))
     return blocks_of(taken), Choice(CONTIGUOUS, stability, _nearest(found), reason)
 
 

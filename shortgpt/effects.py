@@ -20,9 +20,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from shortgpt import uncertainty
 from shortgpt.calibration import Calibration, CalibrationInfo
 from shortgpt.errors import CalibrationError, HiddenStateError, ShortGPTError
-from shortgpt.uncertainty import difference
 from shortgpt.values import Value
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ class Effect(Value):
     Attributes:
         before, after: what was measured.
         ratio: the perplexity after over that before; None where they were not measured.
-        ratio_stderr: its standard error, paired by sequence; NaN for a single one.
+        ratio_stderr: its standard error, paired by `ratio_unit`; NaN for a single sequence.
+        ratio_unit: what that takes for independent, "document" or "sequence" (`shortgpt.uncertainty.unit`); None where
+            there is no ratio.
         text: what the perplexity was measured on.
         prompt: what was continued, decoded.
         timed: the shape of the batch that was timed, [sequences, tokens].
@@ -82,6 +84,7 @@ class Effect(Value):
     device: str = ""
     dtype: str = ""
     not_measured: dict[str, str] = field(default_factory=dict)
+    ratio_unit: str | None = None
 
     def __rich__(self) -> RenderableType:
         from shortgpt.reports.effect import effect_lines
@@ -160,7 +163,7 @@ class _Measuring:
         self.reasons = dict(reasons)
 
     def effect(self) -> Effect:
-        perplexities, ratio, error = self._perplexities()
+        perplexities, ratio, error, unit = self._perplexities()
         self.progress("effect", 1, 3)
         prompt, continuations = self._continuations()
         self.progress("effect", 2, 3)
@@ -179,22 +182,28 @@ class _Measuring:
             device=str(self.model.device),
             dtype=_dtype(self.model, batch),
             not_measured=self.reasons,
+            ratio_unit=unit,
         )
 
-    def _perplexities(self) -> tuple[tuple[float | None, float | None], float | None, float | None]:
+    def _perplexities(
+        self,
+    ) -> tuple[tuple[float | None, float | None], float | None, float | None, uncertainty.Unit | None]:
+        """Before and after, their ratio, its standard error, and what that takes for independent."""
         from shortgpt.evaluation import DEFAULT_EVALUATOR, evaluate, open_evaluator
 
         if self.data is None:
-            return (None, None), None, None
+            return (None, None), None, None, None
         evaluator = open_evaluator(DEFAULT_EVALUATOR)
         try:
             before, after = (evaluate(self.model, self.data, evaluator, blocks) for blocks in ((), self.gone))
         except HiddenStateError as broken:
             self.reasons[PERPLEXITY] = str(broken)
-            return (None, None), None, None
-        apart, error = difference(before.sums, after.sums, before.counts)
+            return (None, None), None, None, None
+        documents = self.data.documents
+        apart, error = uncertainty.difference(before.sums, after.sums, before.counts, documents)
         ratio = math.exp(min(apart, 700.0))
-        return (evaluator.summary(before.mean), evaluator.summary(after.mean)), ratio, ratio * error
+        summaries = evaluator.summary(before.mean), evaluator.summary(after.mean)
+        return summaries, ratio, ratio * error, uncertainty.unit(before.counts, documents)
 
     def _continuations(self) -> tuple[str | None, tuple[str | None, str | None]]:
         if self.data is None:

@@ -32,7 +32,7 @@ def shortgpt_criteria() -> Iterable[Extension]:
 
 @hookspec
 def shortgpt_calibrations() -> Iterable[Extension]:
-    """Calibration sources: each target a function `(argument: str, seed: int) -> Iterable[str]` of texts."""
+    """Calibration sources: each target a function `(argument: str, seed: int) -> Iterable[str]` of documents' texts."""
     raise AssertionError("a specification, never called")
 
 

@@ -86,7 +86,10 @@ class TorchBlockSequence(BlockSequence):
     # -- what an odd family overrides -------------------------------------------------------------------------
 
     def stream(self, block: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-        """The residual stream that a block's call brings in; here, the first argument."""
+        """The residual stream that a block's call brings in; here, the first argument.
+
+        Of a streamed model it is asked for before the block's weights are there, but for block 0.
+        """
         value = args[0] if args else kwargs.get("hidden_states")
         if not isinstance(value, Tensor):
             raise AdapterError(f"{self.block_names[block]}: its call brings no tensor first; override `stream`")

@@ -40,6 +40,7 @@ class Pass:
 
     Attributes:
         result: what the work returned; None before its end.
+        embedded: what embeddings gave in it, see `shortgpt.embedded`.
     """
 
     current = threading.local()
@@ -49,6 +50,7 @@ class Pass:
         self.answers: SimpleQueue[Any] = SimpleQueue()
         self.calls: SimpleQueue[Call | BaseException | None] = SimpleQueue()
         self.at: Call | None = None
+        self.embedded: list[Any] = []
         self.autocast = [  # which torch keeps for each thread
             torch.autocast(kind, torch.get_autocast_dtype(kind))
             for kind in ("cpu", "cuda")

@@ -1,7 +1,7 @@
 """`Scores`: what scoring gives, and the choices that can be made by it.
 
-A score is a mean over tokens. Tokens of one text are not independent, so its uncertainty is taken with the sequence
-as the unit.
+A score is a mean over tokens. Neither tokens of one text nor windows of one document are independent, so its
+uncertainty is taken with the document as the unit (`shortgpt.uncertainty`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shortgpt.errors import (
     ShortGPTError,
 )
 from shortgpt.spans import Spans
-from shortgpt.uncertainty import RESAMPLES, observed, ratio, resampled_means
+from shortgpt.uncertainty import RESAMPLES, Unit, observed, ratio, resampled_means, unit
 from shortgpt.values import Value
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Scores(Value):
             over tokens there is a single row, its values.
         counts: for each criterion, the tokens that are in each of its rows.
         tokens: the real tokens of each sequence, [sequences].
+        documents: the document that each sequence is of, numbered from 0, [sequences]; empty where that is not known.
         stream_norm: mean ‖x_i‖ over tokens, before each block: the paper's mechanism is that it grows with depth.
         update_norm: mean ‖x_{i+1} − x_i‖ over tokens.
         parameters: of each block.
@@ -74,6 +75,7 @@ class Scores(Value):
     dtype: str
     refused: dict[str, str] = field(default_factory=dict)
     spans: Spans | None = None
+    documents: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.block_names)
@@ -104,8 +106,20 @@ class Scores(Value):
 
     @property
     def stderr(self) -> tuple[float, ...]:
-        """The standard error of `values`, [blocks]: of a ratio of sums over sequences. NaN for a single sequence."""
-        return tuple(ratio(column, self.counts[0])[1] for column in zip(*self.sums[0], strict=True))
+        """The standard error of `values`, [blocks]: of a ratio of sums over documents, or over sequences (`unit`). NaN
+        for a single sequence."""
+        return tuple(ratio(column, self.counts[0], self.grouping)[1] for column in zip(*self.sums[0], strict=True))
+
+    @property
+    def grouping(self) -> tuple[int, ...]:
+        """The document of each row of the first criterion's sums; empty where that is not known."""
+        return self.documents if len(self.documents) == len(self.counts[0]) else ()
+
+    @property
+    def unit(self) -> Unit:
+        """What the first criterion's errors and resamples take for independent: the "document"; the "sequence" where it
+        is not known of which document each is, or there are too few documents."""
+        return unit(self.counts[0], self.grouping)
 
     def ranking(self) -> tuple[int, ...]:
         """The blocks, least influential first. Of equal ones the deeper goes first. Pinned ones are not left out."""
@@ -121,22 +135,22 @@ class Scores(Value):
         return _lowest(self.values, self.pinned, n)
 
     def stability(self, n: int, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
-        """How sure the set of the n least influential is: in what share of bootstrap resamples of the sequences the
-        same set comes out. 1.0 is certain; NaN for a single sequence."""
+        """How sure the set of the n least influential is: in what share of bootstrap resamples of the documents,
+        or of the sequences (`unit`), the same set comes out. 1.0 is certain; NaN for a single sequence."""
         import numpy
 
         chosen = self.least_influential(n)
         if observed(self.counts[0]) < 2:
             return float("nan")
         deeper_first = numpy.array([i for i in reversed(range(len(self))) if i not in self.pinned])
-        means = resampled_means(self.sums[0], self.counts[0], resamples, seed)[:, deeper_first]
+        means = resampled_means(self.sums[0], self.counts[0], resamples, seed, self.grouping)[:, deeper_first]
         lowest = deeper_first[means.argsort(1, kind="stable")[:, :n]]
         return float((numpy.sort(lowest, 1) == chosen).all(1).mean())
 
     def toss_ups(self, n: int) -> tuple[Exchange, ...]:
         """Which blocks at the cut are a toss-up: the pairs of one of the n least influential blocks and another one
-        whose means differ by no more than the standard error of their difference, the sequences being paired. The most
-        even one first; none for a single sequence, where that error is not known."""
+        whose means differ by no more than the standard error of their difference, paired by document or sequence
+        (`unit`). The most even one first; none for a single sequence, where that error is not known."""
         return tuple(one for one in exchanges(self, self.least_influential(n)) if one.toss_up)
 
     def keeping(self, blocks: Iterable[int]) -> Scores:
@@ -168,6 +182,7 @@ class Scores(Value):
         fits = blocks > 0 and 0 < len(self.criteria) == len(self.sums) == len(self.counts)
         fits &= {len(self.parameters), len(self.stream_norm), len(self.update_norm)} == {blocks}
         fits &= all(0 <= block < blocks for block in self.pinned)
+        fits &= len(self.documents) in (0, len(self.tokens))
         for rows, counts in zip(self.sums, self.counts, strict=False):
             fits &= len(rows) == len(counts) and all(n >= 0 for n in counts) and any(counts)
             fits &= all(len(row) == blocks for row in rows)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from shortgpt import processes
 from shortgpt.asked import Asked, open_criteria
-from shortgpt.batches import Fitting, parts_of
+from shortgpt.batches import Fitting
 from shortgpt.blocks import check_opened
 from shortgpt.calibration import Calibration, calibrate
 from shortgpt.criteria import BatchCriterion, OrderCriterion
@@ -56,7 +56,8 @@ def score(
 
     Where `torch.distributed` has a process group, each process takes its share of the batches; all of them call this,
     and all get the scores of the whole set. A CPU takes a batch some 2,048 tokens at a time, or 4,096 in half
-    precision, an accelerator whole; what does not fit into memory is taken in halves.
+    precision, an accelerator whole; what does not fit into memory is taken in halves: of a streamed model all batches,
+    from the first block on.
 
     Args:
         calibration: a named source, a path, an iterable of texts or of token batches, or a `Calibration`; with the
@@ -134,6 +135,7 @@ def score(
         dtype=found[-1].dtype,
         refused=refused,
         spans=None if spanning is None else _spans(spanning.name, len(model), found),
+        documents=data.documents,
     )
 
 
@@ -160,16 +162,19 @@ def _share(
     mine = list(enumerate(data.batches))[rank::size]
     look = partial(Tally, model, asked, spans, report, Room())
     found: list[BatchSums] = []
+    fitting = Fitting()
     if model.streamed:
-        parts = [list(parts_of(batch, _rows_at_a_time(model, batch))) for _, batch in mine]
-        tallies = [[look(part) for part in of_batch] for of_batch in parts]
-        model.trace_all(list(chain(*parts)), [tally.tap for tally in chain(*tallies)])
-        found = [
-            joined([tally.result(number) for tally in of_batch])
-            for of_batch, (number, _) in zip(tallies, mine, strict=True)
-        ]
+
+        def traced(parts: list[list[TokenBatch]]) -> list[BatchSums]:
+            tallies = [[look(part) for part in of_batch] for of_batch in parts]
+            model.trace_all(list(chain(*parts)), [tally.tap for tally in chain(*tallies)])
+            return [
+                joined([tally.result(number) for tally in of_batch])
+                for of_batch, (number, _) in zip(tallies, mine, strict=True)
+            ]
+
+        found = fitting.together([batch for _, batch in mine], traced, partial(_rows_at_a_time, model))
     else:
-        fitting = Fitting()
         for number, batch in mine:
             work = partial(_scored, model, number=number, asked=asked, look=look)
             scored = joined(fitting.each(batch, work, _rows_at_a_time(model, batch)))

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from shortgpt.embedded import letting_go, ordinary
 from shortgpt.errors import AdapterError
 from shortgpt.memory import keep_freed_memory
 from shortgpt.passes import Call, Pass, waiting
@@ -147,14 +148,28 @@ def trace_by_block(
     def see(number: int, boundary: int, hidden: Tensor) -> None:
         taps[number](boundary, model.observed(boundary, hidden))
 
-    def step(number: int, call: Call, compute: Callable[[], Any]) -> Any:
+    def incoming(number: int, call: Call) -> None:
         see(number, call.block, model.stream(call.block, call.args, call.kwargs))
+
+    def reached(pass_: Pass, number: int, call: Call) -> None:
+        # Here and not when the block runs: till then the boundary before it would be held as well. But the first
+        # block's stream may be made with its weights (RWKV's first norm).
+        if call.block > 0:
+            incoming(number, call)
+            for embedded in pass_.embedded:
+                embedded.let_go()
+
+    def step(number: int, call: Call, compute: Callable[[], Any]) -> Any:
+        if call.block == 0:
+            incoming(number, call)
         output = compute()
         if call.block == len(model) - 1:
             see(number, len(model), model.stream_out(call.block, output))
         return output
 
-    _run(weights, [partial(model.forward, batch) for batch in batches], range(len(model)), step)
+    works = [partial(model.forward, batch) for batch in batches]
+    with letting_go(model.model):
+        _run(weights, works, range(len(model)), step, reached=reached)
 
 
 def _run(
@@ -163,6 +178,7 @@ def _run(
     order: Sequence[int],
     step: Callable[[int, Call, Callable[[], Any]], Any] = lambda number, call, compute: compute(),
     without_reading: Callable[[Call], Any] = lambda call: None,
+    reached: Callable[[Pass, int, Call], None] = lambda pass_, number, call: None,
 ) -> list[T]:
     """Take works through the blocks.
 
@@ -170,6 +186,7 @@ def _run(
         order: the parts that will be read. Where the head is not among them, a work ends behind the last block.
         step: (a work's number, the call of a block that is there, what computes it) → the block's output.
         without_reading: the output of a block that need not be read; None where it is to be.
+        reached: called with a pass, its work's number and the call of a block that it has come to.
     """
     keep_freed_memory()
     head = len(weights.blocks)
@@ -184,6 +201,14 @@ def _run(
         reader = _Reader(weights, order)
         stack.enter_context(reader.pool)
         forwards = stack.enter_context(waiting(weights.blocks))
+
+        def go_on(number: int, block: int, output: Any = None) -> None:
+            """Run a pass up to its call of a block."""
+            passes[number].resume(output)
+            call = passes[number].at
+            if call is not None and call.block == block:
+                passes[number].at = call = call._replace(args=ordinary(call.args), kwargs=ordinary(call.kwargs))
+                reached(passes[number], number, call)
 
         def output_of(block: int, number: int) -> Any:
             call = passes[number].take()
@@ -200,21 +225,24 @@ def _run(
             return step(number, call, partial(call.context.run, forwards[block], *call.args, **call.kwargs))
 
         try:
-            for work in works:
-                passes.append(Pass(work))
-                passes[-1].resume()
+            passes += [Pass(work) for work in works]
             going = list(range(len(works)))
+            begun = False
             while going:
                 for block in range(head):
                     for number in going:
+                        if not begun and block == 0:
+                            go_on(number, 0)
                         output = output_of(block, number)
-                        if to_the_end and block == head - 1:
+                        if block < head - 1:
+                            go_on(number, block + 1, output)
+                        elif to_the_end:
                             reader.need(head)
-                        if to_the_end or block < head - 1:
                             passes[number].resume(output)
                         del output
                     reader.leave(block)
                 reader.leave(head)
+                begun = True
                 going = [number for number in going if passes[number].waits]
         finally:
             for pass_ in passes:

@@ -1,45 +1,84 @@
-"""How sure a mean over tokens is, the sequence being the unit: tokens of one text are not independent."""
+"""How sure a mean over tokens is. What is drawn independently is the document: tokens of one text are alike, and so are
+windows of one document.
+
+::
+
+    tokens ─▶ sums by sequence ─▶ sums by document ─▶ mean, standard error, bootstrap resamples
+                                  └ of too few documents: by sequence, which the results say (`unit`)
+
+The error is the cluster-robust one (Liang and Zeger 1986, Biometrika 73, 13-22) with the correction G/(G − 1) for G
+documents. Of few documents, or where one outweighs the others, it is itself too small and hardly known (Cameron and
+Miller 2015, Journal of Human Resources 50, 317-372, section VI).
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy
 
 Sums = Sequence[Sequence[float]]
+Unit = Literal["document", "sequence"]
 
 RESAMPLES = 10_000
 """So that a share of them is known to half a percent."""
+FEWEST_DOCUMENTS = 8
+"""Fewer say too little of how documents differ: of 8 the error is known to a quarter of itself, 1/√(2 (G − 1))."""
 
 
-def ratio(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
-    """The mean over all tokens and its standard error: that of a ratio of sums over sequences (Cochran, Sampling
-    Techniques, 1977, Eq. 6.13 without the correction for a finite population).
+def unit(counts: Sequence[int], documents: Sequence[int] = ()) -> Unit:
+    """What errors and resamples take for independent: the document, where there are enough, else the sequence.
+
+    Documents count by their tokens t: (Σ t)² / Σ t² is their effective number (Kish, Survey Sampling, 1965), which is
+    less than their number where one outweighs the others.
+
+    Args:
+        counts: the tokens of each sequence, [sequences].
+        documents: the document that each sequence is of, [sequences]. Empty: each is of its own.
+    """
+    tokens: defaultdict[int, int] = defaultdict(int)
+    for document, count in zip(documents, counts, strict=bool(documents)):
+        tokens[document] += count
+    squares = sum(count**2 for count in tokens.values())
+    enough = squares > 0 and sum(counts) ** 2 >= FEWEST_DOCUMENTS * squares
+    return "document" if enough else "sequence"
+
+
+def ratio(sums: Sequence[float], counts: Sequence[int], documents: Sequence[int] = ()) -> tuple[float, float]:
+    """The mean over all tokens and its standard error: that of a ratio of sums over independent units (Cochran,
+    Sampling Techniques, 1977, Eq. 6.13 without the correction for a finite population).
 
     Args:
         sums: of the tokens' values, [sequences].
         counts: the tokens that are in each of them, [sequences]. A sequence without any tells nothing.
+        documents: as for `unit`, which says what is independent.
 
     Returns:
         The error is NaN where fewer than two sequences have tokens.
     """
-    n, total = observed(counts), sum(counts)
+    total = sum(counts)
     mean = sum(sums) / total
+    errors = [part - mean * count for part, count in zip(sums, counts, strict=True)]
+    groups = _groups(counts, documents)
+    n = len(groups)
     if n < 2:
         return mean, float("nan")
-    squares = sum((part - mean * count) ** 2 for part, count in zip(sums, counts, strict=True))
+    squares = sum(sum(errors[row] for row in rows) ** 2 for rows in groups)
     return mean, float((n / (n - 1) * squares) ** 0.5 / total)
 
 
-def difference(ours: Sequence[float], theirs: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
+def difference(
+    ours: Sequence[float], theirs: Sequence[float], counts: Sequence[int], documents: Sequence[int] = ()
+) -> tuple[float, float]:
     """How far the mean of `theirs` lies above that of `ours`, and the standard error of that.
 
     Both were measured on the same sequences, and what makes a text hard moves both: the error is that of the paired
     difference; see `ratio`.
     """
-    return ratio([b - a for a, b in zip(ours, theirs, strict=True)], counts)
+    return ratio([b - a for a, b in zip(ours, theirs, strict=True)], counts, documents)
 
 
 def observed(counts: Sequence[int]) -> int:
@@ -47,8 +86,10 @@ def observed(counts: Sequence[int]) -> int:
     return sum(count > 0 for count in counts)
 
 
-def resampled_means(sums: Sums, counts: Sequence[int], resamples: int, seed: int) -> numpy.ndarray:
-    """The means over all tokens in bootstrap resamples of the sequences that have any, float64.
+def resampled_means(
+    sums: Sums, counts: Sequence[int], resamples: int, seed: int, documents: Sequence[int] = ()
+) -> numpy.ndarray:
+    """The means over all tokens in bootstrap resamples of the documents, or of the sequences (see `unit`), float64.
 
     Args:
         sums: [sequences][things].
@@ -58,8 +99,21 @@ def resampled_means(sums: Sums, counts: Sequence[int], resamples: int, seed: int
     """
     import numpy
 
-    weight = numpy.asarray(counts)
-    n = observed(counts)
-    drawn = numpy.random.default_rng(seed).multinomial(n, [1 / n] * n, size=resamples)  # how often each sequence is
-    means: numpy.ndarray = drawn @ numpy.asarray(sums)[weight > 0] / (drawn @ weight[weight > 0])[:, None]
+    groups = _groups(counts, documents)
+    rows = numpy.asarray(sums)
+    by_group = numpy.stack([rows[group].sum(0) for group in groups])
+    weight = numpy.array([sum(counts[row] for row in group) for group in groups])
+    n = len(groups)
+    drawn = numpy.random.default_rng(seed).multinomial(n, [1 / n] * n, size=resamples)  # how often each one is
+    means: numpy.ndarray = drawn @ by_group / (drawn @ weight)[:, None]
     return means
+
+
+def _groups(counts: Sequence[int], documents: Sequence[int]) -> list[list[int]]:
+    """The sequences that have tokens, by what is independent."""
+    by_document = unit(counts, documents) == "document"
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for row, count in enumerate(counts):
+        if count:
+            groups[documents[row] if by_document else row].append(row)
+    return list(groups.values())

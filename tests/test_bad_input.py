@@ -379,11 +379,13 @@ def test_a_folder_and_a_file_of_one_name(refused: Refused, model: Path, tmp_path
     assert not place.exists()
 
 
-@pytest.mark.parametrize("field", [(), ("--field", "body")])
-def test_json_lines_without_the_field(refused: Refused, model: Path, tmp_path: Path, field: Any) -> None:
-    (tmp_path / "text.jsonl").write_text('{"story": "once upon a time"}\n')
-    message = refused("score", model, "--calibration", tmp_path / "text.jsonl", *field)
-    assert f"line 1: no text in field '{field[1] if field else 'text'}' (found ['story']); name it with" in message
+def test_json_lines_without_the_field(refused: Refused, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.jsonl").write_text('{"story": "once upon a time", "by": "no one"}\n')
+    message = refused("score", model, "--calibration", tmp_path / "text.jsonl", "--field", "body")
+    assert "line 1: no text in field 'body' (found ['by', 'story']); name it with --field" in message
+    message = refused("score", model, "--calibration", tmp_path / "text.jsonl")
+    assert "line 1: story, by could each be the text; name the field with --field" in message
+    assert "among story (string: once upon a time), by (string: no one)" in message
 
 
 @pytest.mark.parametrize(

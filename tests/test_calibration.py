@@ -168,16 +168,107 @@ def test_hub_data_sets_are_asked_for_by_name_config_and_split(monkeypatch: pytes
     ]
 
 
-def test_a_hub_data_set_without_a_text_column_gives_its_first_column_of_strings(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+SQUAD = [
+    {"id": "5733", "title": "Notre_Dame", "context": "Architecturally, the school " * 9, "answers": {"text": ["x"]}},
+    {"id": "5734", "title": "Notre_Dame", "context": "In front of it", "answers": {"text": ["y"]}},
+]
+
+
+def data_set(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]], **columns: Any) -> None:
+    """`datasets.load_dataset` gives these rows, from memory."""
     import datasets
 
-    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: FakeStream([{"id": 1, "story": "once"}]))
-    assert list(texts_of("hub:x")) == ["once"]
-    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: FakeStream([{"id": 1}]))
-    with pytest.raises(CalibrationError, match=r"hold no text \(columns \['id'\]\)"):
-        list(texts_of("hub:x"))
+    features = datasets.Features(columns) if columns else None
+    made = datasets.Dataset.from_list(rows, features=features).to_iterable_dataset()
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names, **options: made)
+
+
+def test_of_several_columns_of_strings_none_is_taken_unasked(monkeypatch: pytest.MonkeyPatch, model: Playback) -> None:
+    data_set(monkeypatch, SQUAD)
+    with pytest.raises(CalibrationError) as refusal:
+        calibrate("hub:squad", model, sequences=1, tokens=20)
+    excerpt = ("Architecturally, the school " * 2)[:40]
+    assert str(refusal.value) == (
+        "hub:squad: id, title, context could each be the text; name the field with --field (field=) among "
+        f"id (string: 5733), title (string: Notre_Dame), context (string: {excerpt}…), "
+        'answers (dict: {"text": ["x"]})'
+    )
+    found = calibrate("hub:squad", model, sequences=1, tokens=20, field="context")
+    assert bytes(rows(found)[0]) in ("Architecturally, the"[:20].encode(), b"In front of it\n\nArch")
+    assert found.info.field == "context"
+    scores = shortgpt.score(model, found)
+    assert json.loads(scores.to_json())["calibration"]["field"] == "context"
+    assert "hub:squad, field context: 1 sequences of" in " ".join(str(scores).split())
+
+
+@pytest.mark.parametrize("field", ["story", "answers"])
+def test_a_column_that_is_not_there_or_holds_no_strings_is_refused(
+    monkeypatch: pytest.MonkeyPatch, model: Playback, field: str
+) -> None:
+    data_set(monkeypatch, SQUAD)
+    with pytest.raises(CalibrationError, match=rf"no text in field '{field}'.*among id \(string: 5733\)"):
+        calibrate("hub:squad", model, field=field)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"id": 1, "story": "once"}, "story"),
+        ({"id": "a", "text": "once", "url": "b"}, "text"),
+        ({"id": 1, "story": None}, None),  # a column of strings, as its type says
+    ],
+)
+def test_the_only_column_of_strings_or_text_is_taken_and_told(
+    monkeypatch: pytest.MonkeyPatch, row: dict[str, Any], expected: str | None
+) -> None:
+    from datasets import Value
+
+    types = {key: Value("int64" if isinstance(value, int) else "string") for key, value in row.items()}
+    data_set(monkeypatch, [row], **types)
+    texts = texts_of("hub:x")
+    assert texts.field == (expected or "story")
+    assert list(texts) == (["once"] if expected else [])
+
+
+def test_a_data_set_without_text_or_without_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    data_set(monkeypatch, [{"id": 1, "words": ["a"]}])
+    with pytest.raises(CalibrationError, match=r'no field holds text.* id \(int64: 1\), words \(List: \["a"\]\)'):
+        texts_of("hub:x")
+    monkeypatch.setattr("datasets.load_dataset", lambda *names, **options: FakeStream())
+    with pytest.raises(CalibrationError, match="the data set is empty"):
+        texts_of("hub:x")
+
+
+def test_of_json_lines_the_field_is_found_by_the_same_rule(tmp_path: Path, model: Playback) -> None:
+    one, squad = tmp_path / "one.jsonl", tmp_path / "squad.jsonl"
+    one.write_text('{"n": 1, "story": "once upon a time"}\n')
+    squad.write_text("".join(json.dumps(row) + "\n" for row in SQUAD))
+    assert calibrate(one, model, sequences=1, tokens=8).info.field == "story"
+    assert calibrate(squad, model, sequences=1, tokens=8, field="title").info.field == "title"
+    with pytest.raises(CalibrationError, match=r"squad.jsonl, line 1: id, title, context could each be the text"):
+        calibrate(squad, model)
+    one.write_text('{"id": "a", "story": null}\n{"id": "b", "story": "once"}\n')
+    with pytest.raises(CalibrationError, match=r"id, story could each be the text"):
+        calibrate(one, model)
+
+
+def test_a_plugins_source_may_take_a_field_and_say_which_it_took(plug: Any, model: Playback) -> None:
+    plug(
+        "verses",
+        "from shortgpt import hookimpl, plugins\n"
+        "from shortgpt.texts import Texts\n"
+        "@hookimpl\n"
+        "def shortgpt_calibrations():\n"
+        "    yield plugins.Extension('verses', __name__ + ':verses')\n"
+        "def verses(argument, seed, field=None):\n"
+        "    return Texts(['a verse of it'], field or 'line')\n",
+    )
+    assert calibrate("verses", model, sequences=1, tokens=4).info.field == "line"
+    assert calibrate("verses", model, sequences=1, tokens=4, field="foot").info.field == "foot"
+    with pytest.raises(
+        CalibrationError, match=r"stdlib: a field \('foot'\) is chosen in JSON Lines files and data sets"
+    ):
+        calibrate("stdlib", model, field="foot")
 
 
 @pytest.mark.parametrize("name", ["pg19", "c4", "hub:owner/name"])
@@ -346,7 +437,7 @@ def test_json_lines_are_known_by_a_suffix_of_any_case(tmp_path: Path, name: str)
 def test_a_field_of_what_is_no_json_is_refused(tmp_path: Path, model: Playback) -> None:
     file = write(tmp_path / "a.txt", "x" * 5000)
     for path in (file, tmp_path):
-        with pytest.raises(CalibrationError, match=r"a field \('body'\) is chosen in JSON Lines files only"):
+        with pytest.raises(CalibrationError, match=r"a field \('body'\) is chosen in JSON Lines files and data sets"):
             calibrate(path, model, field="body")
 
 
@@ -383,7 +474,7 @@ def test_a_file_that_is_too_short_says_how_much_it_gives(tmp_path: Path, model: 
     ("line", "message"),
     [
         ('{"body": "x"}', r"line 2: no text in field 'text' \(found \['body'\]\); name it with --field"),
-        ('["x"]', r"line 2: no text in field 'text' \(found list\)"),
+        ('["x"]', r"line 2: no object with a field for the text \(found list\)"),
         ('{"text": 3}', r"line 2: no text in field 'text' \(found int there\)"),
         ('{"text": ', "line 2: not JSON"),
         ('{"text": "x", "n": ' + "9" * 5000 + "}", "line 2: not JSON"),

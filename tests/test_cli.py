@@ -64,7 +64,9 @@ def test_score_prints_a_row_a_block_and_marks_a_quarter(run_cli: Run, llama_fold
     assert [float(row.split()[1]) for row in rows] == pytest.approx(scores.values, abs=6e-5)
     assert [float(row.split()[2]) for row in rows] == pytest.approx(scores.stderr, abs=6e-5)
     assert tuple(i for i, row in enumerate(rows) if row.endswith("remove")) == scores.least_influential(2)
-    assert "4 sequences, 128 tokens, seed 0" in " ".join(ran.out.split())
+    assert "4 sequences of 1 document, 128 tokens, seed 0 all 4 sequences are of one document" in " ".join(
+        ran.out.split()
+    )
 
 
 @pytest.mark.parametrize(("option", "count"), [(("--blocks", 3), 3), (("--ratio", 0.5), 3), (("--ratio", 0.01), 1)])

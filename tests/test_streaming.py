@@ -1,7 +1,9 @@
 """A model whose blocks are read one at a time gives the scores that it gives when it is in memory."""
 
 import gc
+import itertools
 import json
+import math
 import os
 import threading
 import weakref
@@ -15,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from shortgpt_adapters import transformers_stream
 from shortgpt_adapters.transformers_stream import StreamedWeights
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import shortgpt
@@ -22,6 +25,7 @@ from shortgpt.blocks import Cut
 from shortgpt.errors import AdapterError, CheckpointError, ModelError
 from shortgpt.families import Source
 from shortgpt.passes import Pass
+from shortgpt.streaming import BlockWeights, trace_by_block
 from shortgpt.weights import Weights
 from tests.support import Ran, ids_of, saved, skipped_by_hand, tiny
 from tests.tiny_types import tiny_batch, tiny_model, upstream_mended
@@ -190,6 +194,123 @@ def test_no_more_than_two_blocks_are_in_memory_at_a_time(llama_folder: Path, mon
     assert all(p.is_meta for block in model.blocks for p in block.parameters())
     assert model.model.lm_head.weight.is_meta
     assert not model.model.model.embed_tokens.weight.is_meta
+
+
+def streams_held(shape: tuple[int, ...]) -> float:
+    """The bytes of all float32 tensors of this shape that are alive, over those of one."""
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in gc.get_objects()
+        if type(tensor) is torch.Tensor and tensor.shape == shape and tensor.device.type == "cpu"
+    }
+    return sum(storages.values()) / (4 * math.prod(shape))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_the_stream_of_all_batches_is_held_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = shortgpt.load(saved(tiny(name, blocks=4), tmp_path / name, tokenizer=False), device="cpu", stream=True)
+    count, tokens = 16, 33  # no other tensor has as many rows
+    shape = (1, tokens, model.model.get_input_embeddings().embedding_dim)
+    held: list[float] = []
+    calls, resume = itertools.count(1), Pass.resume
+
+    def watched(pass_: Pass, output: object = None) -> None:
+        resume(pass_, output)
+        if next(calls) % 9 == 0:
+            held.append(streams_held(shape) / count)
+
+    monkeypatch.setattr(Pass, "resume", watched)
+    shortgpt.score(model, [{"input_ids": ids_of(rows=1, tokens=tokens, seed=seed)} for seed in range(count)])
+    assert len(held) == 4 * count // 9
+    assert 1 <= max(held) < 1.3
+
+
+class AddingBackWhatWasEmbedded(torch.nn.Module):
+    """Blocks, each of which is given what was embedded as well, in place of nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = torch.nn.Embedding(50, 8)
+        self.blocks = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(4))
+        self.written = False
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        embedded = self.embed(input_ids)
+        if self.written:
+            embedded += 1
+        hidden = embedded * 2
+        for number, block in enumerate(self.blocks):
+            hidden = block(hidden + embedded if number > 1 else hidden)
+        return hidden
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_what_was_embedded_is_there_for_code_that_looks_at_it_later(written: bool) -> None:
+    network = AddingBackWhatWasEmbedded()
+    network.written = written
+    batches = [{"input_ids": torch.arange(at, at + 6)[None]} for at in range(3)]
+    expected: list[Tensor] = []
+    for block in network.blocks:
+        block.register_forward_pre_hook(lambda module, args: expected.append(args[0].clone()))
+    with torch.no_grad():
+        for batch in batches:
+            network(**batch)
+    found: list[tuple[int, int, Tensor]] = []
+    taps = [lambda at, x, number=number: found.append((number, at, x.clone())) for number in range(3)]
+    sequence = SimpleNamespace(
+        model=network,
+        forward=lambda batch: network(**batch),
+        stream=lambda block, args, kwargs: args[0],
+        stream_out=lambda block, output: output,
+        observed=lambda boundary, hidden: hidden,
+    )
+    sequence = type("Sequence", (SimpleNamespace,), {"__len__": lambda self: 4})(**vars(sequence))
+    weights = type("Here", (BlockWeights,), {"load": lambda self, part: None, "drop": lambda self, part: None})()
+    weights.name, weights.device, weights.blocks = "here", torch.device("cpu"), list(network.blocks)
+    weights.block_names = tuple(map(str, range(4)))
+    trace_by_block(sequence, weights, batches, taps)
+    before = [x for _, at, x in sorted(found, key=lambda one: one[:2]) if at < 4]
+    assert len(before) == len(expected[:12]) == 12
+    assert all(map(torch.equal, before, expected[:12]))
+
+
+@pytest.mark.parametrize("fits", [1, 2, 3])
+def test_where_parts_do_not_fit_all_of_them_are_halved_and_no_sum_is_lost(
+    fits: int, llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = [{"input_ids": ids_of(rows=rows, seed=rows)} for rows in (4, 1, 3)]
+    whole = shortgpt.score(shortgpt.load(llama_folder, device="cpu"), batches)
+    model = shortgpt.load(llama_folder, device="cpu", stream=True)
+    sizes: list[int] = []
+    forward = model.blocks[2].mlp.forward
+
+    def small(hidden: Tensor) -> Tensor:
+        sizes.append(len(hidden))
+        if len(hidden) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(hidden)
+
+    monkeypatch.setattr(model.blocks[2].mlp, "forward", small)
+    found = shortgpt.score(model, batches)
+    assert found.values == pytest.approx(whole.values, rel=1e-6)
+    assert (found.tokens, found.counts) == (whole.tokens, whole.counts)
+    assert sizes[-8 if fits == 1 else -5 :] == ([1] * 8 if fits == 1 else [2, 2, 1, 2, 1])
+    assert our_threads() == []
+
+
+def test_where_not_even_parts_of_one_sequence_fit_it_is_said(
+    llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shortgpt.load(llama_folder, device="cpu", stream=True)
+
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model.blocks[0].mlp, "forward", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        shortgpt.score(model, batches_of())
+    assert our_threads() == []
 
 
 def test_a_blocks_weights_are_read_once_however_many_batches_there_are(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sysconfig
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from shortgpt.errors import CalibrationError
+from shortgpt.texts import Texts, text_field
 
 # Not part of every installation, not written by hand, or not about Python: left out so that two installations of one
 # Python version give the same text.
@@ -40,26 +44,31 @@ def stdlib(argument: str, seed: int) -> Iterator[str]:
             yield file.read_text(encoding="utf-8", errors="replace")
 
 
-def wikitext2(argument: str, seed: int) -> Iterator[str]:
+def wikitext2(argument: str, seed: int) -> Texts:
     """WikiText-2, raw: Merity et al. 2016 (arXiv:1609.07843)."""
     return hub("Salesforce/wikitext/wikitext-2-raw-v1@train", seed)
 
 
-def pg19(argument: str, seed: int) -> Iterator[str]:
+def pg19(argument: str, seed: int) -> Texts:
     """PG-19: Rae et al. 2019 (arXiv:1911.05507)."""
     return hub("emozilla/pg19@train", seed)
 
 
-def c4(argument: str, seed: int) -> Iterator[str]:
+def c4(argument: str, seed: int) -> Texts:
     """C4, English: Raffel et al. 2019 (arXiv:1910.10683)."""
     return hub("allenai/c4/en@train", seed)
 
 
-def hub(argument: str, seed: int) -> Iterator[str]:
-    """Texts of a data set: `OWNER/NAME[/CONFIG][@SPLIT]`, streamed and shuffled by the seed.
+def hub(argument: str, seed: int, field: str | None = None) -> Texts:
+    """Texts of a data set: `OWNER/NAME[/CONFIG][@SPLIT]`, the split `train` by default, streamed and shuffled by the
+    seed. Each row is a document.
+
+    Args:
+        field: the column that holds the text. Default: `text`, or the only one of strings.
 
     Raises:
-        CalibrationError: `datasets` is not installed, or the data set cannot be had or has no text.
+        CalibrationError: `datasets` is not installed, or the data set cannot be had or has no rows; or no column is
+            the text's beyond doubt.
     """
     name, _, split = argument.partition("@")
     parts = name.split("/")
@@ -72,17 +81,29 @@ def hub(argument: str, seed: int) -> Iterator[str]:
             "data sets of the hub need the package datasets: pip install 'shortgpt-blocks[datasets]'"
         ) from None
     repository, config = "/".join(parts[:2]), parts[2] if len(parts) == 3 else None
-    column: str | None = None
-    try:
+    with _reachable(argument):
         stream = datasets.load_dataset(repository, config, split=split or "train", streaming=True)
-        for row in stream.shuffle(seed=seed, buffer_size=1000):
-            if column is None:
-                named = [key for key, value in row.items() if isinstance(value, str)]
-                column = "text" if "text" in named else next(iter(named), None)
-                if column is None:
-                    raise CalibrationError(f"hub:{argument}: its rows hold no text (columns {sorted(row)})")
-            if isinstance(row[column], str):
-                yield row[column]
+        rows = iter(stream.shuffle(seed=seed, buffer_size=1000))
+        first = next(rows, None)
+        if first is None:
+            raise CalibrationError(f"hub:{argument}: the data set is empty")
+        types = {key: _type(feature) for key, feature in (getattr(stream, "features", None) or {}).items()}
+    column = text_field(f"hub:{argument}", first, field, types)
+
+    def texts() -> Iterator[str]:
+        with _reachable(argument):
+            for row in chain([first], rows):
+                if isinstance(row[column], str):
+                    yield row[column]
+
+    return Texts(texts(), column)
+
+
+@contextmanager
+def _reachable(argument: str) -> Iterator[None]:
+    """Inside it the errors of the library `datasets` are told in our words."""
+    try:
+        yield
     except CalibrationError:
         raise
     except Exception as error:  # the library lets its transports' errors through
@@ -91,3 +112,9 @@ def hub(argument: str, seed: int) -> Iterator[str]:
             f"hub:{argument}: the data set cannot be had ({reason[:300]}); check its name and the network, "
             "or take a local file or `stdlib`"
         ) from error
+
+
+def _type(feature: Any) -> str:
+    """What a column of a data set holds, in a word."""
+    kind = str(getattr(feature, "dtype", None) or type(feature).__name__)
+    return "string" if kind in ("string", "large_string") and type(feature).__name__ == "Value" else kind

@@ -49,7 +49,11 @@ def calibration_options(command: Command) -> Command:
             show_default=True,
             help="stdlib, pg19, wikitext2, c4, hub:NAME, a text file, a folder of them, or JSON Lines.",
         ),
-        click.option("--field", help="The field of JSON Lines that holds the text. Default: text."),
+        click.option(
+            "--field",
+            help="The field of JSON Lines, or the column of a data set (hub:NAME), that holds the text. Default: "
+            "text, or the only one that holds strings.",
+        ),
         click.option("--sequences", type=int, help="How many windows of text. Default: 32."),
         click.option("--tokens", type=int, help="Tokens in a window. Default: 512, or the model's own window."),
         click.option("--seed", type=int, default=0, show_default=True, help="Which windows are taken."),

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.style import Style
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from shortgpt.calibration import CalibrationInfo
 
 BAR = 20
 STRIP = 24
@@ -118,3 +122,14 @@ def legend(scale: Scale, shades: str = SHADES) -> Text:
     for step in range(len(shades)):
         text.append(*shade((step + 0.5) / len(shades), shades))
     return text.append(f"| influential ({scale})")
+
+
+def too_few_documents(info: CalibrationInfo, unit: str | None) -> str | None:
+    """What is to be told of standard errors where windows of one document were taken for independent, else None."""
+    if unit != "sequence" or info.documents is None or info.documents == info.sequences:
+        return None
+    if info.documents == 1:
+        found = f"all {info.sequences} sequences are of one document"
+    else:
+        found = f"the {info.sequences} sequences are of {info.documents} documents, too few or too unlike in length"
+    return f"{found}: how much other documents differ cannot be said, so the standard errors may be too small"

@@ -11,7 +11,7 @@ from rich.text import Text
 from shortgpt.blocks import format_blocks
 from shortgpt.choice import CONTIGUOUS, Choice, Exchange
 from shortgpt.effects import PERPLEXITY, SPEED, Effect
-from shortgpt.reports.cells import number
+from shortgpt.reports.cells import number, too_few_documents
 
 TOSS_UPS = 4
 """As many are told one by one."""
@@ -118,11 +118,13 @@ def continuation_lines(effect: Effect) -> list[str]:
 
 
 def reasons(effect: Effect) -> list[str]:
-    """What was not measured, and why; things of one reason together."""
+    """What was not measured, and why, things of one reason together; and what an error cannot say."""
     by_reason: dict[str, list[str]] = {}
     for what, why in effect.not_measured.items():
         by_reason.setdefault(why, []).append(what)
-    return [f"{', '.join(whats)}: not measured: {why}" for why, whats in by_reason.items()]
+    told = [f"{', '.join(whats)}: not measured: {why}" for why, whats in by_reason.items()]
+    doubt = effect.text and too_few_documents(effect.text, effect.ratio_unit)
+    return [*told, f"{PERPLEXITY}: {doubt}"] if doubt else told
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from shortgpt.blocks import format_blocks
-from shortgpt.reports.cells import Bar, count, number, short_name
+from shortgpt.reports.cells import Bar, count, number, short_name, too_few_documents
 from shortgpt.reports.spans import runs, spans_map
 from shortgpt.reports.spans import tables as span_tables
 from shortgpt.scores import Scores
@@ -64,6 +64,8 @@ def scores_table(scores: Scores, marked: Collection[int] = ()) -> RenderableType
     for names in below:
         lines += [Text(), _more(scores, names)]
     lines += [Text(_measured_on(scores), style="dim")]
+    if doubt := too_few_documents(scores.calibration, scores.unit):
+        lines.append(Text(doubt, style="yellow"))
     lines += [Text(f"{name} was not measured: {why}", style="yellow") for name, why in scores.refused.items()]
     if scores.spans is not None:
         lines += [Text(), spans_map(scores.spans, scores.pinned), Text()]
@@ -167,4 +169,6 @@ def _kind(scores: Scores) -> str:
 def _measured_on(scores: Scores) -> str:
     info = scores.calibration
     sampled = "" if info.seed is None else f", seed {info.seed}"
-    return f"{info.source}: {info.sequences} sequences, {sum(scores.tokens):,} tokens{sampled}"
+    documents = "" if info.documents is None else f" of {info.documents} document{'s' if info.documents > 1 else ''}"
+    field = "" if info.field is None else f", field {info.field}"
+    return f"{info.source}{field}: {info.sequences} sequences{documents}, {sum(scores.tokens):,} tokens{sampled}"
