@@ -5,20 +5,22 @@ import itertools
 import json
 import math
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from shortgpt_adapters import transformers_stream
 from shortgpt_adapters.transformers_stream import StreamedWeights
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, core_model_loading
 
 import shortgpt
 from shortgpt.blocks import Cut
@@ -359,6 +361,34 @@ def test_adapters_that_cannot_stream_say_so(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"d_model": 8, "n_layer": 2, "ssm_cfg": {}}))
     with pytest.raises(ModelError, match="'mamba-ssm' cannot be streamed"):
         shortgpt.load(tmp_path, device="cpu", stream=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["rename_source_key", "convert_and_load_state_dict_in_model", "WeightConverter", "_load_pretrained_model"]
+)
+def test_a_name_that_transformers_lacks_is_told_when_streaming_is_asked_for_and_harms_nothing_else(
+    name: str, llama_folder: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., Ran]
+) -> None:
+    with monkeypatch.context() as patch:
+        for module in [module for module in sys.modules if module.startswith("shortgpt_adapters")]:
+            patch.delitem(sys.modules, module)
+        if name in vars(transformers.PreTrainedModel):
+            patch.delattr(transformers.PreTrainedModel, name)
+        else:  # for those who import it; the library itself has it
+            other = ModuleType("transformers.core_model_loading")
+            vars(other).update({key: value for key, value in vars(core_model_loading).items() if key != name})
+            patch.setitem(sys.modules, other.__name__, other)
+            whole = shortgpt.load(llama_folder, device="cpu")
+            assert len(shortgpt.score(whole, [{"input_ids": ids_of()}])) == 6
+        inspected = run_cli("inspect", llama_folder)
+        ran = run_cli("score", llama_folder, "--stream", "--device", "cpu")
+        for module in [module for module in sys.modules if module.startswith("shortgpt_adapters")]:
+            patch.delitem(sys.modules, module)
+    assert inspected.status == 0, inspected
+    assert (ran.status, ran.out) == (2, "")
+    assert f"streaming needs a part of transformers that version {transformers.__version__} lacks" in ran.err
+    assert name in ran.err
+    assert "take transformers 5.17 to 5.23, or load the model whole (without --stream)" in ran.err
 
 
 def test_a_model_that_writes_into_its_blocks_weights_is_refused(tmp_path: Path) -> None:

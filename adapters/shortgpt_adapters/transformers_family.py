@@ -24,9 +24,8 @@ from shortgpt.families import Config, OpenOptions, Source
 from shortgpt.modules import TorchBlockSequence, TorchFamily
 from shortgpt_adapters import transformers_config, transformers_loader
 from shortgpt_adapters.structure import find_structure
-from shortgpt_adapters.transformers_loader import arguments, logits_of, placement, unfit
+from shortgpt_adapters.transformers_loader import arguments, leaving_blocks_in_files, logits_of, placement, unfit
 from shortgpt_adapters.transformers_loader import quiet as quiet
-from shortgpt_adapters.transformers_stream import leaving_blocks_in_files
 
 
 class TransformersBlocks(TorchBlockSequence):

@@ -29,10 +29,12 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from shortgpt.errors import StreamingError
 from shortgpt.logit_comparison import CACHED, compare_logits
 
 if TYPE_CHECKING:
     from shortgpt.streaming import BlockWeights
+    from shortgpt_adapters.transformers_stream import StreamedWeights
 
 AUTO_CLASSES = {
     AutoModelForCausalLM: MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -42,6 +44,9 @@ AUTO_CLASSES = {
 
 LOOK_AHEAD = 4
 """Tokens on which a model is asked whether it attends to later ones."""
+
+STREAMED_BY = "5.17 to 5.23"
+"""The versions of transformers with which streaming was tested."""
 
 CONSTANTS = re.compile(r".*\.(attn|self_attn|attention)\.(bias|masked_bias|rotary_emb\.inv_freq)")
 """Masks and frequencies that old checkpoints hold and that the library computes itself."""
@@ -241,8 +246,6 @@ def reload(
     weights = None
     with contextlib.ExitStack() as stack:
         if stream is not None:
-            from shortgpt_adapters.transformers_stream import leaving_blocks_in_files
-
             weights = stack.enter_context(leaving_blocks_in_files(str(directory), stream))
         model, info = opener.from_pretrained(
             directory, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **placement(device)
@@ -250,3 +253,21 @@ def reload(
     if faults := unfit(info):
         raise ValueError(f"the reloaded model does not hold exactly what was saved: {faults}")
     return kind(model, weights)
+
+
+def leaving_blocks_in_files(name: str, path: str) -> contextlib.AbstractContextManager[StreamedWeights]:
+    """`transformers_stream.leaving_blocks_in_files`. It needs names that transformers may change in any version, so it
+    is imported here alone, and only where streaming is asked for.
+
+    Raises:
+        StreamingError: this version of transformers lacks one of them.
+    """
+    try:
+        from shortgpt_adapters import transformers_stream
+    except ImportError as error:
+        lacking = str(error).partition(" (")[0]
+        raise StreamingError(
+            f"{name}: streaming needs a part of transformers that version {transformers.__version__} lacks "
+            f"({lacking}); take transformers {STREAMED_BY}, or load the model whole (without --stream)"
+        ) from error
+    return transformers_stream.leaving_blocks_in_files(name, path)

@@ -44,6 +44,11 @@ from shortgpt.streaming import BlockWeights
 from shortgpt.weights import Weights
 from shortgpt_adapters.transformers_loader import quiet
 
+if "_load_pretrained_model" not in vars(PreTrainedModel):
+    raise ImportError(
+        "cannot find PreTrainedModel._load_pretrained_model, in whose place `StreamedWeights.open` stands"
+    )
+
 IN_ONE_THREAD = "HF_DEACTIVATE_ASYNC_LOAD"
 """The library's environment variable: it copies a block's tensors one after another, in the thread that loads."""
 
