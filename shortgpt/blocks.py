@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -67,7 +68,6 @@ class BlockSequence(ABC):
         source: where the model was opened from; None for a model that was handed over in memory.
         plan: how this model was made shorter; None for an original.
         load_example: the lines of Python that load what `save` writes, for the model card.
-        notes: what a removal leaves behind that a user of the result should know.
     """
 
     name: str
@@ -81,7 +81,6 @@ class BlockSequence(ABC):
     source: Source | None = None
     plan: Plan | None = None
     load_example: str = ""
-    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """The number of blocks, L."""
@@ -91,6 +90,11 @@ class BlockSequence(ABC):
     @abstractmethod
     def device(self) -> torch.device:
         """Where token batches go."""
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What a removal leaves behind that a user of the result should know; sentences for the model card."""
+        return ()
 
     @property
     def bytes_per_number(self) -> int:

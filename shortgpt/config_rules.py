@@ -6,18 +6,20 @@
                            count                         filter                               renumber
 
 A field that looks as if it depended on the blocks and that no rule explains is an error that names it: guessing would
-give a model that loads and is wrong. An adapter adds rules of its own for what only its family has.
+give a model that loads and is wrong. Only where the family's library is known never to read it, it is carried over as
+it is; so is one that its rule does not fit. An adapter adds rules of its own for what only its family has.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from shortgpt.errors import CheckpointError, ConfigRewriteError
+from shortgpt.module_paths import Renumbering
 
 Config = dict[str, Any]
 
@@ -89,6 +91,13 @@ def _filter_first(value: Any, blocks: Blocks) -> Any:
         raise ValueError(f"it has {len(value)} entries for {blocks.depth} blocks")
     kept = [value[i] for i in blocks.keep]
     return "".join(kept) if isinstance(value, str) else kept
+
+
+def _frequency(value: Any, blocks: Blocks) -> Any:
+    """One entry a block, or every n-th block, where no list made of it stands beside it."""
+    if isinstance(value, int) and value > 1 and not blocks.config.get("mlp_layer_types"):
+        raise ValueError(f"every {value}th block is meant, and which of those that stay cannot be said so")
+    return _filter_first(value, blocks)
 
 
 def _indexers(value: Any, blocks: Blocks) -> Any:
@@ -163,6 +172,8 @@ RUNS = Rule("write out and filter", _runs)
 CYCLE = Rule("write out the cycle and filter", _cycle)
 ZERO = Rule("zero: the extra prediction heads are not loaded", lambda value, blocks: 0 if value else value)
 UNCHANGED = Rule("unchanged: it speaks of something else", lambda value, blocks: value)
+UNREAD = Rule("carried over: the library never reads it", lambda value, blocks: value)
+"""For a field that looks as if it depended on the blocks, without a rule that fits."""
 
 IN_SECTIONS: Mapping[str, Rule] = {
     **dict.fromkeys(("full_attn_layers", "kda_layers"), RENUMBER_FROM_1),
@@ -197,7 +208,6 @@ RULES: Mapping[str, Rule] = {
             "hybrid_layer_pattern",
             "hybrid_override_pattern",
             "index_topk_pattern",
-            "moe_layer_freq",
             "partial_rotary_factors",
             "rope_theta",
             "swiglu_limits",
@@ -208,14 +218,24 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("full_attn_idxs", "local_layer_ids", "moe_layers_enum"), RENUMBER),
     **dict.fromkeys(("dense_mlp_idx", "num_hash_layers"), KEPT_BELOW),
     **dict.fromkeys(("linear_attn_config", "sparse_attention_config"), SECTION),
+    "moe_layer_freq": Rule(FILTER_FIRST.name, _frequency),
     "indexer_types": INDEXERS,
     "per_layer_config": REKEY,
-    **dict.fromkeys(("moe_layers", "attn_layer_indices", "cross_attention_layers", "attn_layer_idx"), RENUMBER),
+    **dict.fromkeys(
+        (
+            "moe_layers",
+            "mlp_only_layers",
+            "attn_layer_indices",
+            "cross_attention_layers",
+            "attn_layer_idx",
+        ),
+        RENUMBER,
+    ),
     "ple_layer_ids": RENUMBER_FROM_1,
     **dict.fromkeys(("first_k_dense_replace", "num_dense_layers"), KEPT_BELOW),
     "attention_types": RUNS,
     "block_types": CYCLE,
-    **dict.fromkeys(("num_nextn_predict_layers", "num_mtp_layers"), ZERO),
+    **dict.fromkeys(("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers"), ZERO),
     **dict.fromkeys(
         ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers", "layer_group_size"),
         _superseded("layer_types"),
@@ -324,34 +344,96 @@ def depth_of(config: Mapping[str, Any]) -> int:
     raise CheckpointError(f"the config names no number of blocks (looked for {', '.join(COUNTS)})")
 
 
-def rewrite_config(config: Config, keep: Sequence[int], depth: int, rules: Mapping[str, Rule] | None = None) -> Config:
-    """The config of the model that has the blocks `keep` only. `config` must be resolved, and is left as it is.
+@dataclass(frozen=True)
+class Decision:
+    """What a removal does with one config field.
+
+    Attributes:
+        field: its name.
+        rule: what it follows; None where there is none.
+        value: what it becomes.
+        refusal: why it cannot be rewritten, which stops the removal; None where it can.
+    """
+
+    field: str
+    rule: Rule | GroupRule | None
+    value: Any
+    refusal: str | None = None
+
+
+def decide(
+    config: Mapping[str, Any],
+    keep: Sequence[int],
+    depth: int,
+    rules: Mapping[str, Rule] | None = None,
+    is_read: Callable[[str], bool] = lambda field: True,
+) -> Iterator[Decision]:
+    """What becomes of each field that depends on the blocks, or looks so, where the blocks `keep` stay.
 
     Args:
+        config: resolved.
         rules: an adapter's own, before the general ones.
-
-    Raises:
-        ConfigRewriteError: a field looks as if it depended on the blocks and no rule explains it, or a rule cannot
-            say what it becomes.
+        is_read: whether the family's library can read a field; asked only of those that no rule fits.
     """
-    rewritten = dict(config)
     blocks = Blocks(tuple(keep), depth, config)
     for field, rule in rules_for(config, depth, rules):
+        value = config[field]
         try:
             if rule is None:
                 raise ValueError(
                     "no rule says how it depends on the blocks; an adapter of its own could say how "
                     "(see docs/writing-an-adapter.md)"
                 )
-            if isinstance(rule, Rule):
-                rewritten[field] = rule.apply(config[field], blocks)
-            elif field == rule.fields[0]:
-                rewritten |= rule.apply(blocks)
+            new = rule.apply(value, blocks) if isinstance(rule, Rule) else rule.apply(blocks).get(field, value)
+            yield Decision(field, rule, new)
         except ValueError as error:
+            if any(map(is_read, rule.fields if isinstance(rule, GroupRule) else (field,))):
+                yield Decision(field, rule, value, str(error))
+            else:
+                yield Decision(field, UNREAD, value)
+
+
+def rewrite_config(
+    config: Config,
+    keep: Sequence[int],
+    depth: int,
+    rules: Mapping[str, Rule] | None = None,
+    is_read: Callable[[str], bool] = lambda field: True,
+) -> Config:
+    """The config of the model that has the blocks `keep` only; `config` is left as it is. See `decide`.
+
+    Raises:
+        ConfigRewriteError: a field looks as if it depended on the blocks and no rule explains it, or a rule cannot
+            say what it becomes.
+    """
+    return rewritten(config, decide(config, keep, depth, rules, is_read))
+
+
+def rewritten(config: Config, decisions: Iterable[Decision]) -> Config:
+    """A config after these decisions.
+
+    Raises:
+        ConfigRewriteError: one is a refusal.
+    """
+    new = dict(config)
+    for decision in decisions:
+        if decision.refusal is not None:
             raise ConfigRewriteError(
-                f"config field {field!r} (value {short(config[field])}) cannot be rewritten: {error}"
-            ) from None
-    return rewritten
+                f"config field {decision.field!r} (value {short(config[decision.field])}) cannot be rewritten: "
+                f"{decision.refusal}"
+            )
+        new[decision.field] = decision.value
+    return new
+
+
+NAMING_MODULES = ("quantization_config", "compression_config")
+"""Fields that name modules."""
+
+
+def naming_modules(block_lists: Sequence[str]) -> dict[str, Rule]:
+    """The rules for sections that name modules, given where the blocks are. See `shortgpt.module_paths`."""
+    rule = Rule("renumber the modules named", lambda value, b: Renumbering(block_lists, b.depth, b.keep)(value))
+    return dict.fromkeys(NAMING_MODULES, rule)
 
 
 def rules_for(
@@ -361,9 +443,7 @@ def rules_for(
     table = {**RULES, **(rules or {})}
     grouped = {field: group for group in GROUPS if all(f in config for f in group.fields) for field in group.fields}
     for field, value in config.items():
-        if field == "quantization_config" and (names := _NUMBERED.search(str(value))):
-            yield field, Rule("names blocks by number", _refuse(f"it names blocks by number ({names[0]})"))
-        elif field in grouped and field not in (rules or {}):
+        if field in grouped and field not in (rules or {}):
             yield field, grouped[field]
         elif field in table:
             yield field, table[field]
@@ -371,22 +451,31 @@ def rules_for(
             yield field, None
 
 
-def is_idle(rule: Rule | GroupRule | None, value: Any) -> bool:
-    """Whether a rule leaves a value alone whatever blocks go: it speaks of something else, or of all blocks alike."""
-    return rule is UNCHANGED or (rule is FILTER and not isinstance(value, (list, tuple)))
+def is_idle(decision: Decision) -> bool:
+    """Whether a value is left alone whatever blocks go: it speaks of something else, or of all blocks alike."""
+    alike = (
+        decision.rule is not None
+        and decision.rule.name in (FILTER.name, FILTER_FIRST.name)
+        and not isinstance(decision.value, (list, tuple, str))
+    )
+    return decision.rule is UNCHANGED or (alike and decision.refusal is None)
 
 
-def notes(config: Mapping[str, Any]) -> tuple[str, ...]:
+def notes(config: Mapping[str, Any], decisions: Iterable[Decision] = ()) -> tuple[str, ...]:
     """What a user of the shorter model should know of its config."""
+    carried = tuple(
+        f"`{decision.field}` is as it was: it looks as if it spoke of the blocks, and the library never reads it."
+        for decision in decisions
+        if decision.rule is UNREAD
+    )
     dropped = [field for field, value in config.items() if RULES.get(field) is ZERO and value]
-    return tuple(
+    return carried + tuple(
         f"`{field}` is 0 now: the extra prediction heads behind the last block were trained on all blocks and are not "
         "part of the loaded model."
         for field in dropped
     )
 
 
-_NUMBERED = re.compile(r"\w+\.\d+\.\w+")
 _ABOUT_BLOCKS = re.compile(r"(^|_)(layer|layers|block|blocks|depth)(_|$)")
 _NOT_BY_BLOCK = frozenset(
     {
@@ -398,6 +487,11 @@ _NOT_BY_BLOCK = frozenset(
         "pad_token_id",
         "auto_map",
         "time_step_limit",
+        "suppress_tokens",
+        "begin_suppress_tokens",
+        "bad_words_ids",
+        "forced_decoder_ids",
+        "mrope_section",
     }
 )
 
@@ -407,17 +501,24 @@ def looks_per_block(field: str, value: Any, depth: int) -> bool:
     if field in _NOT_BY_BLOCK or value is None or isinstance(value, (str, bool)):
         return False
     if isinstance(value, (list, tuple)):
-        return bool(_ABOUT_BLOCKS.search(field)) or (depth > 2 and len(value) == depth)
+        as_long = depth > 2 and len(value) == depth
+        return bool(_ABOUT_BLOCKS.search(field)) or as_long or _holds_block_numbers(value, depth)
     if isinstance(value, dict):
-        return bool(value) and all(re.fullmatch(r"\d+", str(key)) for key in value)
+        by_number = bool(value) and all(re.fullmatch(r"\d+", str(key)) for key in value)
+        return by_number or _holds_block_numbers(value, depth)
     return isinstance(value, int) and bool(_ABOUT_BLOCKS.search(field))
 
 
-def _refuse(reason: str) -> Callable[[Any, Blocks], Any]:
-    def rule(value: Any, blocks: Blocks) -> Any:
-        raise ValueError(reason)
-
-    return rule
+def _holds_block_numbers(value: Any, depth: int) -> bool:
+    """Whether a list of two or more distinct integers below the depth is in a value: blocks by number, maybe."""
+    if isinstance(value, dict):  # with a model_type it is the config of another part of the model
+        inner = () if "model_type" in value else value.items()
+        return any(_holds_block_numbers(item, depth) for key, item in inner if key not in _NOT_BY_BLOCK)
+    if not isinstance(value, (list, tuple)):
+        return False
+    if all(type(item) is int and 0 <= item < depth for item in value):
+        return 1 < len(value) == len(set(value))
+    return any(_holds_block_numbers(item, depth) for item in value)
 
 
 def short(value: Any) -> str:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shortgpt.config_rules import RULES, Blocks, Config, Rule, looks_per_block, short
+from shortgpt.config_rules import NAMING_MODULES, RULES, Blocks, Config, Rule, looks_per_block, short
 from shortgpt.config_text import same, updated
 from shortgpt.errors import ConfigRewriteError
 
@@ -64,7 +64,9 @@ class Removal:
         where = self._where(written)
         own = self._rewritten_fields(_at(written, where), kept_elsewhere=self.resolved if where != self.part else {})
         for outer in range(len(where)):
-            written = _put(written, where[:outer], self._repeated_fields(_at(written, where[:outer])))
+            around = _at(written, where[:outer])
+            around = self._repeated_fields(around) | self._named_modules(around, where[:outer])
+            written = _put(written, where[:outer], around)
         return _put(written, where, own)
 
     def add(self, written: Config, fields: Mapping[str, Any]) -> Config:
@@ -148,6 +150,11 @@ class Removal:
         names = {key: self.aliases.get(key, key) for key in outer}
         repeated = {key for key, name in names.items() if name in changed and same(outer[key], before.get(name))}
         return {key: changed[names[key]] if key in repeated else value for key, value in outer.items()}
+
+    def _named_modules(self, outer: Config, where: Sequence[str]) -> Config:
+        """The fields of an outer config that name modules of the blocks."""
+        before, after = _at(self.resolved, where), _at(self.rewritten, where)
+        return {key: after[key] for key in NAMING_MODULES if key in outer and same(outer[key], before.get(key))}
 
     def _explained(self, path: tuple[str, ...], read: Config) -> bool:
         *outer, name = path

@@ -16,7 +16,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -175,7 +175,17 @@ class Family(ABC):
 
     def rewrite_config(self, config: Config, keep: Sequence[int]) -> Config:
         """The config of the model that has the blocks `keep` only. See `config_rules.rewrite_config`."""
-        return config_rules.rewrite_config(config, keep, self.depth(config), self.rules)
+        return config_rules.rewritten(config, self.decisions(config, keep))
+
+    def decisions(self, config: Config, keep: Sequence[int]) -> tuple[config_rules.Decision, ...]:
+        """What a removal does with each field that depends on the blocks, or looks so. See `config_rules.decide`."""
+        rules = {**config_rules.naming_modules(self.block_lists), **self.rules}
+        reads = partial(self.reads, config)
+        return tuple(config_rules.decide(self.own(config), keep, self.depth(config), rules, reads))
+
+    def reads(self, config: Config, field: str) -> bool:
+        """Whether the family's library can read a field of `own(config)`; where that is not known, it can."""
+        return True
 
     def own(self, config: Config) -> Config:
         """The part of the config that describes the blocks: all of it, but for a model that is one part of a larger."""
@@ -187,7 +197,7 @@ class Family(ABC):
 
     def notes(self, config: Config) -> tuple[str, ...]:
         """What a removal leaves behind that a user of the result should know; sentences for the model card."""
-        return config_rules.notes(self.own(config))
+        return config_rules.notes(self.own(config), self.decisions(config, range(self.depth(config))))
 
     def refuse_export(self, config: Config, target: str) -> str | None:
         """Why a checkpoint of this config cannot be written as `target`, or None."""

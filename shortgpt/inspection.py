@@ -94,9 +94,13 @@ def inspect(
         parameters=family.block_parameters(config) or _parameters(source, family, depth),
         stream=stream,
         fields=tuple(
-            Field(name, config_rules.short(own[name]), rule.name if rule is not None else NO_RULE)
-            for name, rule in config_rules.rules_for(own, depth, family.rules)
-            if not config_rules.is_idle(rule, own[name])
+            Field(
+                one.field,
+                config_rules.short((config | own)[one.field]),
+                one.rule.name if one.rule is not None else NO_RULE,
+            )
+            for one in family.decisions(config, [i for i in range(depth) if i not in set(removed)] or range(depth))
+            if not config_rules.is_idle(one)
         ),
         pinned=dict(family.pinned(config)),
         removed=removed,

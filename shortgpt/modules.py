@@ -81,7 +81,6 @@ class TorchBlockSequence(BlockSequence):
                 "it was changed by hand, and its checkpoint would not load"
             )
         self.pinned = family.pinned(self.config)
-        self.notes = family.notes(self.config)
 
     # -- what an odd family overrides -------------------------------------------------------------------------
 
@@ -243,6 +242,10 @@ class TorchBlockSequence(BlockSequence):
         replay = Replay(self, self._placed(batch))
         for blocks in sets:
             yield replay.without_blocks(blocks)
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        return self.family.notes(self.config)
 
     @cached_property
     def _reads_out(self) -> bool:

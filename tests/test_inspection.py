@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from shortgpt_adapters.transformers_family import TransformersFamily
 from transformers import PreTrainedModel
 
 import shortgpt
@@ -138,7 +139,10 @@ def test_of_a_composite_the_fields_are_those_of_the_part_that_has_the_blocks(fol
     assert found["layer_types"].startswith("['sliding_attention', 'full_attention'")
 
 
-def test_a_field_without_a_rule_is_told_and_is_where_a_removal_stops(tmp_path: Path, run_cli: Run) -> None:
+def test_a_field_without_a_rule_is_told_and_is_where_a_removal_stops(
+    tmp_path: Path, run_cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TransformersFamily, "reads", lambda family, config, field: True)
     folder = written(tiny_model("phi"), tmp_path / "odd", num_layers_special=3)
     found = inspected(folder, (1,))
     assert {field.name: field.rule for field in found.fields} == {

@@ -206,13 +206,51 @@ def test_an_adapters_own_rule_comes_first() -> None:
         ("num_layers_before_attention", 2),
         ("shared_depth", 3),
         ("something", {"0": "a", "3": "b"}),
+        ("something", [0, 5]),
+        ("something", [[2], [3, 1]]),
+        ("something", {"else": {"idx": [4, 1, 2]}}),
+        ("moe_layer_freq", 2),
     ],
 )
 def test_a_field_that_looks_like_blocks_and_that_no_rule_explains_is_an_error_that_names_it(
     field: str, value: Any
 ) -> None:
-    with pytest.raises(ConfigRewriteError, match=f"config field '{field}'.*no rule says how it depends on the blocks"):
+    with pytest.raises(
+        ConfigRewriteError, match=f"config field '{field}'.*(no rule says how|every 2th block is meant)"
+    ):
         rewritten(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("something", [3]),
+        ("something", [1, 1]),
+        ("something", [0, 6]),
+        ("something", [-1, 2]),
+        ("something", [True, False]),
+        ("something", [0.0, 1.0]),
+        ("rope_parameters", {"mrope_section": [1, 2, 3]}),
+        ("audio_config", {"model_type": "tower", "blocks": [1, 2]}),
+        ("eos_token_id", [0, 2]),
+    ],
+)
+def test_lists_that_cannot_be_block_numbers_or_are_known_not_to_be_stay(field: str, value: Any) -> None:
+    assert rewritten(**{field: value}) == {field: value}
+
+
+def test_a_field_that_no_rule_fits_stays_where_it_is_never_read() -> None:
+    asked: list[str] = []
+
+    def is_read(field: str) -> bool:
+        asked.append(field)
+        return field == "num_layers"
+
+    config = {"n_layer": 6, "layer_types": [1, 2], "something": [0, 5], "attn_layer_period": 3, "attn_layer_offset": 1}
+    assert rewrite_config(config, (0, 1, 4, 5), 6, is_read=is_read) == config | {"n_layer": 4}
+    assert set(asked) == set(config) - {"n_layer"}
+    with pytest.raises(ConfigRewriteError, match=r"'num_layers'.*counts 7"):
+        rewrite_config({"num_layers": 7}, (0, 1), 6, is_read=is_read)
 
 
 def test_the_depth_is_read_from_the_first_count_there_is() -> None:

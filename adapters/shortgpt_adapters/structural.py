@@ -23,7 +23,7 @@ from transformers import CONFIG_MAPPING, DynamicCache, PreTrainedConfig, PreTrai
 
 from shortgpt import removal
 from shortgpt.blocks import BlockSequence
-from shortgpt.config_rules import rewrite_config
+from shortgpt.config_rules import NAMING_MODULES, Decision, decide, naming_modules, rewritten
 from shortgpt.errors import AdapterError, CheckpointError, ConfigRewriteError, StreamingError
 from shortgpt.families import Config, OpenOptions, Source, describe, unknown_architecture
 from shortgpt_adapters import transformers_loader
@@ -70,9 +70,19 @@ class Structural(TransformersFamily):
         return len(self.structure.classes)
 
     def rewrite_config(self, config: Config, keep: Sequence[int]) -> Config:
-        own = self.own(config)
-        rewritten = rewrite_config(own, keep, len(self.structure.classes), self.rules)
-        return _replaced(config, self.part, rewritten)
+        inner, outer = self._decisions(config, keep)
+        own = rewritten(self.own(config), inner)
+        return _replaced(rewritten(config, outer), self.part, own)
+
+    def decisions(self, config: Config, keep: Sequence[int]) -> tuple[Decision, ...]:
+        inner, outer = self._decisions(config, keep)
+        return (*inner, *outer)
+
+    def _decisions(self, config: Config, keep: Sequence[int]) -> tuple[tuple[Decision, ...], tuple[Decision, ...]]:
+        """Those of the blocks' own config, and those of the whole one around it, which names modules as well."""
+        outer = {} if not self.part else {field: config[field] for field in NAMING_MODULES if field in config}
+        rules = naming_modules(self.block_lists)
+        return super().decisions(config, keep), tuple(decide(outer, keep, self.depth(config), rules))
 
     def describe_blocks(self, config: Config) -> tuple[tuple[str, ...], str]:
         return self.structure.classes, str(self.structure)
@@ -84,15 +94,14 @@ class Structural(TransformersFamily):
 
     def refuse(self, config: Config, keep: Sequence[int]) -> str | None:
         try:
-            rewritten = self.rewrite_config(config, keep)
-            read = self._read_back(rewritten)
+            read = self._read_back(self.rewrite_config(config, keep))
         except ConfigRewriteError as error:
             return str(error)
         if _counts_tokens(self.resolved) and not _counts_tokens(read):
             return "no attention block would be left, which the library's cache asks for the number of cached tokens"
         return None
 
-    def _read_back(self, rewritten: Config) -> PreTrainedConfig:
+    def _read_back(self, shorter: Config) -> PreTrainedConfig:
         """What the config class makes of a config: it may complete a list, or set a last entry.
 
         Raises:
@@ -100,12 +109,12 @@ class Structural(TransformersFamily):
         """
         try:
             with quiet():
-                config = type(self.resolved).from_dict(rewritten)
+                config = type(self.resolved).from_dict(shorter)
                 read = self.own(config.to_dict())
         except Exception as error:  # a config class can refuse in any way
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
             raise ConfigRewriteError(f"transformers does not take the config of what would stay: {reason}") from error
-        for field, value in self.own(rewritten).items():
+        for field, value in self.own(shorter).items():
             if isinstance(value, (list, tuple)) and field in read and list(read[field] or ()) != list(value):
                 raise ConfigRewriteError(
                     f"transformers makes {field} {list(read[field])} of the {list(value)} that would stay"

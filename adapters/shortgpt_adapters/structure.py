@@ -186,7 +186,7 @@ def _watch(model: nn.Module, inputs: Mapping[str, Any], device: torch.device) ->
             hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
             hooks.callback(module.register_forward_hook(after).remove)
         if device.type == "meta":
-            hooks.enter_context(_Blank())
+            hooks.enter_context(Blank())
         model.eval()
         try:
             model(**inputs)
@@ -208,7 +208,7 @@ def _outermost(model: nn.Module) -> list[str]:
     return [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
 
 
-class _Blank(TorchDispatchMode):
+class Blank(TorchDispatchMode):
     """Answers what is asked about the values of tensors that have none: zero, and one place that is not zero."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

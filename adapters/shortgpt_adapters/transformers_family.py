@@ -23,9 +23,13 @@ from shortgpt.errors import CheckpointError, ConfigRewriteError, ModelError, Sho
 from shortgpt.families import Config, OpenOptions, Source
 from shortgpt.modules import TorchBlockSequence, TorchFamily
 from shortgpt_adapters import transformers_config, transformers_loader
+from shortgpt_adapters.config_reads import ConfigReads, reads_of
 from shortgpt_adapters.structure import find_structure
 from shortgpt_adapters.transformers_loader import arguments, leaving_blocks_in_files, logits_of, placement, unfit
 from shortgpt_adapters.transformers_loader import quiet as quiet
+
+_READS: dict[tuple[Any, ...], ConfigReads] = {}
+"""What can be read of a config, by class and content."""
 
 
 class TransformersBlocks(TorchBlockSequence):
@@ -60,6 +64,7 @@ class TransformersFamily(TorchFamily):
     loader = "shortgpt_adapters.transformers_loader:reload"
     streams = True
     spreads = True
+    model_class: type[PreTrainedModel] | None = None  # of the model that was wrapped
     load_example = """from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
@@ -82,6 +87,13 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
     def write_shorter(self, config: Config, keep: Sequence[int], source: Source, directory: Path) -> None:
         self.kept = tuple(keep)
         super().write_shorter(config, keep, source, directory)
+
+    def reads(self, config: Config, field: str) -> bool:
+        text = json.dumps(config, sort_keys=True, default=str)
+        key = type(self.resolved), self.model_class, self.block_lists[0], text
+        if key not in _READS:
+            _READS[key] = reads_of(lambda: self._empty(config), self.block_lists[0])
+        return field in _READS[key]
 
     def write_config(self, config: Config, source: Source, directory: Path) -> None:
         copy_companions(source, directory)
@@ -123,6 +135,8 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
             ) from error
 
     def _from_config(self, config: PreTrainedConfig) -> PreTrainedModel:
+        if self.model_class is not None:
+            return self.model_class._from_config(config)
         opener = self.opener(config)
         if hasattr(opener, "from_config"):
             return opener.from_config(config, trust_remote_code=self.trusted)
@@ -149,6 +163,11 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
             )
 
     # -- models -----------------------------------------------------------------------------------------------
+
+    def wrap(self, model: Any, *, name: str, tokenizer: Any = None, source: Source | None = None) -> BlockSequence:
+        own = copy.copy(self)  # what follows holds for this model only
+        own.resolved, own.model_class = model.config, type(model)
+        return super(TransformersFamily, own).wrap(model, name=name, tokenizer=tokenizer, source=source)
 
     def open(self, source: Source, options: OpenOptions) -> BlockSequence:
         config = _config(source, options.trust_remote_code)  # one clear message before anything large is read
