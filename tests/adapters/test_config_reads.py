@@ -10,10 +10,9 @@ from transformers import PreTrainedConfig
 
 import shortgpt
 from shortgpt import prune_checkpoint
-from shortgpt.cli import main
 from shortgpt.errors import SelectionError
 from tests.reading_config import toy
-from tests.support import tiny
+from tests.support import run_cli, tiny
 from tests.tiny_types import tiny_model
 
 READ = ["aliased", "in_the_class", "when_trained", "with_a_cache", "put_together", "by_getattr", "popped"]
@@ -59,9 +58,7 @@ def left_over(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("one_process")
-def test_fields_that_the_library_never_reads_are_carried_over_and_told(
-    left_over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fields_that_the_library_never_reads_are_carried_over_and_told(left_over: Path, tmp_path: Path) -> None:
     plan = prune_checkpoint(left_over, tmp_path / "short", [1, 2])
     assert plan.verification is not None
     assert plan.verification.verified
@@ -77,8 +74,8 @@ def test_fields_that_the_library_never_reads_are_carried_over_and_told(
     for field in LEFT_OVER:
         assert f"`{field}` is as it was" in told
         assert f"`{field}` is as it was" in card
-    main(["inspect", str(left_over), "--remove", "1,2", "--format", "json"])
-    shown = {one["name"]: one["rule"] for one in json.loads(capsys.readouterr().out)["fields"]}
+    ran = run_cli("inspect", left_over, "--remove", "1,2", "--format", "json")
+    shown = {one["name"]: one["rule"] for one in json.loads(ran.out)["fields"]}
     assert {shown[field] for field in LEFT_OVER} == {"carried over: the library never reads it"}
     assert shown["mlp_only_layers"] == "renumber"
 
