@@ -263,8 +263,8 @@ def _depends_on_blocks(value: Any, kept: Kept) -> bool:
         return any(_depends_on_blocks(item, kept) for item in value)
     if not isinstance(value, dict):
         return False
-    rules = config_rules.rules_for(value, kept.depth)
-    return any(not config_rules.is_idle(rule, value[field]) for field, rule in rules) or any(
+    decisions = config_rules.decide(value, range(kept.depth), kept.depth)
+    return any(not config_rules.is_idle(one) for one in decisions) or any(
         _depends_on_blocks(inner, kept) for inner in value.values()
     )
 
