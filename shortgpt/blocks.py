@@ -16,7 +16,7 @@ import operator
 import re
 import reprlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -68,6 +68,7 @@ class BlockSequence(ABC):
         source: where the model was opened from; None for a model that was handed over in memory.
         plan: how this model was made shorter; None for an original.
         load_example: the lines of Python that load what `save` writes, for the model card.
+        config: the resolved config; empty where there is none.
     """
 
     name: str
@@ -81,6 +82,7 @@ class BlockSequence(ABC):
     source: Source | None = None
     plan: Plan | None = None
     load_example: str = ""
+    config: dict[str, Any] = {}
 
     def __len__(self) -> int:
         """The number of blocks, L."""
@@ -129,6 +131,20 @@ class BlockSequence(ABC):
     @abstractmethod
     def skipping(self, blocks: Iterable[int]) -> AbstractContextManager[None]:
         """Inside the context these blocks act as the identity on the stream. Afterwards no trace of it is left."""
+
+    @contextmanager
+    def noting_reads(self) -> Iterator[Callable[[Collection[int]], tuple[str, ...]]]:
+        """Inside the context it is noted which weights of the blocks are read.
+
+        What is yielded tells, without the blocks that it is given, the parts of which nothing was: `reads.Reads.idle`.
+        Here nothing is known of parts, and none is told.
+        """
+        yield lambda gone: ()
+
+    def side_inputs(self, rows: int) -> Mapping[str, Tensor]:
+        """What `logits` can be given beside token ids [rows, tokens], so that parts run which a text alone leaves idle:
+        as `probes.drawn` draws them, in the model's floating-point type."""
+        return {}
 
     @property
     def parts(self) -> tuple[tuple[str, ...], ...]:

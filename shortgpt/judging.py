@@ -6,7 +6,8 @@ named: weights that were folded, weights at other places of memory, other kernel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shortgpt.errors import VerificationError
@@ -22,6 +23,7 @@ from shortgpt.logit_comparison import (
     proves_nothing,
 )
 from shortgpt.plan import Verification
+from shortgpt.probes import Probe
 from shortgpt.reloading import Answer
 
 if TYPE_CHECKING:
@@ -33,12 +35,26 @@ class Expectation:
     """What the shorter model's logits have to be.
 
     Attributes:
+        input_ids, side, long_ids: the probe, see `probes.Probe`.
+        logits: on the short probe, [2, tokens, vocabulary].
+        long_logits: what is compared on the long one, see `probes.some_of`.
+        beyond, idle: what the probe does not reach, see `Verification`.
         streamed: computed with the weights read block by block, as the shorter model's are to be.
     """
 
     input_ids: Tensor
     logits: Tensor
     streamed: bool = False
+    side: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    long_ids: Tensor | None = None
+    long_logits: Tensor | None = None
+    beyond: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
+
+    @property
+    def probe(self) -> Probe:
+        """What the shorter model is to be run on."""
+        return Probe(self.input_ids, self.long_ids, self.side)
 
 
 def judge(
@@ -52,24 +68,28 @@ def judge(
     rounding: float = 0.0,
 ) -> Verification:
     """Compare what a reloaded model answered with what is expected of it. See `check`."""
-    if nothing := proves_nothing(expected.logits):
-        return Verification(
-            verified=False, reason=f"the original's logits with these blocks skipped {nothing}, which proves nothing"
-        )
     tolerance = tolerance_for(family, options.device, folded=folded, shifted=shifted, rounding=rounding)
     needs_float32 = tolerance > EXACT and is_half(answer.dtype)
     if needs_float32:
         tolerance = EXACT
-    found = compare_logits(answer.logits, expected.logits, tolerance)
-    if needs_float32 and not found.equal:
-        return Verification(verified=False, reason=f"in {answer.dtype} rounding would hide what is wrong")
-    if not found.equal:
-        skipped = "the original's with these blocks skipped"
-        raise VerificationError(f"the shorter model's logits {found.told(skipped)}")
+    differences = []
+    for on, logits, wanted in _pairs(answer, expected):
+        if nothing := proves_nothing(wanted):
+            return Verification(
+                verified=False,
+                reason=f"the original's logits{on} with these blocks skipped {nothing}, which proves nothing",
+            )
+        found = compare_logits(logits, wanted, tolerance)
+        if needs_float32 and not found.equal:
+            return Verification(verified=False, reason=f"in {answer.dtype} rounding would hide what is wrong")
+        if not found.equal:
+            skipped = "the original's with these blocks skipped"
+            raise VerificationError(f"the shorter model's logits{on} {found.told(skipped)}")
+        differences.append(found)
     return Verification(
         verified=True,
-        max_difference=found.difference,
-        max_logit=found.largest,
+        max_difference=max(found.difference for found in differences),
+        max_logit=differences[0].largest,
         tolerance=tolerance,
         probe=tuple(expected.input_ids.shape),
         generated=generated(answer, options.device),
@@ -79,6 +99,11 @@ def judge(
         streamed=options.stream,
         probe_ids=tuple(map(tuple, expected.input_ids.tolist())),
         fingerprint=fingerprint(expected.logits),
+        long_ids=() if expected.long_ids is None else tuple(expected.long_ids[0].tolist()),
+        long_fingerprint=() if expected.long_logits is None else fingerprint(expected.long_logits),
+        side_inputs=dict(expected.side),
+        beyond=expected.beyond,
+        idle=expected.idle,
     )
 
 
@@ -100,6 +125,13 @@ def tolerance_for(
 def is_half(dtype: str) -> bool:
     """Whether a dtype is of half precision, in which rounding hides what is wrong."""
     return dtype not in ("float32", "float64")
+
+
+def _pairs(answer: Answer, expected: Expectation) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Logits that were found and those that are expected, each pair with the tokens that it is of, for a message."""
+    yield "", answer.logits, expected.logits
+    if expected.long_ids is not None and expected.long_logits is not None and answer.long_logits is not None:
+        yield f" on {expected.long_ids.shape[1]} tokens", answer.long_logits, expected.long_logits
 
 
 def fingerprint(logits: Tensor) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ A `TorchFamily` needs three facts: where the block list is, how a model is built
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from shortgpt.families import Config, Family, Source
 from shortgpt.folding import rounded
 from shortgpt.in_memory import prove
 from shortgpt.parts import Found, find_parts, silent
+from shortgpt.reads import noting_reads
 from shortgpt.replay import Enough, Replay, can_read_out, can_replay
 from shortgpt.streaming import BlockWeights, logits_by_block, trace_by_block
 
@@ -198,6 +199,11 @@ class TorchBlockSequence(BlockSequence):
             hooks.callback(setattr, self, "skipped", before)
             self.skipped = before | gone
             yield
+
+    @contextmanager
+    def noting_reads(self) -> Iterator[Callable[[Collection[int]], tuple[str, ...]]]:
+        with noting_reads(self.blocks) as reads:
+            yield reads.idle
 
     @cached_property
     def _parts(self) -> Found:

@@ -37,6 +37,11 @@ class Verification(Value):
         generated: how many tokens of cached greedy generation were compared with uncached.
         device, dtype: where and in what the check ran.
         streamed: neither model was held in memory: their weights were read block by block.
+        long_ids: the long probe, one sequence, which reaches past the windows of the config; empty where there is none.
+        long_fingerprint: as `fingerprint`, of the logits that are compared on the long probe.
+        side_inputs: what was given beside the short probe's tokens, and its shape: random numbers, always the same.
+        beyond: distances of the config, such as windows, that no probe reaches: what lies behind them is not proven.
+        idle: parts of blocks that nothing of the probe reaches, by the blocks' numbers before the removal.
         not_generated: why no tokens were generated.
         files: file name → SHA-256 of what was written, but for the config, this record and the card.
         probe_ids: the probe batch itself.
@@ -58,6 +63,11 @@ class Verification(Value):
     probe_ids: tuple[tuple[int, ...], ...] = ()
     fingerprint: tuple[float, ...] = ()
     streamed: bool = False
+    long_ids: tuple[int, ...] = ()
+    long_fingerprint: tuple[float, ...] = ()
+    side_inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    beyond: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if not self.verified:
@@ -67,11 +77,17 @@ class Verification(Value):
             cached = f"{self.generated} tokens of cached generation equal uncached"
         elif self.not_generated:
             cached = f"cached generation was not compared: {self.not_generated}"
+        probes = [" × ".join(map(str, shape)) for shape in (self.probe, (1, len(self.long_ids))) if shape[-1:] > (0,)]
+        unproven = "; ".join((*self.beyond, *self.idle))
         return (
             f"verified: logits differ by {self.max_difference:.3g} (largest logit {self.max_logit:.4g}) from the "
-            f"original's with these blocks skipped, on {' × '.join(map(str, self.probe))} tokens; {cached} "
+            f"original's with these blocks skipped, on {' and '.join(probes)} tokens{self._beside()}; {cached} "
             f"({self.dtype} on {self.device}{', weights read block by block' if self.streamed else ''})"
+            + (f"; not proven, for nothing of the probe reaches it: {unproven}" if unproven else "")
         )
+
+    def _beside(self) -> str:
+        return f" with {', '.join(self.side_inputs)}" if self.side_inputs else ""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -27,12 +28,11 @@ from shortgpt.errors import AdapterError, StreamingError, VerificationError
 from shortgpt.families import Family, OpenOptions
 from shortgpt.memory import SIGNS
 from shortgpt.plan import Verification
+from shortgpt.probes import NEW_TOKENS, Probe, drawn, some_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PROBE = (2, 32)
-NEW_TOKENS = 8
 START = """\
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])["path"]
@@ -48,6 +48,7 @@ class Reloaded(Protocol):
 
     Its attribute `dtype`, where it has one, says what the model computes in; without it, that is the logits' dtype.
     `cannot_generate`, where it is there and not None, says why cached generation cannot be compared with uncached.
+    Where the type's `BlockSequence` has side inputs, `logits` takes them too, by name and in float32.
     """
 
     def logits(self, input_ids: Tensor) -> Tensor:
@@ -62,8 +63,9 @@ class Answer:
     """What a reloaded model computes on the probe batch, in float32 on the CPU.
 
     Attributes:
-        logits: [batch, tokens, vocabulary].
+        logits: of the short probe, [batch, tokens, vocabulary].
         dtype: what the model computes in.
+        long_logits: what is compared of the long probe, [1, some tokens, vocabulary]; None where there is none.
         cached, uncached: the logits of greedily generated tokens, [tokens, vocabulary].
         cannot_generate: why there are none.
     """
@@ -73,26 +75,29 @@ class Answer:
     cached: Tensor | None = None
     uncached: Tensor | None = None
     cannot_generate: str | None = None
+    long_logits: Tensor | None = None
 
     @classmethod
-    def by(cls, model: Reloaded, input_ids: Tensor) -> Answer:
+    def by(cls, model: Reloaded, probe: Probe) -> Answer:
         """Ask a model."""
         import torch
 
         with torch.no_grad():
-            logits = model.logits(input_ids)
+            run: Callable[..., Tensor] = model.logits
+            logits = run(probe.input_ids, **drawn(probe.side))
+            long = None if probe.long_ids is None else some_of(run(probe.long_ids), probe.long_ids.shape[1])
             dtype = str(getattr(model, "dtype", logits.dtype)).removeprefix("torch.")
             cannot: str | None = getattr(model, "cannot_generate", None)
             if cannot is not None:
-                return cls(logits.float().cpu(), dtype, cannot_generate=cannot)
-            first = input_ids[:1]
+                return cls(logits.float().cpu(), dtype, cannot_generate=cannot, long_logits=long)
+            first = probe.input_ids[:1]
             cached, uncached = (model.generate(first, NEW_TOKENS, cached=c).float().cpu() for c in (True, False))
             if {len(cached), len(uncached)} != {NEW_TOKENS}:
                 raise ValueError(
                     f"{NEW_TOKENS} greedy tokens were asked for; {len(cached)} came with a cache, "
                     f"{len(uncached)} without"
                 )
-            return cls(logits.float().cpu(), dtype, cached, uncached)
+            return cls(logits.float().cpu(), dtype, cached, uncached, long_logits=long)
 
     def tensors(self) -> dict[str, Tensor]:
         """As named tensors: the form in which it crosses from one process to the other."""
@@ -100,7 +105,7 @@ class Answer:
 
         texts = {name: text for name in ("dtype", "cannot_generate") if (text := getattr(self, name)) is not None}
         encoded = {name: torch.tensor(list(text.encode()), dtype=torch.uint8) for name, text in texts.items()}
-        numbers = {"logits": self.logits, "cached": self.cached, "uncached": self.uncached}
+        numbers = {name: getattr(self, name) for name in ("logits", "cached", "uncached", "long_logits")}
         return encoded | {name: tensor.contiguous() for name, tensor in numbers.items() if tensor is not None}
 
     @classmethod
@@ -110,18 +115,7 @@ class Answer:
         return cls(**{n: bytes(t.tolist()).decode() if n in texts else t for n, t in tensors.items()})  # type: ignore[arg-type]
 
 
-def probe(vocab_size: int, longest: int | None = None) -> Tensor:
-    """The probe batch: the same random token ids every time, [2, 32]; shorter where the model's window is, so that
-    the new tokens fit behind it."""
-    import torch
-
-    rows, tokens = PROBE
-    if longest is not None:
-        tokens = max(1, min(tokens, longest - NEW_TOKENS))
-    return torch.randint(0, vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(0))
-
-
-def ask(directory: Path, family: Family, input_ids: Tensor, options: OpenOptions) -> Answer | Verification:
+def ask(directory: Path, family: Family, probe: Probe, options: OpenOptions) -> Answer | Verification:
     """What a checkpoint answers in a fresh process; or a `Verification` that says why it could not be asked.
 
     Raises:
@@ -137,12 +131,13 @@ def ask(directory: Path, family: Family, input_ids: Tensor, options: OpenOptions
         opening["stream"] = family.block_lists[0]
     with tempfile.TemporaryDirectory() as exchange:
         probe_file, answer_file = Path(exchange) / "probe.safetensors", Path(exchange) / "answer.safetensors"
-        save_file({"input_ids": input_ids}, probe_file)
+        save_file(probe.ids(), probe_file)
         request = {
             "loader": family.loader,
             "directory": str(directory),
             "opening": opening,
             "probe": str(probe_file),
+            "side": probe.side,
             "answer": str(answer_file),
             # Sums depend on how they are shared out, so the two processes compute alike.
             "path": [place for place in sys.path if os.path.isabs(place)],
@@ -186,10 +181,10 @@ def _child(text: str) -> None:
     torch.set_num_threads(request["threads"])
     set_precision(request["precision"])
     loader = plugins.load_target(request["loader"])
-    ids = load_file(request["probe"])["input_ids"]
+    probe = Probe(**load_file(request["probe"]), side=request["side"])
     try:
         model: Reloaded = loader(Path(request["directory"]), **request["opening"])
-        answer = Answer.by(model, ids).tensors()
+        answer = Answer.by(model, probe).tensors()
     except (StreamingError, AdapterError) as error:
         if "stream" not in request["opening"]:
             raise

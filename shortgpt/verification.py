@@ -2,7 +2,7 @@
 
 ::
 
-    original, these blocks skipped ──▶ logits on a probe batch ─┐
+    original, these blocks skipped ──▶ logits on the probes ────┐
                                                                  ├─ equal?   ─▶ Verification
     what was written, opened in a fresh process ──▶ logits ─────┘
       by the family's own loader               └──▶ 8 greedy tokens, cached and uncached: the same?
@@ -33,21 +33,62 @@ from shortgpt.judging import judge as judge
 from shortgpt.logit_comparison import ELSEWHERE, EXACT, HALF_ELSEWHERE, compare_logits
 from shortgpt.memory import is_lack_of_memory, lacking_memory, release_memory
 from shortgpt.plan import Plan, Verification
+from shortgpt.probes import PROBE, probe_of, some_of
+from shortgpt.probes import Probe as Probe
+from shortgpt.probes import probe as probe
 from shortgpt.reloading import Answer as Answer
 from shortgpt.reloading import Reloaded as Reloaded
 from shortgpt.reloading import ask as ask
-from shortgpt.reloading import probe as probe
 from shortgpt.weights import CACHE_LINE, Weights, file_hash
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from shortgpt.blocks import BlockSequence
 
 
 def expected_logits(model: BlockSequence, blocks: Iterable[int]) -> Expectation:
-    """The original's logits under `skipping(blocks)`."""
-    ids = probe(model.vocab_size, model.max_tokens)
-    with model.skipping(blocks):
-        return Expectation(ids, model.logits({"input_ids": ids}).float().cpu(), model.streamed)
+    """The original's logits under `skipping(blocks)`, and what of its blocks they say nothing of.
+
+    Where tokens alone leave parts of blocks idle, and the model knows of inputs that make them run, it is given them.
+    """
+    gone = block_numbers(blocks, len(model))
+    chosen, beyond = probe_of(model)
+    with model.skipping(gone), model.noting_reads() as idle:
+        logits = logits_on(model, chosen)
+        if idle(gone) and (side := model.side_inputs(len(chosen.input_ids))):
+            chosen = replace(chosen, side={name: tuple(tensor.shape) for name, tensor in side.items()})
+            logits = logits_on(model, chosen)
+        long = None
+        try:
+            long = long_logits_on(model, chosen)
+        except Exception as error:  # a model that is right on the short probe need not take a long one, nor the memory
+            tokens = chosen.long_ids.shape[1] if chosen.long_ids is not None else 0
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            beyond = (f"what lies beyond {PROBE[1]} tokens, for the original does not run on {tokens} ({reason})",)
+            chosen = replace(chosen, long_ids=None)
+        return Expectation(
+            chosen.input_ids,
+            logits,
+            model.streamed,
+            side=chosen.side,
+            long_ids=chosen.long_ids,
+            long_logits=long,
+            beyond=beyond,
+            idle=idle(gone),
+        )
+
+
+def logits_on(model: BlockSequence, probe: Probe) -> Tensor:
+    """A model's logits on the short probe, in float32 on the CPU."""
+    side = model.side_inputs(len(probe.input_ids)) if probe.side else {}
+    return model.logits({"input_ids": probe.input_ids, **side}).float().cpu()
+
+
+def long_logits_on(model: BlockSequence, probe: Probe) -> Tensor | None:
+    """What is compared of a model's logits on the long probe; None where there is none."""
+    ids = probe.long_ids
+    return None if ids is None else some_of(model.logits({"input_ids": ids}), ids.shape[1])
 
 
 def expectation(
@@ -191,7 +232,7 @@ def check(
         VerificationError: it cannot be opened, or differs.
     """
     options = replace(options, stream=expected.streamed)
-    answer = ask(directory, family, expected.input_ids, options)
+    answer = ask(directory, family, expected.probe, options)
     if isinstance(answer, Verification):
         return answer
     return judge(answer, expected, family, options, folded=folded, shifted=shifted, rounding=rounding)
@@ -240,13 +281,17 @@ def verify_again(
         raise VerificationError(f"{', '.join(changed)}: not the bytes that were written when it was made")
     options = OpenOptions(device=device, dtype=made.dtype or "auto", trust_remote_code=trust_remote_code)
     options = _opening(family, config, weights, options)
-    answer = ask(folder, family, torch.tensor(made.probe_ids), options)
+    long_ids = torch.tensor([made.long_ids]) if made.long_ids else None
+    answer = ask(folder, family, Probe(torch.tensor(made.probe_ids), long_ids, made.side_inputs), options)
     if isinstance(answer, Verification):
         raise VerificationError(f"it could not be opened to be verified: {answer.reason}")
     half = is_half(answer.dtype)
     tolerance = max(made.tolerance or EXACT, HALF_ELSEWHERE if half else ELSEWHERE)
     found = compare_logits(
-        torch.tensor(fingerprint(answer.logits)), torch.tensor(made.fingerprint), tolerance, largest=made.max_logit
+        torch.tensor((*fingerprint(answer.logits), *_of_long(answer))),
+        torch.tensor((*made.fingerprint, *made.long_fingerprint)),
+        tolerance,
+        largest=made.max_logit,
     )
     if not found.equal:
         raise VerificationError(f"its logits {found.told('those that were expected when it was made')}")
@@ -265,3 +310,7 @@ def verify_again(
         device=device,
         streamed=options.stream,
     )
+
+
+def _of_long(answer: Answer) -> tuple[float, ...]:
+    return () if answer.long_logits is None else fingerprint(answer.long_logits)

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 import shortgpt
 from shortgpt import Plan, Verification, prune_checkpoint, verification, weights
 from shortgpt.errors import StreamingError, VerificationError
-from shortgpt.reloading import Answer, probe
+from shortgpt.probes import Probe, probe
+from shortgpt.reloading import Answer
 from shortgpt.verification import compare_generation, verify_again
 from tests.support import Ran, ids_of, saved, tiny
 from tests.tiny_types import tiny_model, upstream_mended
@@ -115,7 +116,7 @@ def test_blocks_that_share_a_cache_are_found_out(llama_folder: Path) -> None:
     reloaded = reload(llama_folder, device="cpu", dtype="auto", stream="model.layers")
     for layer in reloaded.model.model.layers:
         layer.self_attn.layer_idx = 0
-    answer = Answer.by(reloaded, probe(257))
+    answer = Answer.by(reloaded, Probe(probe(257)))
     assert answer.cached is not None
     assert answer.uncached is not None
     with pytest.raises(VerificationError, match="cached generation differs from uncached at token"):

@@ -154,7 +154,7 @@ def verified(original: BlockSequence, place: Path, gone: tuple[int, ...]) -> Any
     family = recognise(resolve(place))
     expected = verification.expected_logits(original, gone)
     reloaded = plugins.load_target(family.loader)(place, device="cpu", dtype="auto")
-    answer = verification.Answer.by(reloaded, expected.input_ids)
+    answer = verification.Answer.by(reloaded, expected.probe)
     return verification.judge(answer, expected, family, OpenOptions(), folded=True)
 
 

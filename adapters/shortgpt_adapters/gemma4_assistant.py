@@ -88,7 +88,7 @@ class Gemma4Assistant(Gemma4):
 class ReloadedDrafter(ReloadedCausalLM):
     cannot_generate = "a drafter generates only beside the model that it assists"
 
-    def logits(self, input_ids: Tensor) -> Tensor:
+    def logits(self, input_ids: Tensor, **side: Tensor) -> Tensor:
         return logits_of(self.model(**invented(self.model, input_ids)))
 
 

@@ -8,8 +8,8 @@
                               the image, encoded
 
 Without an image nothing is seen of a cross block, and the score of one that does nothing would be 0. So a batch is
-scored only with `cross_attention_states` (or `pixel_values`, for the model with its vision tower). Verification looks
-at text alone.
+scored only with `cross_attention_states` (or `pixel_values`, for the model with its vision tower). Verification invents
+the former.
 
 The library asks block 0's cache for the number of cached tokens, and a cross block caches the image's. So a cross block
 cannot come first.
@@ -17,9 +17,10 @@ cannot come first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from shortgpt.blocks import Tap, TokenBatch, format_blocks
@@ -27,6 +28,9 @@ from shortgpt.errors import CalibrationError
 from shortgpt.families import Config
 from shortgpt_adapters.structural import Structural, StructuralBlocks
 from shortgpt_adapters.structure import PROBE, Structure, find_structure
+
+STATES = 6
+"""How many vectors an invented image is encoded as."""
 
 IMAGE = ("cross_attention_states", "pixel_values")
 
@@ -40,6 +44,10 @@ class MllamaBlocks(StructuralBlocks):
                 f"token batches with {' or '.join(IMAGE)}"
             )
         super().trace(batch, tap)
+
+    def side_inputs(self, rows: int) -> Mapping[str, Tensor]:
+        width = self.model.config.get_text_config().hidden_size
+        return self.drawn({"cross_attention_states": (rows, STATES, width)})
 
 
 class Mllama(Structural):

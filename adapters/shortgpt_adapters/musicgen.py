@@ -32,7 +32,7 @@ from shortgpt.errors import CalibrationError, ModelError
 from shortgpt_adapters import transformers_loader
 from shortgpt_adapters.structural import Structural, StructuralBlocks
 from shortgpt_adapters.structure import PROBE, Structure, find_structure
-from shortgpt_adapters.transformers_loader import ReloadedCausalLM, arguments, logits_of
+from shortgpt_adapters.transformers_loader import ReloadedCausalLM
 
 
 class MusicgenBlocks(StructuralBlocks):
@@ -42,6 +42,10 @@ class MusicgenBlocks(StructuralBlocks):
     @property
     def codebooks(self) -> int:
         return int(self.model.config.num_codebooks)
+
+    def side_inputs(self, rows: int) -> Mapping[str, Tensor]:
+        sequences = rows if rows % self.codebooks else rows // self.codebooks
+        return super().side_inputs(sequences)
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
         given = dict(batch)
@@ -98,8 +102,8 @@ class ReloadedMusicgen(ReloadedCausalLM):
     def _codes(self, input_ids: Tensor) -> Tensor:
         return of_codebooks(input_ids.to(self.model.device), self.model.config.num_codebooks)
 
-    def logits(self, input_ids: Tensor) -> Tensor:
-        return logits_of(self.model(**arguments(self.model, {"input_ids": self._codes(input_ids)})))
+    def logits(self, input_ids: Tensor, **side: Tensor) -> Tensor:
+        return super().logits(self._codes(input_ids), **side)
 
     def generate(self, input_ids: Tensor, new_tokens: int, *, cached: bool) -> Tensor:
         # Its `generate` fills in no setting that is missing, and drops the padding from what it generated: so that is

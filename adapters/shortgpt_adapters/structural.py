@@ -12,13 +12,14 @@ What is odd about a type lives in a file of its own, as a subclass: folds, refus
 from __future__ import annotations
 
 import copy
+import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from shortgpt import removal
@@ -35,8 +36,23 @@ _FOUND: dict[tuple[type, str], Structure] = {}
 """What was found, by class and config."""
 
 
+ENCODED = 5
+"""How many vectors an invented text is encoded as."""
+
+
 class StructuralBlocks(FoundBlocks, TransformersBlocks):
     """The blocks of a model whose structure was found by looking."""
+
+    def side_inputs(self, rows: int) -> Mapping[str, Tensor]:
+        """What an encoder hands to a decoder, where the model takes it."""
+        taken = inspect.signature(self.model.forward).parameters
+        config = self.model.config
+        shape = (rows, ENCODED, getattr(config, "cross_attention_hidden_size", None) or config.hidden_size)
+        if "encoder_hidden_states" in taken:
+            return self.drawn({"encoder_hidden_states": shape})
+        if "encoder_outputs" in taken:  # a tuple, of which the states are the first
+            return self.drawn({"encoder_outputs": (1, *shape)})
+        return {}
 
 
 class Structural(TransformersFamily):

@@ -22,6 +22,7 @@ from shortgpt.config_spelling import Removal
 from shortgpt.errors import CheckpointError, ConfigRewriteError, ModelError, ShortGPTError, StreamingError
 from shortgpt.families import Config, OpenOptions, Source
 from shortgpt.modules import TorchBlockSequence, TorchFamily
+from shortgpt.probes import drawn
 from shortgpt_adapters import transformers_config, transformers_loader
 from shortgpt_adapters.config_reads import ConfigReads, reads_of
 from shortgpt_adapters.structure import find_structure
@@ -51,6 +52,10 @@ class TransformersBlocks(TorchBlockSequence):
         if isinstance(length, int) and length < 1_000_000:  # transformers writes 1e30 for "no bound"
             bounds.append(length)
         return min((bound for bound in bounds if bound), default=None)
+
+    def drawn(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """Random inputs of these shapes, the same every time, in the model's floating-point type."""
+        return {name: tensor.to(self.model.dtype) for name, tensor in drawn(shapes).items()}
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
         with quiet():

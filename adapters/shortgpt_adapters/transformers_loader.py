@@ -152,8 +152,9 @@ class ReloadedCausalLM:
             one, other = (self.logits(given)[..., :-1, :] for given in (ids, others))
         return not compare_logits(one, other, CACHED).equal
 
-    def logits(self, input_ids: Tensor) -> Tensor:
+    def logits(self, input_ids: Tensor, **side: Tensor) -> Tensor:
         batch = {"input_ids": input_ids.to(self.device)}
+        batch |= {name: tensor.to(self.device, self.dtype) for name, tensor in side.items()}
         return logits_of(self._run(lambda: self.model(**arguments(self.model, batch))))
 
     def generate(self, input_ids: Tensor, new_tokens: int, *, cached: bool) -> Tensor:

@@ -112,8 +112,8 @@ def _with_mask(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class ReloadedXlm(ReloadedCausalLM):
-    def logits(self, input_ids: Tensor) -> Tensor:
-        batch = _with_mask({"input_ids": input_ids.to(self.model.device)})
+    def logits(self, input_ids: Tensor, **side: Tensor) -> Tensor:
+        batch = _with_mask({"input_ids": input_ids.to(self.model.device), **side})
         return logits_of(self.model(**arguments(self.model, batch)))
 
 
