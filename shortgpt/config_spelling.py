@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shortgpt.config_rules import NAMING_MODULES, RULES, Blocks, Config, Rule, looks_per_block, short
+from shortgpt.config_rules import COUNTS, NAMING_MODULES, RULES, Blocks, Config, Rule, looks_per_block, short
 from shortgpt.config_text import same, updated
 from shortgpt.errors import ConfigRewriteError
 
@@ -54,14 +54,16 @@ class Removal:
         object.__setattr__(self, "resolved", plain(self.resolved))
         object.__setattr__(self, "rewritten", plain(self.rewritten))
 
-    def apply(self, written: Config) -> Config:
+    def apply(self, written: Config, where: tuple[str, ...]) -> Config:
         """A config as it was written, with what it says of the blocks said of those that stay.
+
+        Args:
+            where: the place in it of what the library calls `part`, one of `places`.
 
         Raises:
             ConfigRewriteError: a field that the library reads and does not keep speaks of the blocks, and no rule says
                 what becomes of it.
         """
-        where = self._where(written)
         own = self._rewritten_fields(_at(written, where), kept_elsewhere=self.resolved if where != self.part else {})
         for outer in range(len(where)):
             around = _at(written, where[:outer])
@@ -69,13 +71,36 @@ class Removal:
             written = _put(written, where[:outer], around)
         return _put(written, where, own)
 
-    def add(self, written: Config, fields: Mapping[str, Any]) -> Config:
+    def add(self, written: Config, where: tuple[str, ...], fields: Mapping[str, Any]) -> Config:
         """A written config in which fields of the blocks' own config have these values, under every name they have."""
-        where = self._where(written)
         own = _at(written, where)
         named = {key: fields[name] for key in own if (name := self.aliases.get(key, key)) in fields}
         new = {name: value for name, value in fields.items() if name not in {self.aliases.get(key, key) for key in own}}
         return _put(written, where, {**own, **named, **new})
+
+    def misread(self, read: Callable[[], Config]) -> set[str]:
+        """The fields of the blocks' own config that the library reads otherwise than it should; where it takes none of
+        the config, all that the removal changes."""
+        try:
+            differing = self.differences(read())
+        except Exception:  # a config class can refuse in any way; the last reading is not guarded
+            return set(self._changed())
+        return {path[len(self.part)] for path in differing if path[: len(self.part)] == self.part}
+
+    def places(self, written: Config) -> list[tuple[str, ...]]:
+        """Where a written config may have what the library calls `part`: old ones have it elsewhere, known by a field
+        that the removal changes and that has the value which the library reads."""
+        if _has(written, self.part):
+            return [self.part]
+        sections = {(): written} | {(key,): value for key, value in written.items() if key not in self.resolved}
+        own, changed = _at(self.resolved, self.part), self._changed()
+
+        def holds(section: Any) -> bool:
+            fields = section.items() if isinstance(section, dict) else ()
+            names = ((self.aliases.get(key, key), value) for key, value in fields)
+            return any(name in changed and same(value, own.get(name)) for name, value in names)
+
+        return [*(place for place, section in sections.items() if holds(section)), self.part]
 
     def differences(self, read: Config) -> list[tuple[str, ...]]:
         """Where what the library makes of a written config is not what it should be; fields as paths.
@@ -86,26 +111,6 @@ class Removal:
         """
         read = plain(read)
         return [path for path in _differences(read, self.rewritten) if not self._explained(path, read)]
-
-    def _where(self, written: Config) -> tuple[str, ...]:
-        """Where a written config has what the library calls `part`: old ones have it elsewhere.
-
-        It is known by a field that the removal changes and that has its value, the old or the new one.
-        """
-        if _has(written, self.part):
-            return self.part
-        own = _at(self.resolved, self.part)
-        for key, value in written.items():
-            if isinstance(value, dict) and key not in self.resolved and self._counts(value, own):
-                return (key,)
-        return () if self._counts(written, own) else self.part
-
-    def _counts(self, written: Config, own: Config) -> bool:
-        changed = self._changed()
-        fields = ((self.aliases.get(key, key), value) for key, value in written.items())
-        return any(
-            name in changed and (same(value, own.get(name)) or same(value, changed[name])) for name, value in fields
-        )
 
     def _changed(self) -> dict[str, Any]:
         """The fields of the blocks' own config that are rewritten, and their new values."""
@@ -178,20 +183,33 @@ def write(text: str, removal: Removal, target: Path, read: Callable[[], Config])
         ConfigRewriteError: a field's new value is not known, or the library reads the result as another config than it
             should.
     """
-    wanted = removal.apply(json.loads(text))
-    _write(target, updated(text, wanted))
-    derived = [path for path in removal.differences(read()) if path[: len(removal.part)] == removal.part]
-    if derived:  # the library makes something else of fewer blocks than it made of all, unless it is told
-        own = _at(removal.rewritten, removal.part)
-        names = {path[len(removal.part)] for path in derived}
-        _write(target, updated(text, removal.add(wanted, {name: own[name] for name in own if name in names})))
-    found = plain(read())
-    for path in removal.differences(found):
-        made, meant = (short(_at(config, path[:-1]).get(path[-1])) for config in (found, removal.rewritten))
+    *others, usual = removal.places(json.loads(text))
+    for place in others:
+        if not _written(text, removal, place, target, read):
+            return
+    for path in _written(text, removal, usual, target, read):
+        made, meant = (short(_at(config, path[:-1]).get(path[-1])) for config in (plain(read()), removal.rewritten))
         raise ConfigRewriteError(
             f"config field {'.'.join(path)!r} cannot be written: the library makes {made} of it for the blocks that "
             f"would stay, not {meant}"
         )
+
+
+def _written(
+    text: str, removal: Removal, place: tuple[str, ...], target: Path, read: Callable[[], Config]
+) -> list[tuple[str, ...]]:
+    """Write the config; the fields that the library reads otherwise than it should."""
+    wanted = removal.apply(json.loads(text), place)
+    _write(target, updated(text, wanted))
+    own = _at(removal.rewritten, removal.part)
+    # What the library makes of fewer blocks, unless it is told, may be something else than it made of all: a count of
+    # its own, where none was written, and then what it derives from the right one.
+    for names in (set(COUNTS), set(own)):
+        derived = names & removal.misread(read)
+        if derived:
+            wanted = removal.add(wanted, place, {name: value for name, value in own.items() if name in derived})
+            _write(target, updated(text, wanted))
+    return removal.differences(read())
 
 
 def plain(config: Config) -> Config:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub.errors import StrictDataclassError
 from shortgpt_adapters.transformers_config import aliases
 from shortgpt_adapters.transformers_loader import quiet, read_config
 
 from shortgpt import config_spelling
 from shortgpt.config_rules import Config, rewrite_config
 from shortgpt.config_spelling import Removal
+from shortgpt.errors import ConfigRewriteError
 
 GONE = object()
 FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
@@ -22,17 +24,14 @@ SHALLOW = {"num_hidden_layers": 4}
 
 
 def pruned(text: str, folder: Path, keep: tuple[int, ...], depth: int, part: tuple[str, ...] = ()) -> str:
+    """What is written for a config of text `text` whose blocks are counted in `part` of it."""
     (folder / "config.json").write_text(text, encoding="utf-8")
     with quiet():
         config = read_config(folder)
         resolved = config.to_dict()
-        own = resolved
-        for key in part:
-            own = own[key]
-        rewritten = rewrite_config(own, keep, depth)
-        for key in reversed(part):
-            rewritten = {**resolved, key: rewritten}
-        removal = Removal(resolved, rewritten, keep, depth, part, aliases(config, part))
+        rewritten = rewrite_config(resolved[part[0]] if part else resolved, keep, depth)
+        whole = {**resolved, part[0]: rewritten} if part else rewritten
+        removal = Removal(resolved, whole, keep, depth, part, aliases(config, part))
         config_spelling.write(text, removal, folder / "config.json", lambda: read_config(folder).to_dict())
     return (folder / "config.json").read_text(encoding="utf-8")
 
@@ -226,3 +225,95 @@ def test_what_is_written_differs_from_its_source_in_what_the_removal_changes(nam
     after = pruned(text, tmp_path, (1, 2, 4, 5), 6)
     assert differences(before, json.loads(after)) == expected
     assert list(json.loads(after))[: len(before)] == list(before)
+
+
+def test_a_part_of_a_larger_config_is_changed_and_what_repeats_it_outside(tmp_path: Path) -> None:
+    text = {"num_hidden_layers": 6, "no_rope_layers": [1, 1, 1, 0, 1, 1], "moe_layers": [1, 3, 5], "vocab_size": 99}
+    before = {"model_type": "llama4", "num_hidden_layers": 6, "vocab_size": 99, "text_config": text}
+    after = json.loads(pruned(json.dumps(before), tmp_path, (1, 2, 4, 5), 6, ("text_config",)))
+    assert differences(before, after) == {
+        "num_hidden_layers": 4,
+        "text_config.num_hidden_layers": 4,
+        "text_config.no_rope_layers": [1, 1, 1, 1],
+        "text_config.moe_layers": [0, 3],
+    }
+
+
+def test_a_part_that_old_configs_hold_in_the_whole_stays_there(tmp_path: Path) -> None:
+    before = {"model_type": "qwen2_vl", "num_hidden_layers": 6, "vision_config": {"depth": 6}}
+    after = json.loads(pruned(json.dumps(before), tmp_path, (1, 2, 4, 5), 6, ("text_config",)))
+    assert differences(before, after) == {"num_hidden_layers": 4}
+
+
+def test_a_count_in_the_whole_that_the_library_does_not_read_is_written_into_the_part_too(tmp_path: Path) -> None:
+    before = {"model_type": "gemma3", "num_hidden_layers": 26, "text_config": {}}  # 26 is what its text has by default
+    keep = tuple(range(24))
+    after = json.loads(pruned(json.dumps(before), tmp_path, keep, 26, ("text_config",)))
+    assert differences(before, after) == {"num_hidden_layers": 24, "text_config.num_hidden_layers": 24}
+
+
+def test_a_field_that_the_library_reads_otherwise_than_it_should_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    removal = Removal({"n_layer": 6, "width": 8}, {"n_layer": 4, "width": 8}, (0, 1, 2, 3), 6)
+    with pytest.raises(ConfigRewriteError, match=r"config field 'width' cannot be written: the library makes 4 of it"):
+        config_spelling.write('{"n_layer": 6}', removal, tmp_path / "config.json", lambda: {"n_layer": 4, "width": 4})
+
+
+def test_a_field_that_the_library_reads_and_does_not_keep_needs_a_rule(tmp_path: Path) -> None:
+    removal = Removal({"n_layer": 6, "kinds": [0] * 6}, {"n_layer": 4, "kinds": [0] * 4}, (0, 1, 2, 3), 6)
+    text = '{"n_layer": 6, "kind_of_each_block": [0, 0, 0, 0, 0, 0]}'
+    with pytest.raises(ConfigRewriteError, match="config field 'kind_of_each_block'"):
+        config_spelling.write(text, removal, tmp_path / "config.json", dict)
+
+
+COUNTS = ("num_hidden_layers", "num_layers", "n_layer")
+HEADS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")
+FIRST = ("first_k_dense_replace", "num_hash_layers")
+
+
+def by_hand(name: str, old: Any, keep: tuple[int, ...], depth: int) -> Any:
+    """What a field of a published config becomes, by the meaning that its name and its shape have."""
+    if name in COUNTS and old == depth:
+        return len(keep)
+    if name in HEADS and old:
+        return 0
+    if name in FIRST:
+        return sum(block < old for block in keep)
+    if isinstance(old, str) and len(old) == depth and set(old) <= set("ME*-"):
+        return "".join(old[block] for block in keep)
+    if isinstance(old, list) and len(old) >= depth:
+        return [old[block] for block in keep]
+    return old
+
+
+def test_published_configs_change_in_what_speaks_of_their_blocks_alone(published_configs: Path, tmp_path: Path) -> None:
+    written = 0
+    for file in sorted(published_configs.glob("*.json")):
+        text = file.read_text(encoding="utf-8")
+        (tmp_path / "config.json").write_text(text, encoding="utf-8")
+        try:
+            with quiet():
+                config = read_config(tmp_path)
+            own = config.get_text_config(decoder=True)
+            part = next(((key,) for key in config.sub_configs if getattr(config, key, None) is own), ())
+            depth = own.num_hidden_layers
+            keep = tuple(block for block in range(depth) if block not in (1, depth - 2))
+            after = json.loads(pruned(text, tmp_path, keep, depth, part))
+        except (ValueError, StrictDataclassError, ConfigRewriteError):
+            continue  # a type that is not known, code of its own, or a field without a rule: nothing is written
+        before = json.loads(text)
+        for level in ((), part):
+            old, new = (_inner(whole, level) for whole in (before, after))
+            expected = {name: by_hand(name, value, keep, depth) for name, value in old.items()}
+            others = {"quantization_config", *part, *(name for name in new if name not in old)}
+            assert {n: v for n, v in new.items() if n not in others} == {
+                n: v for n, v in expected.items() if n not in others
+            }, file.name
+            assert all(new[name] in (len(keep), 0) or len(new[name]) == len(keep) for name in new if name not in old)
+        written += 1
+    assert written > 20
+
+
+def _inner(config: Config, part: tuple[str, ...]) -> Config:
+    inner: Config = config[part[0]] if part else config
+    return inner
