@@ -69,6 +69,7 @@ class BlockSequence(ABC):
         plan: how this model was made shorter; None for an original.
         load_example: the lines of Python that load what `save` writes, for the model card.
         config: the resolved config; empty where there is none.
+        left_over: the tensors of its files that the library has no place for and passes over, `*` for a block's number.
     """
 
     name: str
@@ -83,6 +84,7 @@ class BlockSequence(ABC):
     plan: Plan | None = None
     load_example: str = ""
     config: dict[str, Any] = {}
+    left_over: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         """The number of blocks, L."""

@@ -88,6 +88,7 @@ def prune_checkpoint(
             outcome = expected
         else:
             outcome = _verify(removal, written, folder, expected, options, background)
+            notes += _left_over(expected.left_over, removal.plan.export_as)
         plan = _record(removal, written, hashes, outcome, notes)
         plan = write_records(folder, plan, origin.path)
     return plan
@@ -118,6 +119,15 @@ class _Removal:
     def kept(self) -> companions.Kept:
         """What a companion may name."""
         return companions.Kept(self.keep, self.plan.depth, self.family.block_lists)
+
+
+def _left_over(names: Iterable[str], export_as: str | None) -> tuple[str, ...]:
+    """The note on tensors that the library passes over; see `BlockSequence.left_over`."""
+    found = sorted(names)
+    if not found or export_as is not None:
+        return ()
+    told = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+    return (f"Tensors that the library passes over were copied as they are (`*` is a block's number): {told}.",)
 
 
 def _planned(

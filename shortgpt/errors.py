@@ -21,6 +21,20 @@
 The command line answers `VerificationError` with exit status 1 and every other one with 2.
 """
 
+LONGEST = 500
+"""Characters of somebody else's message that are told."""
+
+
+def reason_of(error: BaseException | str) -> str:
+    """What another library says, as one paragraph of at most 500 printable characters: its lines joined.
+
+    The reason is not always in the first line: a config that transformers refuses has it in the second.
+    """
+    text = " ".join("".join(sign if sign.isprintable() else " " for sign in str(error)).split())
+    if not text:
+        return type(error).__name__ if isinstance(error, BaseException) else "no reason was given"
+    return text if len(text) <= LONGEST else text[: LONGEST - 1].rstrip() + "…"
+
 
 class ShortGPTError(Exception):
     """The root: catch this to catch every error that shortgpt raises on purpose."""

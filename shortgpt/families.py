@@ -29,6 +29,7 @@ from shortgpt.errors import (
     PluginError,
     SelectionError,
     UnknownArchitectureError,
+    reason_of,
 )
 from shortgpt.headers import MAX_HEADER
 
@@ -458,9 +459,8 @@ def _fetch(repository: str, architecture: str | None) -> Path:
                 )
         snapshot_download(repository, allow_patterns=[*HUB_FILES, *weights], ignore_patterns=elsewhere)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"{repository}: neither a file or folder here nor a model that the hub gives us ({reason}); "
+            f"{repository}: neither a file or folder here nor a model that the hub gives us ({reason_of(error)}); "
             "check the name, the network and, for a gated model, that you are logged in"
         ) from None
     return folder

@@ -39,6 +39,8 @@ class Expectation:
         logits: on the short probe, [2, tokens, vocabulary].
         long_logits: what is compared on the long one, see `probes.some_of`.
         beyond, idle: what the probe does not reach, see `Verification`.
+        depth: the blocks that it has.
+        left_over: the tensors of the original's files that its library passes over, see `BlockSequence.left_over`.
         streamed: computed with the weights read block by block, as the shorter model's are to be.
     """
 
@@ -50,6 +52,8 @@ class Expectation:
     long_logits: Tensor | None = None
     beyond: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()
+    depth: int = 0
+    left_over: frozenset[str] = frozenset()
 
     @property
     def probe(self) -> Probe:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from shortgpt import processes
 from shortgpt.blocks import BlockSequence
-from shortgpt.errors import ModelError, ShortGPTError, StreamingError
+from shortgpt.errors import ModelError, ShortGPTError, StreamingError, reason_of
 from shortgpt.families import Family, OpenOptions, Source, recognise, recognise_model, resolve
 from shortgpt.plan import Plan
 
@@ -86,8 +86,7 @@ def named_tokenizer(name: Any) -> Any:
     try:
         return AutoTokenizer.from_pretrained(name)
     except Exception as error:  # the library has many
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{name}: no tokenizer can be loaded from it ({reason[:300]})") from None
+        raise ModelError(f"{name}: no tokenizer can be loaded from it ({reason_of(error)})") from None
 
 
 def tried(
@@ -152,8 +151,7 @@ def default_device(device: str | None) -> str:
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"device {device!r} cannot be used ({reason}); cpu always can") from None
+        raise ModelError(f"device {device!r} cannot be used ({reason_of(error)}); cpu always can") from None
     if device == "cuda" and torch.cuda.current_device() > 0:  # which other threads and processes do not know of
         return f"cuda:{torch.cuda.current_device()}"
     return device

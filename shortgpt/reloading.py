@@ -20,11 +20,12 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from shortgpt import plugins
-from shortgpt.errors import AdapterError, StreamingError, VerificationError
+from shortgpt.errors import AdapterError, StreamingError, VerificationError, reason_of
 from shortgpt.families import Family, OpenOptions
 from shortgpt.memory import SIGNS
 from shortgpt.plan import Verification
@@ -39,6 +40,8 @@ sys.path[:] = json.loads(sys.argv[1])["path"]
 from shortgpt.reloading import _child
 _child(sys.argv[1])
 """
+TEXTS = ("dtype", "cannot_generate", "left_over")
+"""The parts of an answer that are text."""
 CANNOT_STREAM = "cannot_stream"
 """The answer of a model that was to be streamed and cannot be: why."""
 
@@ -49,6 +52,7 @@ class Reloaded(Protocol):
     Its attribute `dtype`, where it has one, says what the model computes in; without it, that is the logits' dtype.
     `cannot_generate`, where it is there and not None, says why cached generation cannot be compared with uncached.
     Where the type's `BlockSequence` has side inputs, `logits` takes them too, by name and in float32.
+    `left_over`, where it is there, names the tensors of the files that the library passed over.
     """
 
     def logits(self, input_ids: Tensor) -> Tensor:
@@ -68,6 +72,7 @@ class Answer:
         long_logits: what is compared of the long probe, [1, some tokens, vocabulary]; None where there is none.
         cached, uncached: the logits of greedily generated tokens, [tokens, vocabulary].
         cannot_generate: why there are none.
+        left_over: the tensors of the files that the library passed over, one a line.
     """
 
     logits: Tensor
@@ -76,6 +81,7 @@ class Answer:
     uncached: Tensor | None = None
     cannot_generate: str | None = None
     long_logits: Tensor | None = None
+    left_over: str | None = None
 
     @classmethod
     def by(cls, model: Reloaded, probe: Probe) -> Answer:
@@ -88,8 +94,9 @@ class Answer:
             long = None if probe.long_ids is None else some_of(run(probe.long_ids), probe.long_ids.shape[1])
             dtype = str(getattr(model, "dtype", logits.dtype)).removeprefix("torch.")
             cannot: str | None = getattr(model, "cannot_generate", None)
+            left_over = "\n".join(getattr(model, "left_over", ())) or None
             if cannot is not None:
-                return cls(logits.float().cpu(), dtype, cannot_generate=cannot, long_logits=long)
+                return cls(logits.float().cpu(), dtype, cannot_generate=cannot, long_logits=long, left_over=left_over)
             first = probe.input_ids[:1]
             cached, uncached = (model.generate(first, NEW_TOKENS, cached=c).float().cpu() for c in (True, False))
             if {len(cached), len(uncached)} != {NEW_TOKENS}:
@@ -97,13 +104,13 @@ class Answer:
                     f"{NEW_TOKENS} greedy tokens were asked for; {len(cached)} came with a cache, "
                     f"{len(uncached)} without"
                 )
-            return cls(logits.float().cpu(), dtype, cached, uncached, long_logits=long)
+            return cls(logits.float().cpu(), dtype, cached, uncached, long_logits=long, left_over=left_over)
 
     def tensors(self) -> dict[str, Tensor]:
         """As named tensors: the form in which it crosses from one process to the other."""
         import torch
 
-        texts = {name: text for name in ("dtype", "cannot_generate") if (text := getattr(self, name)) is not None}
+        texts = {name: text for name in TEXTS if (text := getattr(self, name)) is not None}
         encoded = {name: torch.tensor(list(text.encode()), dtype=torch.uint8) for name, text in texts.items()}
         numbers = {name: getattr(self, name) for name in ("logits", "cached", "uncached", "long_logits")}
         return encoded | {name: tensor.contiguous() for name, tensor in numbers.items() if tensor is not None}
@@ -111,8 +118,7 @@ class Answer:
     @classmethod
     def of(cls, tensors: dict[str, Tensor]) -> Answer:
         """The inverse of `tensors`."""
-        texts = ("dtype", "cannot_generate")
-        return cls(**{n: bytes(t.tolist()).decode() if n in texts else t for n, t in tensors.items()})  # type: ignore[arg-type]
+        return cls(**{n: bytes(t.tolist()).decode() if n in TEXTS else t for n, t in tensors.items()})  # type: ignore[arg-type]
 
 
 def ask(directory: Path, family: Family, probe: Probe, options: OpenOptions) -> Answer | Verification:
@@ -165,9 +171,14 @@ def ask(directory: Path, family: Family, probe: Probe, options: OpenOptions) -> 
 
 
 def _reason(stderr: str) -> str:
-    """What ended a process: the line that names the error, behind which there may be advice, or else the last one."""
+    """What ended a process: from the line that names the error, behind which there may be advice, to the last one that
+    is indented below it; or else the last line."""
     lines = stderr.strip().splitlines() or [""]
-    return next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)), lines[-1])
+    named = [i for i, line in enumerate(lines) if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]
+    if not named:
+        return lines[-1]
+    below = takewhile(lambda line: line.startswith(" "), lines[named[-1] + 1 :])
+    return reason_of("\n".join((lines[named[-1]], *below)))
 
 
 def _child(text: str) -> None:

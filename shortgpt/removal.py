@@ -60,6 +60,29 @@ def rename_blocks(names: Iterable[str], lists: Sequence[str], depth: int, keep: 
     return renamed
 
 
+def starred(names: Iterable[str], path: str, depth: int) -> frozenset[str]:
+    """Tensor names with `*` in place of a block's number: what is called alike in several blocks is one name then.
+
+    Names outside the block list at `path`, and those of blocks that a model of that depth does not have, stay as they
+    are. A name's list may stand with more of the path around it than `path`, or with less.
+    """
+
+    def star(name: str) -> str:
+        found = split_block_name(name, path)
+        return f"{found[0]}.*.{found[2]}" if found is not None and found[1] < depth else name
+
+    return frozenset(map(star, names))
+
+
+def split_block_name(name: str, path: str) -> tuple[str, int, str] | None:
+    """A tensor's block list as its name has it, the block's number, and the rest; None outside the list at `path`."""
+    for match in re.finditer(r"\.(\d+)\.", name):
+        prefix = name[: match.start()]
+        if f".{prefix}".endswith(f".{path}") or f".{path}".endswith(f".{prefix}"):
+            return prefix, int(match[1]), name[match.end() :]
+    return None
+
+
 def remove(model: BlockSequence, blocks: Plan | Iterable[int]) -> BlockSequence:
     """A shorter model in memory that shares its tensors with `model`, which is untouched.
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shortgpt.blocks import block_numbers
-from shortgpt.errors import AdapterError, ModelError, StreamingError, VerificationError
+from shortgpt.errors import AdapterError, ModelError, StreamingError, VerificationError, reason_of
 from shortgpt.families import Config, Family, OpenOptions, Source
 from shortgpt.judging import Expectation as Expectation
 from shortgpt.judging import compare_generation as compare_generation
@@ -39,6 +39,7 @@ from shortgpt.probes import probe as probe
 from shortgpt.reloading import Answer as Answer
 from shortgpt.reloading import Reloaded as Reloaded
 from shortgpt.reloading import ask as ask
+from shortgpt.removal import starred
 from shortgpt.weights import CACHE_LINE, Weights, file_hash
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def expected_logits(model: BlockSequence, blocks: Iterable[int]) -> Expectation:
             long = long_logits_on(model, chosen)
         except Exception as error:  # a model that is right on the short probe need not take a long one, nor the memory
             tokens = chosen.long_ids.shape[1] if chosen.long_ids is not None else 0
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            beyond = (f"what lies beyond {PROBE[1]} tokens, for the original does not run on {tokens} ({reason})",)
+            told = reason_of(error)
+            beyond = (f"what lies beyond {PROBE[1]} tokens, for the original does not run on {tokens} ({told})",)
             chosen = replace(chosen, long_ids=None)
         return Expectation(
             chosen.input_ids,
@@ -76,6 +77,8 @@ def expected_logits(model: BlockSequence, blocks: Iterable[int]) -> Expectation:
             long_logits=long,
             beyond=beyond,
             idle=idle(gone),
+            depth=len(model) - len(gone),
+            left_over=model.left_over,
         )
 
 
@@ -235,7 +238,18 @@ def check(
     answer = ask(directory, family, expected.probe, options)
     if isinstance(answer, Verification):
         return answer
+    if answer.left_over is not None:
+        _refuse_left_over(answer.left_over.split("\n"), family, expected)
     return judge(answer, expected, family, options, folded=folded, shifted=shifted, rounding=rounding)
+
+
+def _refuse_left_over(names: Sequence[str], family: Family, expected: Expectation) -> None:
+    """Raise a `VerificationError` for a tensor that the library passes over here and not in the original."""
+    if strange := sorted(starred(names, family.block_lists[0], expected.depth) - expected.left_over):
+        raise VerificationError(
+            f"the library passes over {len(strange)} tensors of what was written ({strange[0]}, ...) that it does not "
+            "pass over in the original"
+        )
 
 
 def verify_again(

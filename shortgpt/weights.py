@@ -23,7 +23,7 @@ from typing import Any
 
 from shortgpt import torch_files
 from shortgpt.copying import copy_range, write_all
-from shortgpt.errors import CheckpointError
+from shortgpt.errors import CheckpointError, reason_of
 from shortgpt.families import Fold, Source
 from shortgpt.folding import rounded
 from shortgpt.hashing import HashOfCopied
@@ -315,8 +315,7 @@ class Weights:
             # Files older than torch 1.6 are no zip archives and cannot be mapped.
             loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
         except Exception as error:  # bytes that are no pickle can raise anything
-            reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(f"{file}: cannot be read as a torch checkpoint ({reason[:200]})") from None
+            raise CheckpointError(f"{file}: cannot be read as a torch checkpoint ({reason_of(error)})") from None
         if not isinstance(loaded, Mapping) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
             raise CheckpointError(f"{file}: holds no plain mapping of names to tensors")
         return dict(loaded)

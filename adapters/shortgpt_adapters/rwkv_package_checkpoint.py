@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from shortgpt.blocks import format_blocks
-from shortgpt.errors import CheckpointError, ModelError
+from shortgpt.errors import CheckpointError, ModelError, reason_of
 
 Config = dict[str, Any]
 
@@ -78,9 +78,9 @@ def read(file: Path) -> dict[str, Tensor]:
         # Files older than torch 1.6 are no zip archives and cannot be mapped.
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # a damaged pickle makes torch raise nearly anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{file}: cannot be read as a torch checkpoint: it is truncated, damaged or something else ({reason[:200]})"
+            f"{file}: cannot be read as a torch checkpoint: it is truncated, damaged or something else "
+            f"({reason_of(error)})"
         ) from None
     if isinstance(loaded, Mapping) and "_strategy" in loaded:
         raise CheckpointError(

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from shortgpt.errors import AdapterError, CheckpointError, ModelError
+from shortgpt.errors import AdapterError, CheckpointError, ModelError, reason_of
 from shortgpt.precision import kept_precision
 from shortgpt.removal import rename_blocks
 
@@ -102,9 +102,8 @@ def open_file(file: Path, *, seven: bool, device: str, dtype: str) -> Any:
     except torch.cuda.OutOfMemoryError:
         raise ModelError(f"{file} does not fit into the memory of {device}") from None
     except Exception as error:  # it has no errors of its own: what comes is whatever its code ran into
-        reason = (str(error).strip().splitlines() or [""])[0]
         raise CheckpointError(
-            f"{file}: the rwkv package cannot load it ({type(error).__name__}: {reason[:300]})"
+            f"{file}: the rwkv package cannot load it ({type(error).__name__}: {reason_of(error)})"
         ) from error
 
 

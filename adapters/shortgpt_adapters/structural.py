@@ -25,7 +25,7 @@ from transformers import CONFIG_MAPPING, DynamicCache, PreTrainedConfig, PreTrai
 from shortgpt import removal
 from shortgpt.blocks import BlockSequence
 from shortgpt.config_rules import NAMING_MODULES, Decision, decide, naming_modules, rewritten
-from shortgpt.errors import AdapterError, CheckpointError, ConfigRewriteError, StreamingError
+from shortgpt.errors import AdapterError, CheckpointError, ConfigRewriteError, StreamingError, reason_of
 from shortgpt.families import Config, OpenOptions, Source, describe, unknown_architecture
 from shortgpt_adapters import transformers_loader
 from shortgpt_adapters.structure import FoundBlocks, Structure, find_structure, is_empty
@@ -128,8 +128,9 @@ class Structural(TransformersFamily):
                 config = type(self.resolved).from_dict(shorter)
                 read = self.own(config.to_dict())
         except Exception as error:  # a config class can refuse in any way
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-            raise ConfigRewriteError(f"transformers does not take the config of what would stay: {reason}") from error
+            raise ConfigRewriteError(
+                f"transformers does not take the config of what would stay: {reason_of(error)}"
+            ) from error
         for field, value in self.own(shorter).items():
             if isinstance(value, (list, tuple)) and field in read and list(read[field] or ()) != list(value):
                 raise ConfigRewriteError(
@@ -162,7 +163,8 @@ class Structural(TransformersFamily):
 
     def wrap(self, model: Any, *, name: str, tokenizer: Any = None, source: Source | None = None) -> BlockSequence:
         own = copy.copy(self)  # what is found holds for this model only
-        own.resolved, own.trusted = model.config, True  # its code runs already
+        # A class that is not transformers' own is code that runs already.
+        own.resolved, own.trusted = model.config, not type(model).__module__.startswith("transformers.")
         # Where weights are still in their files, what was found without any holds.
         own._look(model, model.config, vars(self).get("structure") if is_empty(model) else None)
         return super(Structural, own).wrap(model, name=name, tokenizer=tokenizer, source=source)
@@ -179,7 +181,7 @@ class Structural(TransformersFamily):
         self.left_out = re.compile("|".join(model._keys_to_ignore_on_load_unexpected or ()) or "(?!)")
         named = copy.copy(config)
         named.architectures = [type(model).__name__]  # as a saved model's config has it
-        opener = self.opener(named).__name__
+        opener = self.opener(named, self.trusted).__name__
         trust = ", trust_remote_code=True" if type(model).__module__.startswith("transformers_modules.") else ""
         self.load_example = f"""from transformers import {opener}
 

@@ -5,24 +5,31 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from shortgpt import config_spelling
 from shortgpt.blocks import BlockSequence
 from shortgpt.checkpoint import copy_companions
 from shortgpt.config_spelling import Removal
-from shortgpt.errors import CheckpointError, ConfigRewriteError, ModelError, ShortGPTError, StreamingError
+from shortgpt.errors import CheckpointError, ConfigRewriteError, ModelError, ShortGPTError, StreamingError, reason_of
 from shortgpt.families import Config, OpenOptions, Source
 from shortgpt.modules import TorchBlockSequence, TorchFamily
 from shortgpt.probes import drawn
+from shortgpt.removal import split_block_name, starred
 from shortgpt_adapters import transformers_config, transformers_loader
 from shortgpt_adapters.config_reads import ConfigReads, reads_of
 from shortgpt_adapters.structure import find_structure
@@ -79,7 +86,7 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
     kept: tuple[int, ...] | None = None  # the blocks that stay, while a shorter checkpoint is being written
 
     @staticmethod
-    def opener(config: PreTrainedConfig) -> Any:
+    def opener(config: PreTrainedConfig, trust_remote_code: bool = False) -> Any:
         """The class whose `from_pretrained` opens a model of this config."""
         return AutoModelForCausalLM
 
@@ -136,13 +143,13 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
                 return self._from_config(type(self.resolved).from_dict(config))
         except Exception as error:  # a config's values can break a model in any way
             raise CheckpointError(
-                f"transformers cannot build a model of this config.json ({_first_line(error)})"
+                f"transformers cannot build a model of this config.json ({reason_of(error)})"
             ) from error
 
     def _from_config(self, config: PreTrainedConfig) -> PreTrainedModel:
         if self.model_class is not None:
             return self.model_class._from_config(config)
-        opener = self.opener(config)
+        opener = self.opener(config, self.trusted)
         if hasattr(opener, "from_config"):
             return opener.from_config(config, trust_remote_code=self.trusted)
         return opener._from_config(config)
@@ -189,19 +196,18 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
                 weights = stack.enter_context(leaving_blocks_in_files(source.name, self.block_lists[0]))
             stack.enter_context(quiet())
             try:
-                opener = self.opener(config)
+                opener = self.opener(config, options.trust_remote_code)
                 model, info = opener.from_pretrained(source.path, output_loading_info=True, **settings)
             except torch.cuda.OutOfMemoryError:
                 raise ModelError(f"{source.name} does not fit into the memory of {options.device}") from None
             except ShortGPTError:
                 raise
             except Exception as error:  # safetensors, torch, pickle and transformers each have their own
-                raise CheckpointError(f"{source.name}: transformers cannot load it ({_first_line(error)})") from error
+                raise CheckpointError(f"{source.name}: transformers cannot load it ({reason_of(error)})") from error
         faults = unfit(info)
-        if "unexpected_keys" in faults:  # a head that this class lacks is none of our business; a lost block is
-            in_blocks = re.compile(rf"(.*\.)?{self.block_lists[0].rpartition('.')[2]}\.\d+\..*")
-            faults["unexpected_keys"] = [name for name in faults["unexpected_keys"] if in_blocks.fullmatch(name)]
-        faults = {kind: names for kind, names in faults.items() if names}
+        left_over = faults.pop("unexpected_keys", [])
+        if strange := out_of_place(model, self.block_lists[0], left_over):
+            faults["unexpected_keys"] = strange
         if faults:
             kind, names = next(iter(faults.items()))
             raise CheckpointError(
@@ -211,6 +217,7 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
         blocks = self.wrap(model, name=source.name, tokenizer=open_tokenizer(source, options), source=source)
         assert isinstance(blocks, TransformersBlocks)
         blocks.weights = weights
+        blocks.left_over = starred(left_over, self.block_lists[0], len(blocks))
         return blocks
 
     def build(self, config: Config, tensors: Mapping[str, Tensor], *, like: Any) -> nn.Module:
@@ -287,6 +294,39 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
         return whole._removal(original, rewritten, blocks.kept)
 
 
+def out_of_place(model: nn.Module, path: str, left_over: Iterable[str]) -> list[str]:
+    """Of the tensors that the library passed over, those that say that files and config do not belong together.
+
+    They are a block's. What the library passes over in every block alike is none of the model: masks, frequencies and
+    scales that old or quantised checkpoints hold, and that it computes itself. A block that is not in the model, or a
+    tensor that is left over in some of the blocks that have its place, is lost.
+    """
+    modules = {
+        int(number): {name for name, _ in block.named_modules()}
+        for number, block in model.get_submodule(path).named_children()
+    }
+    places = {name: place for name in left_over if (place := split_block_name(name, path)) is not None}
+    holders: dict[str, set[int]] = {}
+    for _, number, rest in places.values():
+        holders.setdefault(rest, set()).add(number)
+
+    def is_lost(rest: str, numbers: set[int]) -> bool:
+        if not numbers <= modules.keys():
+            return True
+        owners = {_owner(rest, modules[number]) for number in numbers}
+        return numbers != {number for number, names in modules.items() if owners & names}
+
+    lost = {rest for rest, numbers in holders.items() if is_lost(rest, numbers)}
+    return [name for name, (_, _, rest) in places.items() if rest in lost]
+
+
+def _owner(name: str, modules: Collection[str]) -> str:
+    """The innermost of a block's modules that is around a tensor of that name; "" is the block itself."""
+    while name not in modules:
+        name = name.rpartition(".")[0]
+    return name
+
+
 def _attention(config: PreTrainedConfig) -> str | dict[str, Any]:
     """How a model attends, and each part of a composite one, which need not be alike."""
     parts = {key: getattr(config, key, None) for key in config.sub_configs}
@@ -295,23 +335,19 @@ def _attention(config: PreTrainedConfig) -> str | dict[str, Any]:
     return {"": own, **inner} if inner else own
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
 def _config(source: Source, trust_remote_code: bool) -> Any:
     known = source.config  # a missing or damaged file is told here, in our words
     try:
         with quiet():
             return transformers_loader.read_config(source.path, trust_remote_code=trust_remote_code)
     except Exception as error:
-        if "auto_map" in known and not trust_remote_code:
+        if "auto_map" in known and known.get("model_type") not in CONFIG_MAPPING and not trust_remote_code:
             raise ModelError(
                 f"{source.name}: its config names code of its own ({json.dumps(known.get('auto_map'))}), which runs "
                 "only when you trust it: read it, then pass --trust-remote-code (trust_remote_code=True)"
             ) from None
         raise CheckpointError(
-            f"{source.name}: transformers cannot read its config.json ({_first_line(error)})"
+            f"{source.name}: transformers cannot read its config.json ({reason_of(error)})"
         ) from error
 
 
@@ -324,4 +360,4 @@ def open_tokenizer(source: Source, options: OpenOptions) -> Any:
         with quiet():
             return AutoTokenizer.from_pretrained(source.path, trust_remote_code=options.trust_remote_code)
     except Exception as error:
-        raise CheckpointError(f"{source.name}: its tokenizer cannot be loaded ({_first_line(error)})") from error
+        raise CheckpointError(f"{source.name}: its tokenizer cannot be loaded ({reason_of(error)})") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -48,13 +47,10 @@ LOOK_AHEAD = 4
 STREAMED_BY = "5.17 to 5.23"
 """The versions of transformers with which streaming was tested."""
 
-CONSTANTS = re.compile(r".*\.(attn|self_attn|attention)\.(bias|masked_bias|rotary_emb\.inv_freq)")
-"""Masks and frequencies that old checkpoints hold and that the library computes itself."""
-
 
 def unfit(info: dict[str, Any]) -> dict[str, list[str]]:
-    """What `from_pretrained` had to invent, drop or could not fit, by kind; constants of old checkpoints left out."""
-    found = {kind: sorted(n for n in map(str, names) if not CONSTANTS.fullmatch(n)) for kind, names in info.items()}
+    """What `from_pretrained` had to invent, drop or could not fit, by kind."""
+    found = {kind: sorted(map(str, names)) for kind, names in info.items()}
     return {kind: names for kind, names in found.items() if names}
 
 
@@ -81,23 +77,30 @@ def read_config(directory: Path, *, trust_remote_code: bool = False) -> PreTrain
     return AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
 
 
-def loading_class(config: PreTrainedConfig) -> Any:
+def loading_class(config: PreTrainedConfig, trust_remote_code: bool = False) -> Any:
     """What opens a model of this config: the Auto class whose model the config names, or else that model's own class.
 
+    A config's type goes before the class that it names, as in the Auto classes: that name may be of another time, of
+    another library, or of code that the folder brings along and nobody asked to run.
+
     Raises:
-        ValueError: the config names none, and none is known for its type.
+        ValueError: none is known for its type.
     """
     names = config.architectures or ()
+    local = type(config).__module__.startswith("transformers.")
+    own_code = (getattr(config, "auto_map", None) or {}) if trust_remote_code or not local else {}
     for auto, mapping in AUTO_CLASSES.items():
-        if auto.__name__ in (getattr(config, "auto_map", None) or {}):
+        if auto.__name__ in own_code:
             return auto
         if type(config) in mapping and (not names or _names(mapping[type(config)]) & set(names)):
             return auto
     named = named_class(names)
-    if named is not None:
+    parts = (config, *(getattr(config, key, None) for key in config.sub_configs))
+    if named is not None and any(isinstance(part, named.config_class or ()) for part in parts):
         return named
-    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return AutoModelForCausalLM
+    for auto, mapping in AUTO_CLASSES.items():
+        if type(config) in mapping:
+            return auto
     raise ValueError(f"transformers has no language model for a {type(config).__name__}, {list(names)}")
 
 
@@ -107,7 +110,8 @@ def _names(classes: Any) -> set[str]:
 
 def named_class(names: Any) -> Any:
     """The model class of transformers that a config's `architectures` names first; None where it is none."""
-    found = getattr(transformers, names[0], None) if names else None
+    first = names[0] if isinstance(names, (list, tuple)) and names else None
+    found = getattr(transformers, first, None) if isinstance(first, str) else None
     return found if isinstance(found, type) and issubclass(found, PreTrainedModel) else None
 
 
@@ -129,6 +133,8 @@ class ReloadedCausalLM:
     Args:
         weights: where the blocks' weights come from when they are not in memory.
     """
+
+    left_over: tuple[str, ...] = ()
 
     def __init__(self, model: PreTrainedModel, weights: BlockWeights | None = None) -> None:
         self.model, self.weights = model.eval(), weights
@@ -238,12 +244,13 @@ def reload(
         stream: the block list whose weights stay in their files.
 
     Raises:
-        ValueError: the library had to invent a tensor, or dropped one.
+        ValueError: the library had to invent a tensor, or could not fit one. (What it passed over is told as
+            `left_over`, and judged by what it passes over of the original.)
         StreamingError: the weights cannot be read block by block.
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    opener = loading_class(read_config(directory, trust_remote_code=trust_remote_code))
+    opener = loading_class(read_config(directory, trust_remote_code=trust_remote_code), trust_remote_code)
     weights = None
     with contextlib.ExitStack() as stack:
         if stream is not None:
@@ -251,9 +258,13 @@ def reload(
         model, info = opener.from_pretrained(
             directory, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **placement(device)
         )
-    if faults := unfit(info):
+    faults = unfit(info)
+    left_over = faults.pop("unexpected_keys", [])
+    if faults:
         raise ValueError(f"the reloaded model does not hold exactly what was saved: {faults}")
-    return kind(model, weights)
+    reloaded = kind(model, weights)
+    reloaded.left_over = tuple(left_over)
+    return reloaded
 
 
 def leaving_blocks_in_files(name: str, path: str) -> contextlib.AbstractContextManager[StreamedWeights]:

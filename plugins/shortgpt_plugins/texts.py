@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from shortgpt.errors import CalibrationError
+from shortgpt.errors import CalibrationError, reason_of
 from shortgpt.texts import Texts, text_field
 
 # Not part of every installation, not written by hand, or not about Python: left out so that two installations of one
@@ -107,9 +107,8 @@ def _reachable(argument: str) -> Iterator[None]:
     except CalibrationError:
         raise
     except Exception as error:  # the library lets its transports' errors through
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CalibrationError(
-            f"hub:{argument}: the data set cannot be had ({reason[:300]}); check its name and the network, "
+            f"hub:{argument}: the data set cannot be had ({reason_of(error)}); check its name and the network, "
             "or take a local file or `stdlib`"
         ) from error
 
