@@ -111,7 +111,10 @@ def _rekey(value: Any, blocks: Blocks) -> Any:
     if not value:
         return value
     by_number = {int(number): item for number, item in value.items()}
-    return {str(new): by_number[old] for new, old in enumerate(blocks.keep) if old in by_number}
+    kept = {new: by_number[old] for new, old in enumerate(blocks.keep) if old in by_number}
+    as_wide = len({len(str(number)) for number in value}) == 1  # "05" beside "11": the keys sort as numbers do
+    width = len(str(max(kept, default=0))) if as_wide else 0
+    return {str(new).zfill(width): item for new, item in kept.items()}
 
 
 def _renumber(first: int) -> Callable[[Any, Blocks], Any]:

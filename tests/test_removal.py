@@ -83,6 +83,18 @@ def test_a_list_of_block_numbers_is_renumbered(field: str) -> None:
     assert rewritten(**{field: []}) == {field: []}
 
 
+def test_numbers_that_are_padded_to_one_width_stay_so() -> None:
+    keep = [i for i in range(12) if i not in (0, 2)]
+    before = {"per_layer_config": {"05": "a", "10": "b", "11": "c"}}
+    assert rewrite_config(before, keep, 12) == {"per_layer_config": {"3": "a", "8": "b", "9": "c"}}
+    assert rewrite_config(before, keep[1:], 13)["per_layer_config"] == {"2": "a", "7": "b", "8": "c"}
+    assert rewrite_config(before, range(1, 12), 12)["per_layer_config"] == {"04": "a", "09": "b", "10": "c"}
+    assert rewrite_config({"per_layer_config": {"5": "a", "11": "c"}}, range(12), 12)["per_layer_config"].keys() == {
+        "5",
+        "11",
+    }
+
+
 def test_block_numbers_that_begin_with_1_stay_so() -> None:
     assert rewritten(ple_layer_ids=[1, 2, 3, 6]) == {"ple_layer_ids": [1, 2, 4]}
 
