@@ -19,8 +19,8 @@ from shortgpt.families import Config, OpenOptions, Source
 from shortgpt.weights import Weights
 from shortgpt_adapters import baichuan_model  # registers the classes with transformers
 from shortgpt_adapters.baichuan_fast_tokenizer import fast_tokenizer
-from shortgpt_adapters.own_code import BAICHUAN, CarryingCode
-from shortgpt_adapters.transformers_family import open_tokenizer, quiet
+from shortgpt_adapters.own_code import BAICHUAN
+from shortgpt_adapters.transformers_family import CarryingCode, open_tokenizer, quiet
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 

@@ -10,7 +10,8 @@ There is no final norm: boundary L is what the head reads.
 
 from shortgpt_adapters import gpt2_postnorm_model  # noqa: F401  (registers the classes with transformers)
 from shortgpt_adapters.gpt2 import GPT2
-from shortgpt_adapters.own_code import POST_NORM_GPT2, CarryingCode
+from shortgpt_adapters.own_code import POST_NORM_GPT2
+from shortgpt_adapters.transformers_family import CarryingCode
 
 
 class PostNormGPT2(CarryingCode, GPT2):

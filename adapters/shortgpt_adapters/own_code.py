@@ -17,12 +17,11 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from shortgpt.config_text import updated
-from shortgpt.families import Config, Source
+from shortgpt.families import Config
 from shortgpt_adapters import transformers_loader
-from shortgpt_adapters.transformers_family import TransformersBlocks, TransformersFamily
 from shortgpt_adapters.transformers_loader import ReloadedCausalLM
 
 
@@ -61,6 +60,24 @@ class Code:
             and not (folder / "custom_generate").exists()  # transformers runs what lies there
         )
 
+    def carry(self, folder: Path) -> None:
+        """Put it into a model's folder, and have the config name it."""
+        shutil.copyfile(self.path, folder / self.file)
+        config = folder / "config.json"
+        text = config.read_text(encoding="utf-8")
+        written = json.loads(text)
+        written["auto_map"] = {**(written.get("auto_map") or {}), **self.auto_map}
+        config.write_text(updated(text, written), encoding="utf-8")
+
+    def note(self, config: Config) -> str:
+        """What a user of a checkpoint that carries it should know; `config` is the source's."""
+        note = f"`{self.file}` computes it, and is opened with `trust_remote_code=True`"
+        others = {name.split(".")[0] for name in _named(config.get("auto_map"))} - {Path(self.file).stem}
+        if others:
+            files = ", ".join(f"`{name}.py`" for name in sorted(others))
+            note += f"; `auto_map` in `config.json` names it in place of the source's own {files}, which lies beside"
+        return f"{note}."
+
 
 POST_NORM_GPT2 = Code(
     "gpt2_postnorm_model",
@@ -77,38 +94,6 @@ BAICHUAN = Code(
     {"AutoConfig": "BaichuanConfig", "AutoModel": "BaichuanModel", "AutoModelForCausalLM": "BaichuanForCausalLM"},
 )
 ALL = (POST_NORM_GPT2, BAICHUAN)
-
-
-class CarryingCode(TransformersFamily):
-    """A family whose checkpoints are written with the code that opens them."""
-
-    code: ClassVar[Code]
-    loader = "shortgpt_adapters.own_code:reload"
-    load_example = TransformersFamily.load_example.replace(")", ", trust_remote_code=True)")
-
-    def write_config(self, config: Config, source: Source, directory: Path) -> None:
-        super().write_config(config, source, directory)
-        self._carry(directory)
-
-    def write_model(self, blocks: TransformersBlocks, directory: Path) -> None:
-        super().write_model(blocks, directory)
-        self._carry(directory)
-
-    def _carry(self, directory: Path) -> None:
-        shutil.copyfile(self.code.path, directory / self.code.file)
-        file = directory / "config.json"
-        text = file.read_text(encoding="utf-8")
-        config = json.loads(text)
-        config["auto_map"] = {**(config.get("auto_map") or {}), **self.code.auto_map}
-        file.write_text(updated(text, config), encoding="utf-8")
-
-    def notes(self, config: Config) -> tuple[str, ...]:
-        note = f"`{self.code.file}` computes it, and is opened with `trust_remote_code=True`"
-        others = {name.split(".")[0] for name in _named(config.get("auto_map"))} - {Path(self.code.file).stem}
-        if others:
-            files = ", ".join(f"`{name}.py`" for name in sorted(others))
-            note += f"; `auto_map` in `config.json` names it in place of the source's own {files}, which lies beside"
-        return (*super().notes(config), f"{note}.")
 
 
 def _named(auto_map: Any) -> list[str]:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from shortgpt.probes import drawn
 from shortgpt.removal import split_block_name, starred
 from shortgpt_adapters import transformers_config, transformers_loader
 from shortgpt_adapters.config_reads import ConfigReads, reads_of
+from shortgpt_adapters.own_code import Code
 from shortgpt_adapters.structure import find_structure
 from shortgpt_adapters.transformers_loader import arguments, leaving_blocks_in_files, logits_of, placement, unfit
 from shortgpt_adapters.transformers_loader import quiet as quiet
@@ -325,6 +326,25 @@ def _owner(name: str, modules: Collection[str]) -> str:
     while name not in modules:
         name = name.rpartition(".")[0]
     return name
+
+
+class CarryingCode(TransformersFamily):
+    """A type that transformers does not have: what is written carries the code that opens it; see `own_code`."""
+
+    code: ClassVar[Code]
+    loader = "shortgpt_adapters.own_code:reload"
+    load_example = TransformersFamily.load_example.replace(")", ", trust_remote_code=True)")
+
+    def write_config(self, config: Config, source: Source, directory: Path) -> None:
+        super().write_config(config, source, directory)
+        self.code.carry(directory)
+
+    def write_model(self, blocks: TransformersBlocks, directory: Path) -> None:
+        super().write_model(blocks, directory)
+        self.code.carry(directory)
+
+    def notes(self, config: Config) -> tuple[str, ...]:
+        return (*super().notes(config), self.code.note(config))
 
 
 def _attention(config: PreTrainedConfig) -> str | dict[str, Any]:
