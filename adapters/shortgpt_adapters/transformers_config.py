@@ -11,6 +11,7 @@ field. Who knows the others only (transformers 4, vLLM, llama.cpp's converter) t
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -111,14 +112,20 @@ def _old_rope_names(config: PreTrainedConfig, written: Mapping[str, Any]) -> dic
     if not isinstance(rope, dict):
         return {}
     rest = {name: value for name, value in plain(config.to_dict()).items() if name != "rope_parameters"}
-    for names in _spellings(rope):
+    other = _with_other_bases(rope)  # no class has these by default, so that they show whether a name is read
+    for names, others in zip(_spellings(rope), _spellings(other), strict=True):
         try:
-            read = type(config).from_dict({**rest, **names})
-        except (ValueError, KeyError, TypeError, AttributeError):  # a class that these names are foreign to
+            read = type(config).from_dict(copy.deepcopy({**rest, **others}))  # it writes into what it is given
+        except Exception:  # a config class that these names are foreign to can refuse them in any way
             continue
-        if same(plain(getattr(read, "rope_parameters", None) or {}), plain(config.rope_parameters)):
+        if same(plain(getattr(read, "rope_parameters", None) or {}), other):
             return names
     return {}
+
+
+def _with_other_bases(rope: Mapping[str, Any]) -> dict[str, Any]:
+    other = {key: _with_other_bases(value) if isinstance(value, dict) else value for key, value in rope.items()}
+    return {**other, "rope_theta": 2.0 * rope["rope_theta"] + 1.0} if "rope_theta" in rope else other
 
 
 def _spellings(rope: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
