@@ -70,6 +70,7 @@ class BlockSequence(ABC):
         load_example: the lines of Python that load what `save` writes, for the model card.
         config: the resolved config; empty where there is none.
         left_over: the tensors of its files that the library has no place for and passes over, `*` for a block's number.
+        own_code: whether code that came with the model builds it, which may call a field of its config anything.
     """
 
     name: str
@@ -85,6 +86,7 @@ class BlockSequence(ABC):
     load_example: str = ""
     config: dict[str, Any] = {}
     left_over: frozenset[str] = frozenset()
+    own_code: bool = False
 
     def __len__(self) -> int:
         """The number of blocks, L."""

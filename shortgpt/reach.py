@@ -29,15 +29,15 @@ ALWAYS = 1024
 WORK = 10**12
 """Parameters × tokens of a longer probe: a minute or so on two cores."""
 
-SCORES = 2**29
-"""Blocks × tokens² of a longer probe: attention scores, some seconds on two cores."""
+SCORES = 2**27
+"""Blocks × tokens² of a longer probe: attention scores, some seconds on two cores, of slow types half a minute."""
 
 LOGITS = 2**28
 """Tokens × vocabulary of a longer probe: 1 GiB in float32."""
 
 _DISTANCE = re.compile(
     r"window|sliding|chunk|span|extent|horizon|budget|block_size|block_length|kernel|dilat|compress|mem_len"
-    r"|original_max|initial_context|max_distance"
+    r"|original_max|max_distance"
     r"|(^|_)(local|reach|distance|lookback|past|recent|nearby|memory|floor|sinks?)(_|$)"
     r"|(index|sparse|attn|attention|key|token|block)\w*_top_?k|top_?k_(block|token|key|index|position)"
 )
@@ -46,6 +46,8 @@ _NO_DISTANCE = re.compile(
     r"|(^|_)(dim|rank|moe|vocab|theta|type|ids?|idx|index(es)?)$|_token_id"
 )
 _OF_ANOTHER_INPUT = re.compile(r"vision|audio|image|speech|video|codec|tokenizer|quantization|label")
+_STATIC_ROPE = frozenset({"default", "linear", "yarn", "llama3", "proportional"})
+"""Kinds of RoPE whose frequencies are the same for every length, whatever length they were made from."""
 _SIZE = re.compile(r"block_size|block_length|chunk")
 _COUNT = re.compile(r"(random|top_?k|local|init|sink)\w*_blocks?$")
 _CHOSEN = re.compile(r"top_?k$|budget")
@@ -81,7 +83,7 @@ class Reach:
 
         named = needed(distances(model.config))
         wanted = {*named.values()}
-        if model.config.get("auto_map"):
+        if model.own_code:
             wanted |= {*needed(_numbers(model.config)).values(), min(ALWAYS, bound or ALWAYS)}
         tokens = max((n for n in wanted if n > seen and _is_affordable(n, model)), default=0)
         return cls(tokens, tuple(name for name, number in named.items() if number > max(tokens, seen)))
@@ -117,8 +119,10 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
     What stands inside a field that speaks of distances has that field's name, unless its own speaks of them too.
     """
     if isinstance(value, Mapping):
+        # A scale that grows with the position is another matter.
+        static = _rope_of(value) in _STATIC_ROPE and not any("scaling_beta" in str(key) for key in value)
         for key, item in value.items():
-            if not _OF_ANOTHER_INPUT.search(str(key)):
+            if not _OF_ANOTHER_INPUT.search(str(key)) and not (static and "original_max" in str(key)):
                 own = bool(_DISTANCE.search(str(key))) or not _DISTANCE.search(name)
                 yield from _numbers(item, str(key) if own else name)
     elif isinstance(value, (list, tuple)):
@@ -126,3 +130,7 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
             yield from _numbers(item, name)
     elif isinstance(value, int) and not isinstance(value, bool) and value > 1:
         yield name, value
+
+
+def _rope_of(section: Mapping[str, Any]) -> str:
+    return str(section.get("rope_type", section.get("type")))

@@ -29,9 +29,14 @@ from tests.tiny_types import tiny_model
     [
         ({"sliding_window": 4096, "max_window_layers": 28, "sliding_window_pattern": 6}, {4096}),
         ({"text_config": {"attention_chunk_size": 8192, "floor_scale": 8192}, "vision_config": {"window": 14}}, {8192}),
-        ({"rope_scaling": {"original_max_position_embeddings": 8192, "factor": 8.0}}, {8192}),
+        ({"rope_scaling": {"type": "longrope", "original_max_position_embeddings": 4096, "factor": 8.0}}, {4096}),
         ({"rope_parameters": {"full_attention": {"original_max_position_embeddings": 4096}}}, {4096}),
-        ({"initial_context_length": 4096, "num_local_experts": 32, "num_experts_per_tok": 4}, {4096}),
+        ({"rope_scaling": {"rope_type": "llama3", "original_max_position_embeddings": 8192}}, set()),  # at every length
+        (
+            {"rope_parameters": {"type": "yarn", "original_max_position_embeddings": 8, "llama_4_scaling_beta": 0.1}},
+            {8},
+        ),
+        ({"window_size": 256, "num_local_experts": 32, "num_experts_per_tok": 4}, {256}),
         (
             {"index_block_size": 128, "index_topk_blocks": 16, "index_n_heads": 4, "index_head_dim": 128},
             {16, 128, 2048},
@@ -50,8 +55,11 @@ def test_the_distances_of_a_config_are_found_by_its_fields_names(config: dict[st
 class Sized:
     """As much of a model as decides how far its probe reaches."""
 
-    def __init__(self, config: dict[str, Any], parameters: int = 10**6, longest: int | None = None) -> None:
+    def __init__(
+        self, config: dict[str, Any], parameters: int = 10**6, longest: int | None = None, own_code: bool = False
+    ) -> None:
         self.config, self.parameters, self.max_tokens, self.vocab_size = config, parameters, longest, 1000
+        self.own_code = own_code
 
     def total_parameters(self) -> int:
         return self.parameters
@@ -67,27 +75,27 @@ def reach(config: dict[str, Any], **size: Any) -> tuple[int, tuple[str, ...]]:
 
 
 def test_the_long_probe_passes_the_farthest_distance_that_can_be_afforded() -> None:
-    windows = {"sliding_window": 128, "original_max_position_embeddings": 4096}
+    windows = {"sliding_window": 128, "original_max_position_embeddings": 2048}
     assert reach({"hidden_size": 512}) == (0, ())
     assert reach({"sliding_window": 31}) == (0, ())  # the short probe passes it
     assert reach({"sliding_window": 32}) == (64, ())
-    assert reach(windows) == (4096 + 32, ())
-    assert reach(windows, parameters=7 * 10**9) == (160, ("original_max_position_embeddings 4,096",))
+    assert reach(windows) == (2048 + 32, ())
+    assert reach(windows, parameters=7 * 10**9) == (160, ("original_max_position_embeddings 2,048",))
     assert reach({"sliding_window": 512}, parameters=7 * 10**10) == (544, ())
     assert reach({"window": 100_000}) == (0, ("window 100,000",))
 
 
 def test_what_a_models_own_window_never_reaches_needs_no_proof() -> None:
-    assert reach({"sliding_window": 4096}, longest=4096) == (0, ())
-    assert reach({"sliding_window": 4090}, longest=4096) == (4096, ())
+    assert reach({"sliding_window": 2048}, longest=2048) == (0, ())
+    assert reach({"sliding_window": 2040}, longest=2048) == (2048, ())
     assert reach({"sliding_window": 128}, longest=24) == (0, ())
 
 
 def test_code_of_the_folders_own_may_call_a_window_anything() -> None:
-    assert reach({"auto_map": {"AutoConfig": "x.Y"}}) == (1024, ())
-    assert reach({"auto_map": {"AutoConfig": "x.Y"}, "farthest": 2048}) == (2080, ())
-    assert reach({"auto_map": {"AutoConfig": "x.Y"}, "farthest": 2048}, parameters=10**10) == (1024, ())
-    assert reach({"auto_map": {"AutoConfig": "x.Y"}}, longest=256) == (256, ())
+    assert reach({"hidden_size": 512}, own_code=True) == (1024, ())
+    assert reach({"farthest": 2048}, own_code=True) == (2080, ())
+    assert reach({"farthest": 2048}, own_code=True, parameters=10**10) == (1024, ())
+    assert reach({}, own_code=True, longest=256) == (256, ())
 
 
 def test_of_a_long_probe_tokens_all_along_it_and_the_last_ones_are_compared() -> None:

@@ -41,6 +41,10 @@ _READS: dict[tuple[Any, ...], ConfigReads] = {}
 """What can be read of a config, by class and content."""
 
 
+KNOWN_CODE = ("transformers.", "shortgpt_adapters.")
+"""Modules whose classes read configs of known fields."""
+
+
 class TransformersBlocks(TorchBlockSequence):
     """The blocks of a `PreTrainedModel`."""
 
@@ -50,6 +54,7 @@ class TransformersBlocks(TorchBlockSequence):
         super().__init__(family, model, **details)
         self.vocab_size = self._vocabulary()
         self.max_tokens = self._window()
+        self.own_code = not type(self.model).__module__.startswith(KNOWN_CODE)
 
     def _vocabulary(self) -> int:
         return int(self.model.get_input_embeddings().num_embeddings)
