@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ from shortgpt import companions, unchanged
 from shortgpt.companions import copy_companions as copy_companions
 from shortgpt.errors import ModelError, OutputError, SelectionError
 from shortgpt.families import Config, Family, Fold, OpenOptions, Source, recognise, resolve
+from shortgpt.folding import write_unrounded
+from shortgpt.logit_comparison import EXPORTED, EXPORTED_HALF
 from shortgpt.plan import Plan, Verification, write_records
 from shortgpt.scores import Progress
 from shortgpt.weights import Weights, file_hash
@@ -163,13 +166,14 @@ def _planned(
 
 def _opening(removal: _Removal, device: str | None, dtype: str, trust_remote_code: bool, stream: bool) -> OpenOptions:
     """How both models are opened to be compared."""
+    from shortgpt import verification
     from shortgpt.loading import open_options
 
     family = removal.family
     options = open_options(removal.origin, family, device, dtype, trust_remote_code, stream and family.streams)
     options = replace(options, stream=stream)  # verification says what cannot be streamed; the removal is done
-    # In half precision the rounding of two architectures would hide a wrong export.
-    return options if removal.plan.export_as is None else replace(options, dtype="float32")
+    exported = removal.plan.export_as is not None
+    return verification.in_float32_if(options, family, folded=bool(removal.folds), exported=exported)
 
 
 def _expected(removal: _Removal, options: OpenOptions) -> Expectation | Verification:
@@ -218,16 +222,24 @@ def _verify(
     hashes = background(made.hashes)  # while the other process is at work
     rounding = 0.0
     if exported:
-        rounding = 0.02 if removal.weights.is_half else 1e-5
-    outcome = verification.check(
+        rounding = EXPORTED_HALF if removal.weights.is_half else EXPORTED
+    check = partial(
+        verification.check,
         folder,
         written,
-        expected,
-        options,
         folded=bool(removal.folds),
         shifted=not exported and verification.moved(removal.weights, made, removal.renamed),
         rounding=rounding,
     )
+    with tempfile.TemporaryDirectory(dir=folder) as inner:
+        rounded_to = None
+        if removal.folds and not exported:
+            rounded_to = write_unrounded(made, removal.weights, removal.renamed, removal.folds, Path(inner))
+        outcome = check(expected, options, unrounded=None if rounded_to is None else (Path(inner), rounded_to))
+    if verification.needs_float32(outcome):
+        options = replace(options, dtype="float32")
+        again = _expected(removal, options)
+        outcome = again if isinstance(again, Verification) else check(again, options)
     hashed = hashes.result()
     others = {
         file.name: file_hash(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name not in hashed

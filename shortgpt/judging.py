@@ -20,6 +20,7 @@ from shortgpt.logit_comparison import (
     FOLDED,
     MOVED,
     compare_logits,
+    is_half,
     proves_nothing,
 )
 from shortgpt.plan import Verification
@@ -71,7 +72,10 @@ def judge(
     shifted: bool = False,
     rounding: float = 0.0,
 ) -> Verification:
-    """Compare what a reloaded model answered with what is expected of it. See `check`."""
+    """Compare what a reloaded model answered with what is expected of it. See `check`.
+
+    Where half precision cannot tell, the result is not verified and names its `dtype`; see `needs_float32`.
+    """
     tolerance = tolerance_for(family, options.device, folded=folded, shifted=shifted, rounding=rounding)
     needs_float32 = tolerance > EXACT and is_half(answer.dtype)
     if needs_float32:
@@ -85,11 +89,13 @@ def judge(
             )
         found = compare_logits(logits, wanted, tolerance)
         if needs_float32 and not found.equal:
-            return Verification(verified=False, reason=f"in {answer.dtype} rounding would hide what is wrong")
+            reason = f"in {answer.dtype} rounding would hide what is wrong"
+            return Verification(verified=False, reason=reason, dtype=answer.dtype)
         if not found.equal:
             skipped = "the original's with these blocks skipped"
             raise VerificationError(f"the shorter model's logits{on} {found.told(skipped)}")
         differences.append(found)
+    long = expected.long_logits if answer.float32_long_logits is None else answer.float32_long_logits
     return Verification(
         verified=True,
         max_difference=max(found.difference for found in differences),
@@ -102,9 +108,11 @@ def judge(
         dtype=answer.dtype,
         streamed=options.stream,
         probe_ids=tuple(map(tuple, expected.input_ids.tolist())),
-        fingerprint=fingerprint(expected.logits),
+        fingerprint=fingerprint(expected.logits if answer.float32_logits is None else answer.float32_logits),
+        generation_dtype=answer.generation_dtype,
+        mended=answer.mended,
         long_ids=() if expected.long_ids is None else tuple(expected.long_ids[0].tolist()),
-        long_fingerprint=() if expected.long_logits is None else fingerprint(expected.long_logits),
+        long_fingerprint=() if long is None else fingerprint(long),
         side_inputs=dict(expected.side),
         beyond=expected.beyond,
         idle=expected.idle,
@@ -126,9 +134,9 @@ def tolerance_for(
     return max(EXACT, *reasons)
 
 
-def is_half(dtype: str) -> bool:
-    """Whether a dtype is of half precision, in which rounding hides what is wrong."""
-    return dtype not in ("float32", "float64")
+def needs_float32(outcome: Verification) -> bool:
+    """Whether models were compared in half precision, and only float32 can tell."""
+    return not outcome.verified and outcome.dtype is not None
 
 
 def _pairs(answer: Answer, expected: Expectation) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -154,7 +162,7 @@ def generated(answer: Answer, device: str) -> int:
     least = CACHED if device == "cpu" else CACHED_ON_ACCELERATOR
     import torch
 
-    eps = torch.finfo(getattr(torch, answer.dtype)).eps
+    eps = torch.finfo(getattr(torch, answer.generation_dtype or answer.dtype)).eps
     return compare_generation(answer.cached, answer.uncached, eps, least)
 
 

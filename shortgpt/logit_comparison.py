@@ -23,6 +23,9 @@ EXACT = 0.0
 """On a CPU the same operations on the same numbers give the same, to the bit."""
 FOLDED = 16 * FLOAT32_EPS
 """A folded weight is rounded anew, and so is every sum that it enters."""
+ROUNDED = 16
+"""Roundings of half precision that saving folded weights in it may move. That proves nothing: they are proven before.
+"""
 MOVED = 4 * FLOAT32_EPS
 """Some kernels (those for experts) sum in an order that depends on where in a cache line the weights begin."""
 SAME_PROCESS = 16 * FLOAT32_EPS
@@ -35,6 +38,8 @@ HALF_ELSEWHERE = 4e-2
 """The same in half precision. It proves nothing: what is beyond it is wrong, what is within it need not be right."""
 EXPORTED = 1e-5
 """Another architecture that computes the same function by other operations."""
+EXPORTED_HALF = 0.02
+"""As before, of a result in half precision: what the export computed anew, such as a head's unit rows, is rounded."""
 CACHED = 1e-3
 """With a cache a text is read token by token: products of other shapes, sums in another order."""
 CACHED_ON_ACCELERATOR = 5e-3
@@ -98,6 +103,11 @@ def compare_logits(
         return LogitDifference(float("nan"), largest, allowed, "are masked at other places than expected")
     difference = (found[seen] - expected[seen]).abs().max().item() if seen.any() else 0.0
     return LogitDifference(difference, largest, allowed)
+
+
+def is_half(dtype: str) -> bool:
+    """Whether a dtype is of half precision, in which rounding hides what is wrong."""
+    return dtype not in ("float32", "float64")
 
 
 def masked(logits: Tensor) -> Tensor:

@@ -47,6 +47,11 @@ class Verification(Value):
         probe_ids: the probe batch itself.
         fingerprint: some of the expected logits, at places that `shortgpt.verification` knows: what a later check
             compares with when the original is not at hand.
+        generation_dtype: what cached generation and the fingerprint were computed in, where that is not `dtype`: in
+            half precision a right cache and a wrong one can differ alike.
+        rounded_to: the dtype of the saved weights where some were folded in `dtype`, proven so, and rounded once.
+        rounding: by how much that rounding moves a logit, at most.
+        mended: what had to be changed about the library to compare, and why.
     """
 
     verified: bool
@@ -68,13 +73,18 @@ class Verification(Value):
     side_inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     beyond: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()
+    generation_dtype: str | None = None
+    rounded_to: str | None = None
+    rounding: float | None = None
+    mended: str | None = None
 
     def __str__(self) -> str:
         if not self.verified:
             return f"not verified: {self.reason}"
         cached = "cached generation chose another first token, as rounding may"
         if self.generated:
-            cached = f"{self.generated} tokens of cached generation equal uncached"
+            inside = f" in {self.generation_dtype}" if self.generation_dtype else ""
+            cached = f"{self.generated} tokens of cached generation equal uncached{inside}"
         elif self.not_generated:
             cached = f"cached generation was not compared: {self.not_generated}"
         probes = [" × ".join(map(str, shape)) for shape in (self.probe, (1, len(self.long_ids))) if shape[-1:] > (0,)]
@@ -84,6 +94,14 @@ class Verification(Value):
             f"original's with these blocks skipped, on {' and '.join(probes)} tokens{self._beside()}; {cached} "
             f"({self.dtype} on {self.device}{', weights read block by block' if self.streamed else ''})"
             + (f"; not proven, for nothing of the probe reaches it: {unproven}" if unproven else "")
+            + (f"; {self._rounded()}" if self.rounded_to else "")
+            + (f"; {self.mended}" if self.mended else "")
+        )
+
+    def _rounded(self) -> str:
+        return (
+            f"folded weights are those that were compared, rounded once to {self.rounded_to}, which moves logits by up "
+            f"to {self.rounding:.3g}"
         )
 
     def _beside(self) -> str:

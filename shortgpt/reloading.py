@@ -19,15 +19,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shortgpt import plugins
 from shortgpt.errors import AdapterError, StreamingError, VerificationError, reason_of
 from shortgpt.families import Family, OpenOptions
-from shortgpt.memory import SIGNS
+from shortgpt.logit_comparison import is_half
+from shortgpt.memory import SIGNS, is_lack_of_memory, lacking_memory
 from shortgpt.plan import Verification
 from shortgpt.probes import NEW_TOKENS, Probe, drawn, some_of
 
@@ -40,8 +41,9 @@ sys.path[:] = json.loads(sys.argv[1])["path"]
 from shortgpt.reloading import _child
 _child(sys.argv[1])
 """
-TEXTS = ("dtype", "cannot_generate", "left_over")
-"""The parts of an answer that are text."""
+NUMBERS = ("logits", "cached", "uncached", "long_logits", "float32_logits", "float32_long_logits")
+TEXTS = ("dtype", "cannot_generate", "left_over", "generation_dtype", "mended")
+"""The parts of an answer that are numbers, and that are text."""
 CANNOT_STREAM = "cannot_stream"
 """The answer of a model that was to be streamed and cannot be: why."""
 
@@ -50,7 +52,8 @@ class Reloaded(Protocol):
     """A checkpoint opened by its family's own loader; what a `Family.loader` returns.
 
     Its attribute `dtype`, where it has one, says what the model computes in; without it, that is the logits' dtype.
-    `cannot_generate`, where it is there and not None, says why cached generation cannot be compared with uncached.
+    `cannot_generate`, where it is there and not None, says why cached generation cannot be compared with uncached;
+    `mended`, likewise, what is changed about the library so that it can be, and why.
     Where the type's `BlockSequence` has side inputs, `logits` takes them too, by name and in float32.
     `left_over`, where it is there, names the tensors of the files that the library passed over.
     """
@@ -73,6 +76,9 @@ class Answer:
         cached, uncached: the logits of greedily generated tokens, [tokens, vocabulary].
         cannot_generate: why there are none.
         left_over: the tensors of the files that the library passed over, one a line.
+        generation_dtype: what these were computed in, where that is not `dtype`.
+        float32_logits, float32_long_logits: as those, from the model that generated, where that is another one.
+        mended: what was changed about the library to compare, and why.
     """
 
     logits: Tensor
@@ -82,10 +88,14 @@ class Answer:
     cannot_generate: str | None = None
     long_logits: Tensor | None = None
     left_over: str | None = None
+    generation_dtype: str | None = None
+    float32_logits: Tensor | None = None
+    float32_long_logits: Tensor | None = None
+    mended: str | None = None
 
     @classmethod
-    def by(cls, model: Reloaded, probe: Probe) -> Answer:
-        """Ask a model."""
+    def by(cls, model: Reloaded, probe: Probe, *, half: bool = True) -> Answer:
+        """Ask a model; without `half`, one in half precision for its logits only."""
         import torch
 
         with torch.no_grad():
@@ -93,10 +103,18 @@ class Answer:
             logits = run(probe.input_ids, **drawn(probe.side))
             long = None if probe.long_ids is None else some_of(run(probe.long_ids), probe.long_ids.shape[1])
             dtype = str(getattr(model, "dtype", logits.dtype)).removeprefix("torch.")
+            of_all: dict[str, Any] = {
+                "logits": logits.float().cpu(),
+                "dtype": dtype,
+                "long_logits": long,
+                "left_over": "\n".join(getattr(model, "left_over", ())) or None,
+                "mended": getattr(model, "mended", None),
+            }
+            if is_half(dtype) and not half:
+                return cls(**of_all)
             cannot: str | None = getattr(model, "cannot_generate", None)
-            left_over = "\n".join(getattr(model, "left_over", ())) or None
             if cannot is not None:
-                return cls(logits.float().cpu(), dtype, cannot_generate=cannot, long_logits=long, left_over=left_over)
+                return cls(**of_all, cannot_generate=cannot)
             first = probe.input_ids[:1]
             cached, uncached = (model.generate(first, NEW_TOKENS, cached=c).float().cpu() for c in (True, False))
             if {len(cached), len(uncached)} != {NEW_TOKENS}:
@@ -104,7 +122,7 @@ class Answer:
                     f"{NEW_TOKENS} greedy tokens were asked for; {len(cached)} came with a cache, "
                     f"{len(uncached)} without"
                 )
-            return cls(logits.float().cpu(), dtype, cached, uncached, long_logits=long, left_over=left_over)
+            return cls(**of_all, cached=cached, uncached=uncached)
 
     def tensors(self) -> dict[str, Tensor]:
         """As named tensors: the form in which it crosses from one process to the other."""
@@ -112,8 +130,8 @@ class Answer:
 
         texts = {name: text for name in TEXTS if (text := getattr(self, name)) is not None}
         encoded = {name: torch.tensor(list(text.encode()), dtype=torch.uint8) for name, text in texts.items()}
-        numbers = {name: getattr(self, name) for name in ("logits", "cached", "uncached", "long_logits")}
-        return encoded | {name: tensor.contiguous() for name, tensor in numbers.items() if tensor is not None}
+        numbers = {name: value for name in NUMBERS if (value := getattr(self, name)) is not None}
+        return encoded | {name: tensor.contiguous() for name, tensor in numbers.items()}
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor]) -> Answer:
@@ -130,18 +148,19 @@ def ask(directory: Path, family: Family, probe: Probe, options: OpenOptions) -> 
     import torch
     from safetensors.torch import load_file, save_file
 
-    from shortgpt.precision import precision
+    from shortgpt.precision import precision, unrounded_products
 
     opening = {"device": options.device, "dtype": options.dtype, "trust_remote_code": options.trust_remote_code}
     if options.stream:
         opening["stream"] = family.block_lists[0]
-    with tempfile.TemporaryDirectory() as exchange:
+    with tempfile.TemporaryDirectory() as exchange, unrounded_products():
         probe_file, answer_file = Path(exchange) / "probe.safetensors", Path(exchange) / "answer.safetensors"
         save_file(probe.ids(), probe_file)
         request = {
             "loader": family.loader,
             "directory": str(directory),
             "opening": opening,
+            "generation": _generation(directory, options, opening),
             "probe": str(probe_file),
             "side": probe.side,
             "answer": str(answer_file),
@@ -170,6 +189,54 @@ def ask(directory: Path, family: Family, probe: Probe, options: OpenOptions) -> 
         return Answer.of(answer)
 
 
+def _generation(directory: Path, options: OpenOptions, opening: dict[str, Any]) -> dict[str, Any]:
+    """How to open a model that computes in half precision once more, in float32, to compare what it generates.
+
+    Where experts are chosen by rounded scores, generation with a cache and without differ in half precision by as much
+    as those of a wrong cache. `cannot`, in the place of options, says why that cannot be done.
+    """
+    files = [file for file in directory.iterdir() if file.is_file()]
+    lack = None
+    if not options.stream:
+        lack = lacking_memory(2 * sum(file.stat().st_size for file in files), options.device)
+    config = directory / "config.json"
+    if config.is_file() and "quantization_config" in json.loads(config.read_text(encoding="utf-8")):
+        lack = "its weights are quantised"
+    if lack is not None:
+        return {"cannot": f"that takes float32, and {lack}"}
+    return {**opening, "dtype": "float32"}
+
+
+def _answered(request: dict[str, Any], probe: Probe) -> Answer:
+    """What a checkpoint answers: its logits in the dtype asked for, and what it generates in float32."""
+    loader, directory = plugins.load_target(request["loader"]), Path(request["directory"])
+    model: Reloaded | None = loader(directory, **request["opening"])
+    assert model is not None
+    answer = Answer.by(model, probe, half=False)
+    if not is_half(answer.dtype):
+        return answer
+    model, reopened = None, dict(request["generation"])  # the two are never held together
+    if "cannot" in reopened:
+        return replace(answer, cannot_generate=reopened["cannot"])
+    try:
+        wide = Answer.by(loader(directory, **reopened), probe, half=False)
+    except Exception as error:
+        if not is_lack_of_memory(error):
+            raise
+        return replace(answer, cannot_generate=f"that takes float32, and memory did not suffice ({error})")
+    if is_half(wide.dtype):
+        return replace(answer, cannot_generate=f"that takes float32, and it computes in {wide.dtype} all the same")
+    return replace(
+        wide,
+        logits=answer.logits,
+        long_logits=answer.long_logits,
+        dtype=answer.dtype,
+        generation_dtype=wide.dtype,
+        float32_logits=wide.logits,
+        float32_long_logits=wide.long_logits,
+    )
+
+
 def _reason(stderr: str) -> str:
     """What ended a process: from the line that names the error, behind which there may be advice, to the last one that
     is indented below it; or else the last line."""
@@ -191,11 +258,9 @@ def _child(text: str) -> None:
     request = json.loads(text)
     torch.set_num_threads(request["threads"])
     set_precision(request["precision"])
-    loader = plugins.load_target(request["loader"])
     probe = Probe(**load_file(request["probe"]), side=request["side"])
     try:
-        model: Reloaded = loader(Path(request["directory"]), **request["opening"])
-        answer = Answer.by(model, probe).tensors()
+        answer = _answered(request, probe).tensors()
     except (StreamingError, AdapterError) as error:
         if "stream" not in request["opening"]:
             raise

@@ -17,20 +17,24 @@ for something else than a text that grew.)
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shortgpt.blocks import block_numbers
 from shortgpt.errors import AdapterError, ModelError, StreamingError, VerificationError, reason_of
-from shortgpt.families import Config, Family, OpenOptions, Source
+from shortgpt.families import Config, Family, Fold, OpenOptions, Source
+from shortgpt.folding import write_unrounded
 from shortgpt.judging import Expectation as Expectation
 from shortgpt.judging import compare_generation as compare_generation
 from shortgpt.judging import fingerprint as fingerprint
-from shortgpt.judging import generated, is_half
+from shortgpt.judging import generated
 from shortgpt.judging import judge as judge
-from shortgpt.logit_comparison import ELSEWHERE, EXACT, HALF_ELSEWHERE, compare_logits
+from shortgpt.judging import needs_float32 as needs_float32
+from shortgpt.logit_comparison import ELSEWHERE, EXACT, HALF_ELSEWHERE, ROUNDED, compare_logits, is_half
 from shortgpt.memory import is_lack_of_memory, lacking_memory, release_memory
 from shortgpt.plan import Plan, Verification
 from shortgpt.probes import PROBE, probe_of, some_of
@@ -53,9 +57,11 @@ def expected_logits(model: BlockSequence, blocks: Iterable[int]) -> Expectation:
 
     Where tokens alone leave parts of blocks idle, and the model knows of inputs that make them run, it is given them.
     """
+    from shortgpt.precision import unrounded_products
+
     gone = block_numbers(blocks, len(model))
     chosen, beyond = probe_of(model)
-    with model.skipping(gone), model.noting_reads() as idle:
+    with model.skipping(gone), model.noting_reads() as idle, unrounded_products():
         logits = logits_on(model, chosen)
         if idle(gone) and (side := model.side_inputs(len(chosen.input_ids))):
             chosen = replace(chosen, side={name: tuple(tensor.shape) for name, tensor in side.items()})
@@ -173,12 +179,65 @@ def comparison(
     config = chosen.read_config(source, trust_remote_code=trust_remote_code)
     saved = Weights(source)
     options = OpenOptions(device=str(original.device), dtype=dtype, trust_remote_code=trust_remote_code)
-    folded, shifted = bool(chosen.folds(config, keep, saved.names)), False
-    if original.source is not None and original.source.path.exists():
-        before = Weights(original.source)
-        shifted = moved(before, saved, chosen.rename(before.names, len(original), keep))
-    expected = expected_logits(original, gone)
-    return lambda: check(Path(directory), chosen, expected, options, folded=folded, shifted=shifted)
+    origin = _origin_of(original, trust_remote_code)
+    renamed, folds = ({}, {}) if origin is None else origin.rewritten(keep)
+    folded = bool(folds if origin is not None else chosen.folds(config, keep, saved.names))
+    shifted = origin is not None and moved(origin.weights, saved, renamed)
+    options = in_float32_if(options, chosen, folded=folded)
+    half = original.bytes_per_number < 4
+
+    def again(options: OpenOptions) -> Expectation | Verification:
+        """What is expected, of the original opened anew."""
+        if origin is None:
+            reason = "in half precision rounding would hide what is wrong, and there is no checkpoint of the original"
+            return Verification(verified=False, reason=f"{reason} to be opened in float32")
+        return expectation(origin.source, origin.family, origin.config, gone, origin.weights, options)
+
+    expected = again(options) if half and options.dtype == "float32" else expected_logits(original, gone)
+
+    def compare() -> Verification:
+        if isinstance(expected, Verification):
+            return expected
+        proven = partial(check, Path(directory), chosen, folded=folded, shifted=shifted)
+        with tempfile.TemporaryDirectory() as inner:
+            rounded_to = None
+            if origin is not None:
+                rounded_to = write_unrounded(saved, origin.weights, renamed, folds, Path(inner))
+            outcome = proven(expected, options, unrounded=None if rounded_to is None else (Path(inner), rounded_to))
+        if needs_float32(outcome):
+            wide = replace(options, dtype="float32")
+            anew = again(wide)
+            outcome = anew if isinstance(anew, Verification) else proven(anew, wide)
+        return outcome
+
+    return compare
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """The checkpoint of a model that is open."""
+
+    source: Source
+    family: Family
+    config: Config
+    weights: Weights
+
+    def rewritten(self, keep: Sequence[int]) -> tuple[dict[str, str], dict[str, Fold]]:
+        """New tensor name → old one, and the folds, of the model that has the blocks `keep` only."""
+        renamed = self.family.rename(self.weights.names, self.family.depth(self.config), keep)
+        return renamed, self.family.folds(self.config, keep, renamed)
+
+
+def _origin_of(model: BlockSequence, trust_remote_code: bool) -> _Origin | None:
+    """The checkpoint that a model was opened from; None where it has none, or was made shorter since."""
+    from shortgpt.families import recognise
+
+    source = model.source
+    if source is None or not source.path.exists():
+        return None
+    family = recognise(source, model.architecture)
+    config = family.read_config(source, trust_remote_code=trust_remote_code)
+    return _Origin(source, family, config, Weights(source)) if family.depth(config) == len(model) else None
 
 
 def moved(before: Weights, after: Weights, renamed: Mapping[str, str]) -> bool:
@@ -223,10 +282,13 @@ def check(
     folded: bool = False,
     shifted: bool = False,
     rounding: float = 0.0,
+    unrounded: tuple[Path, str] | None = None,
 ) -> Verification:
     """Open a checkpoint in a fresh process and compare it with what is expected of it.
 
     Args:
+        unrounded: the same checkpoint with its folded weights as they are before they are rounded, which is compared
+            in the place of this one; and the dtype that they are rounded to.
         folded: weights were changed to make up for a block's new place, which rounds them.
         shifted: weights stand at other places of a cache line, see `moved`.
         rounding: what else explains a difference, relative to the largest logit.
@@ -234,13 +296,42 @@ def check(
     Raises:
         VerificationError: it cannot be opened, or differs.
     """
+    import torch
+
     options = replace(options, stream=expected.streamed)
-    answer = ask(directory, family, expected.probe, options)
+    proven = directory if unrounded is None else unrounded[0]
+    answer = ask(proven, family, expected.probe, options)
     if isinstance(answer, Verification):
         return answer
     if answer.left_over is not None:
         _refuse_left_over(answer.left_over.split("\n"), family, expected)
-    return judge(answer, expected, family, options, folded=folded, shifted=shifted, rounding=rounding)
+    outcome = judge(answer, expected, family, options, folded=folded, shifted=shifted, rounding=rounding)
+    if unrounded is None or not outcome.verified:
+        return outcome
+    saved = ask(directory, family, expected.probe, options)
+    if isinstance(saved, Verification):
+        return saved
+    eps = max(torch.finfo(getattr(torch, dtype)).eps for dtype in unrounded[1].split(" and "))
+    moved_by = compare_logits(saved.logits, expected.logits, ROUNDED * eps)
+    if not moved_by.equal:
+        raise VerificationError(f"rounded to {unrounded[1]}, the logits {moved_by.told('the unrounded ones')}")
+    return replace(
+        outcome,
+        generated=generated(saved, options.device),
+        fingerprint=fingerprint(saved.logits),
+        long_fingerprint=() if saved.long_logits is None else fingerprint(saved.long_logits),
+        rounded_to=unrounded[1],
+        rounding=moved_by.difference,
+    )
+
+
+def in_float32_if(options: OpenOptions, family: Family, *, folded: bool, exported: bool = False) -> OpenOptions:
+    """How to open models to be compared: in float32 where a difference is allowed, for half precision would hide more.
+
+    An accelerator is such a reason: two processes may be given kernels there whose sums round differently.
+    """
+    allowed = folded or exported or family.tolerance > EXACT or options.device != "cpu"
+    return replace(options, dtype="float32") if allowed else options
 
 
 def _refuse_left_over(names: Sequence[str], family: Family, expected: Expectation) -> None:
@@ -293,7 +384,8 @@ def verify_again(
     ]
     if changed:
         raise VerificationError(f"{', '.join(changed)}: not the bytes that were written when it was made")
-    options = OpenOptions(device=device, dtype=made.dtype or "auto", trust_remote_code=trust_remote_code)
+    dtype = made.generation_dtype or made.dtype or "auto"
+    options = OpenOptions(device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     options = _opening(family, config, weights, options)
     long_ids = torch.tensor([made.long_ids]) if made.long_ids else None
     answer = ask(folder, family, Probe(torch.tensor(made.probe_ids), long_ids, made.side_inputs), options)
@@ -322,6 +414,8 @@ def verify_again(
         tolerance=tolerance,
         generated=tokens,
         device=device,
+        dtype=answer.dtype,
+        generation_dtype=answer.generation_dtype,
         streamed=options.stream,
     )
 

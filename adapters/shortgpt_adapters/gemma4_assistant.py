@@ -86,6 +86,7 @@ class Gemma4Assistant(Gemma4):
 
 
 class ReloadedDrafter(ReloadedCausalLM):
+    mended = "transformers' check that some block makes keys and values was set aside to load it: a drafter has none"
     cannot_generate = "a drafter generates only beside the model that it assists"
 
     def logits(self, input_ids: Tensor, **side: Tensor) -> Tensor:

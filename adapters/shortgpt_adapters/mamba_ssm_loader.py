@@ -238,6 +238,12 @@ def filled(model: Any, tensors: Mapping[str, Tensor]) -> Any:
 # -- verification ---------------------------------------------------------------------------------------------
 
 
+MENDED = (
+    "cached generation was compared with two faults of mamba-ssm's attention made good (2.3.2): without flash-attn a "
+    "step sees the first key alone, and the cache of its convolution begins with what came out of it"
+)
+
+
 class ReloadedMambaSsm:
     """A `shortgpt.verification.Reloaded` of mamba-ssm."""
 
@@ -252,6 +258,7 @@ class ReloadedMambaSsm:
         for module in attention:
             _mend(module)
         self.cannot_generate = None
+        self.mended = MENDED if attention else None
         if attention and self.dtype == torch.float32 and mha.flash_attn_with_kvcache is not None:
             self.cannot_generate = "flash-attn, by which the library's attention uses its cache, takes no float32"
 

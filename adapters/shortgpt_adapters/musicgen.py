@@ -99,6 +99,8 @@ def of_codebooks(input_ids: Tensor, codebooks: int) -> Tensor:
 
 
 class ReloadedMusicgen(ReloadedCausalLM):
+    mended = "generation began with one token, for with a cache transformers reads a MusicGen prompt's last token alone"
+
     def _codes(self, input_ids: Tensor) -> Tensor:
         return of_codebooks(input_ids.to(self.model.device), self.model.config.num_codebooks)
 

@@ -112,6 +112,7 @@ def _stop_rescaling(blocks: BlockSequence) -> None:
 def reload(directory: Path, **options: Any) -> ReloadedCausalLM:
     """The stock loader; without rescaling where the adapter runs without it."""
     reloaded = transformers_loader.reload(directory, **options)
-    if reloaded.model.dtype != torch.float16:
+    if reloaded.model.dtype != torch.float16 and reloaded.model.config.rescale_every > 0:
         reloaded.model.config.rescale_every = 0
+        reloaded.mended = "the library's halving of the stream (rescale_every) was off: only float16 needs it"
     return reloaded

@@ -135,6 +135,7 @@ class ReloadedCausalLM:
     """
 
     left_over: tuple[str, ...] = ()
+    mended: str | None = None  # what is changed about the library to compare, and why
 
     def __init__(self, model: PreTrainedModel, weights: BlockWeights | None = None) -> None:
         self.model, self.weights = model.eval(), weights
@@ -204,15 +205,29 @@ class ReloadedCausalLM:
         return run_by_block(self.weights, work)
 
 
+UNBOUNDED = (0.0, float("inf"))
+
+
 class UnboundedTimeSteps(ReloadedCausalLM):
     """For mixers that bound their time steps in a prompt and not in a token that is decoded with a cache."""
 
+    def __init__(self, model: PreTrainedModel, weights: BlockWeights | None = None) -> None:
+        super().__init__(model, weights)
+        if any(tuple(mixer.time_step_limit) != UNBOUNDED for mixer in self._mixers()):
+            self.mended = (
+                "cached generation was compared without the bounds of Mamba's time steps, which transformers heeds in "
+                "a prompt and not in a cached token"
+            )
+
+    def _mixers(self) -> list[Any]:
+        return [module for module in self.model.modules() if hasattr(module, "time_step_limit")]
+
     def generate(self, input_ids: Tensor, new_tokens: int, *, cached: bool) -> Tensor:
-        mixers = [module for module in self.model.modules() if hasattr(module, "time_step_limit")]
+        mixers = self._mixers()
         bounds = [mixer.time_step_limit for mixer in mixers]
         try:
             for mixer in mixers:
-                mixer.time_step_limit = (0.0, float("inf"))
+                mixer.time_step_limit = UNBOUNDED
             return super().generate(input_ids, new_tokens, cached=cached)
         finally:
             for mixer, bound in zip(mixers, bounds, strict=True):

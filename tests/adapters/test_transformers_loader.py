@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from shortgpt_adapters.transformers_loader import ReloadedCausalLM
+from shortgpt_adapters.transformers_loader import ReloadedCausalLM, UnboundedTimeSteps
 from shortgpt_adapters.xlnet import ReloadedXLNet
 from torch import Tensor
 from transformers import GenerationConfig, LlamaForCausalLM
 
+from shortgpt import Verification
+from shortgpt.verification import Answer, Probe
 from tests.support import ids_of, tiny
 from tests.tiny_types import tiny_model
 
@@ -95,3 +97,21 @@ def test_xlnet_is_compared_although_it_attends_to_both_sides() -> None:
     assert reloaded.cannot_generate is None
     cached, uncached = (reloaded.generate(ids_of(rows=1) % 50, 8, cached=cached) for cached in (True, False))
     torch.testing.assert_close(cached, uncached, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["zamba2", "nemotron_h"])
+def test_a_library_that_is_changed_to_compare_is_named(model_type: str) -> None:
+    model = tiny_model(model_type)
+    for module in model.modules():
+        if hasattr(module, "time_step_limit"):
+            module.time_step_limit = (0.001, 0.1)
+    told = UnboundedTimeSteps(model).mended
+    assert told is not None
+    assert "without the bounds of Mamba's time steps" in told
+    answer = Answer.by(UnboundedTimeSteps(model), Probe(ids_of(rows=1, tokens=8) % 50))
+    assert Answer.of(answer.tensors()).mended == told
+    assert str(Verification(True, max_difference=0.0, max_logit=1.0, mended=told)).endswith(f"; {told}")
+    for module in model.modules():
+        if hasattr(module, "time_step_limit"):
+            module.time_step_limit = (0.0, float("inf"))
+    assert UnboundedTimeSteps(model).mended is None
