@@ -9,13 +9,23 @@ READY := $(VENV)/.ready
 READY_TO_TEST := $(VENV)/.ready-to-test
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test bench types lint format clean
+.PHONY: demo test test-old-readers bench types lint format clean
 
 demo: $(READY)
 	$(BIN)/shortgpt demo
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# What transformers 4 makes of pruned checkpoints with its config names; it is installed into a folder of its own.
+test-old-readers: $(READY_TO_TEST) $(VENV)/transformers-4
+	OLD_TRANSFORMERS=$(abspath $(VENV)/transformers-4) $(BIN)/python -m pytest tests/old_readers.py
+
+$(VENV)/transformers-4: Makefile
+	rm -rf $@
+	$(PIP) install --quiet --target $@ --no-deps 'transformers==4.57.*' 'tokenizers>=0.22,<0.23' 'huggingface_hub>=0.34,<1' \
+		requests urllib3 charset-normalizer certifi idna
+	@touch $@
 
 # Speed and memory beside the floors and the peers, into docs/performance.md; about fifty minutes.
 bench: $(READY)
