@@ -144,6 +144,7 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
         "layer_types": _two(FULL, SLIDING),
         "rope_parameters": {FULL: _SECTIONS, SLIDING: _SECTIONS | {"rope_theta": 500000.0}},
     },
+    "cpmant": {"position_bias_num_buckets": 8, "position_bias_max_distance": 16},
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
         "ffn_config": {"hidden_size": 64, "ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2},
