@@ -86,7 +86,7 @@ def prune_checkpoint(
         unasked = Verification(verified=False, reason="it was not asked for")
         expected = _expected(removal, options) if verify else unasked
         written, hashes = _write(removal, folder, progress, trust_remote_code)
-        notes = companions.settle(origin, folder, removal.kept)
+        notes = (*_of_source(origin), *companions.settle(origin, folder, removal.kept))
         if isinstance(expected, Verification):
             outcome = expected
         else:
@@ -122,6 +122,16 @@ class _Removal:
     def kept(self) -> companions.Kept:
         """What a companion may name."""
         return companions.Kept(self.keep, self.plan.depth, self.family.block_lists)
+
+
+def _of_source(origin: Source) -> tuple[str, ...]:
+    """Notes on where the source came from."""
+    notes = []
+    if origin.adapter_base is not None:
+        notes.append(f"`{origin.name}` is an adapter; it was merged into `{origin.adapter_base}` before the removal.")
+    if unread := Plan.unread_beside(origin.path):
+        notes.append(f"{unread[0].upper()}{unread[1:]}.")
+    return tuple(notes)
 
 
 def _left_over(names: Iterable[str], export_as: str | None) -> tuple[str, ...]:
@@ -257,6 +267,7 @@ def _record(
     return replace(
         plan,
         model=removal.origin.name,
+        adapter_base=removal.origin.adapter_base,
         verification=outcome,
         parameters_before=family.parameters(config) or weights.parameters(weights.names),
         parameters_after=family.parameters(family.rewrite_config(config, removal.keep))

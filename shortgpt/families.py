@@ -31,6 +31,7 @@ from shortgpt.errors import (
     UnknownArchitectureError,
     reason_of,
 )
+from shortgpt.foreign import foreign
 from shortgpt.headers import MAX_HEADER
 
 if TYPE_CHECKING:
@@ -58,11 +59,13 @@ class Source:
 
     Attributes:
         name: what the user called it.
+        adapter_base: the base model where this is an adapter that was merged into it; None for others.
         stamps: what tells whether its files are still those that were there when this was made; see `unchanged`.
     """
 
     name: str
     path: Path
+    adapter_base: str | None = None
     stamps: Mapping[Path, unchanged.Stamp] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -280,6 +283,8 @@ def resolve(name: str | Path, architecture: str | None = None) -> Source:
     if not text:
         raise ModelError("the model's name is empty; name a model folder, a checkpoint file, or a hub id")
     if path.exists():
+        if found := foreign(path):
+            raise ModelError(f"{text}: it is {found}")
         return Source(text, _or_its_file(path))
     shipped = plugins.registry().models
     if any(model.name == text for model in shipped) or re.match(r"zoo:", text):
@@ -449,6 +454,8 @@ def _fetch(repository: str, architecture: str | None) -> Path:
             if any(folder.glob("*.safetensors")):
                 return folder
             weights = ["*.bin"]
+        elif found := foreign(folder):
+            raise ModelError(f"{repository}: it is {found}")
         else:
             weights = [name for name in HfApi().list_repo_files(repository) if re.fullmatch(r"[^/]+\.pth", name)]
             if len(weights) != 1:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def load(
-    name: str | Path,
+    name: str | Path | Source,
     *,
     device: str | None = None,
     dtype: str = "auto",
@@ -43,7 +43,7 @@ def load(
     Raises:
         ModelError: it cannot be found, read or recognised. StreamingError: it cannot be streamed.
     """
-    source = resolve(name, architecture)
+    source = name if isinstance(name, Source) else resolve(name, architecture)
     family = recognise(source, architecture)
     options = open_options(source, family, device, dtype, trust_remote_code, stream)
     model = family.open(source, options)

@@ -124,6 +124,7 @@ class Plan(Value):
         parameters_before, parameters_after: of the whole model; None before it ran.
         source_hashes: file name → SHA-256 of the checkpoint it was made from; empty for a model in memory.
         load: the lines of Python that load the result.
+        adapter_base: the base model, where `model` is an adapter that was merged into it; None for others.
         export_as: the architecture that the result was written as, where that is another one.
         version: of shortgpt.
         base: how the source itself had been made shorter; None for an original.
@@ -148,6 +149,7 @@ class Plan(Value):
     choice: Choice | None = None
     effect: Effect | None = None
     exports: tuple[str, ...] = ()
+    adapter_base: str | None = None
 
     @classmethod
     def of(cls, model: BlockSequence, blocks: Iterable[int]) -> Plan:
@@ -175,9 +177,23 @@ class Plan(Value):
 
     @classmethod
     def beside(cls, model: Path) -> Plan | None:
-        """The plan by which a model folder or file was made; None for an original."""
+        """The plan by which a model folder or file was made; None for an original, and where it cannot be read."""
         folder = model if model.is_dir() else model.parent
-        return cls.read(folder) if (folder / PLAN_FILE).is_file() else None
+        if not (folder / PLAN_FILE).is_file() or cls.unread_beside(model) is not None:
+            return None
+        return cls.read(folder)
+
+    @classmethod
+    def unread_beside(cls, model: Path) -> str | None:
+        """Why the record of how a model was made cannot be read: it is damaged, or a newer shortgpt wrote it. The model
+        is good without it."""
+        folder = model if model.is_dir() else model.parent
+        try:
+            if (folder / PLAN_FILE).is_file():
+                cls.read(folder)
+        except SelectionError as error:
+            return f"how the model had been made shorter is not known: {error}"
+        return None
 
     @classmethod
     def read(cls, path: str | Path) -> Plan:

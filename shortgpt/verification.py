@@ -36,7 +36,7 @@ from shortgpt.judging import judge as judge
 from shortgpt.judging import needs_float32 as needs_float32
 from shortgpt.logit_comparison import ELSEWHERE, EXACT, HALF_ELSEWHERE, ROUNDED, compare_logits, is_half
 from shortgpt.memory import is_lack_of_memory, lacking_memory, release_memory
-from shortgpt.plan import Plan, Verification
+from shortgpt.plan import PLAN_FILE, Plan, Verification
 from shortgpt.probes import PROBE, probe_of, some_of
 from shortgpt.probes import Probe as Probe
 from shortgpt.probes import probe as probe
@@ -353,6 +353,7 @@ def verify_again(
 
     Raises:
         ModelError: the folder holds no fingerprint: it was not made by shortgpt, or not verified then.
+        SelectionError: its shortgpt.json cannot be read.
         VerificationError: it cannot be opened, or differs.
     """
     import torch
@@ -360,11 +361,12 @@ def verify_again(
     from shortgpt.families import recognise, resolve
 
     source = resolve(directory)
-    plan = Plan.beside(source.path)
-    if plan is None:
+    folder = source.path if source.path.is_dir() else source.path.parent
+    if not (folder / PLAN_FILE).is_file():
         raise ModelError(
             f"{source.name}: it holds no shortgpt.json; `shortgpt verify` checks what `shortgpt prune` wrote"
         )
+    plan = Plan.read(folder)
     made = plan.verification
     if made is None or not made.fingerprint:
         raise ModelError(
@@ -374,7 +376,6 @@ def verify_again(
     family = recognise(source, plan.export_as or plan.architecture)
     config = family.read_config(source, trust_remote_code=trust_remote_code)  # one clear message if it cannot be opened
     weights = Weights(source)
-    folder = source.path if source.path.is_dir() else source.path.parent
     gone = [name for name in made.files if not (folder / name).is_file()]
     if gone:
         raise VerificationError(f"{', '.join(gone)}: gone since it was made")

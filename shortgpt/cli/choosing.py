@@ -99,7 +99,7 @@ class Target:
         """The model in memory."""
         from shortgpt.loading import load
 
-        return load(self.source.name, tokenizer=self.tokenizer, stream=stream, **self.opening)
+        return load(self.source, tokenizer=self.tokenizer, stream=stream, **self.opening)
 
 
 def scored(

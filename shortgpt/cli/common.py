@@ -19,6 +19,7 @@ from shortgpt.files import check_target, write
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from shortgpt.families import Source
     from shortgpt.scores import Progress
     from shortgpt.values import Value
 
@@ -77,6 +78,28 @@ stream_option = click.option(
     is_flag=True,
     help="Read the weights block by block, for a model larger than memory. Moves no result.",
 )
+
+
+merge_option = click.option(
+    "--merge-adapter", is_flag=True, help="MODEL is a LoRA folder of peft: take it merged into its base model."
+)
+
+
+def named(
+    model: str, merge_adapter: bool, architecture: str | None, trust_remote_code: bool, quiet: bool = False
+) -> Source:
+    """The model that a command was given; an adapter that is merged lies in a folder that is gone with the command."""
+    from shortgpt.families import resolve
+    from shortgpt.merging import merged
+    from shortgpt.plan import Plan
+
+    if merge_adapter:
+        source = click.get_current_context().with_resource(merged(model, trust_remote_code=trust_remote_code))
+    else:
+        source = resolve(model, architecture)
+    if unread := Plan.unread_beside(source.path):
+        note(f"note: {unread}", quiet)
+    return source
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ class _AsOption(click.Command):
 )
 @click.option("--as", "export_as", metavar="NAME", help="Write the result as this architecture; --as-NAME is the same.")
 @click.option("--architecture", help="Take this adapter instead of looking for one.")
+@common.merge_option
 @common.stream_option
 @common.calibration_options
 @common.model_options
@@ -80,6 +81,7 @@ def prune(
     exports: tuple[str, ...],
     export_as: str | None,
     architecture: str | None,
+    merge_adapter: bool,
     stream: bool,
     json_file: str | None,
     quiet: bool,
@@ -98,7 +100,7 @@ def prune(
     from shortgpt.blocks import parse_blocks
     from shortgpt.checkpoint import check_output, check_plan, prune_checkpoint
     from shortgpt.exports import check_export
-    from shortgpt.families import recognise, resolve
+    from shortgpt.families import recognise
     from shortgpt.loading import default_device
     from shortgpt.memory import release_memory
     from shortgpt.plan import Plan
@@ -123,7 +125,7 @@ def prune(
     plan: Plan | None = Plan.read(plan_file) if plan_file is not None else None
     opening = {name: options.pop(name) for name in ("device", "dtype", "trust_remote_code")}
     opening |= {"device": default_device(opening["device"]), "architecture": architecture}
-    source = resolve(model, architecture)
+    source = common.named(model, merge_adapter, architecture, opening["trust_remote_code"], quiet)
     for name in (*exports, *(plan.exports if plan is not None else ())):
         check_export(name, source)
     family = recognise(source, architecture)

@@ -21,6 +21,7 @@ DEFAULT_RATIO = 0.25
 @click.option("--keep", metavar="LIST", help="Blocks that are not marked whatever they score, such as 0-2,31.")
 @click.option("--architecture", help="Take this adapter instead of looking for one.")
 @click.option("--spans", is_flag=True, help="Measure every run of blocks too: a map by first block and length.")
+@common.merge_option
 @common.stream_option
 @common.calibration_options
 @common.model_options
@@ -32,6 +33,7 @@ def score(
     ratio: float | None,
     keep: str | None,
     architecture: str | None,
+    merge_adapter: bool,
     stream: bool,
     spans: bool,
     device: str | None,
@@ -63,7 +65,7 @@ def score(
     with processes.group(device) as place:
         opened = processes.agreed(
             lambda: load(
-                model,
+                common.named(model, merge_adapter, architecture, trust_remote_code, wishes.quiet),
                 device=place,
                 dtype=dtype,
                 tokenizer=tokenizer,
