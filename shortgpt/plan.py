@@ -42,6 +42,7 @@ class Verification(Value):
         side_inputs: what was given beside the short probe's tokens, and its shape: random numbers, always the same.
         beyond: distances of the config, such as windows, that no probe reaches: what lies behind them is not proven.
         idle: parts of blocks that nothing of the probe reaches, by the blocks' numbers before the removal.
+        left_over: tensors of the files that the library passes over, in the original too; `*` for a block's number.
         not_generated: why no tokens were generated.
         files: file name → SHA-256 of what was written, but for the config, this record and the card.
         probe_ids: the probe batch itself.
@@ -64,6 +65,7 @@ class Verification(Value):
     device: str | None = None
     dtype: str | None = None
     not_generated: str | None = None
+    left_over: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     probe_ids: tuple[tuple[int, ...], ...] = ()
     fingerprint: tuple[float, ...] = ()

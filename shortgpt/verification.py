@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -303,14 +303,15 @@ def check(
     answer = ask(proven, family, expected.probe, options)
     if isinstance(answer, Verification):
         return answer
-    if answer.left_over is not None:
-        _refuse_left_over(answer.left_over.split("\n"), family, expected)
+    _refuse_left_over(answer, family, expected.depth, expected.left_over)
     outcome = judge(answer, expected, family, options, folded=folded, shifted=shifted, rounding=rounding)
+    outcome = replace(outcome, left_over=tuple(sorted(expected.left_over)))
     if unrounded is None or not outcome.verified:
         return outcome
     saved = ask(directory, family, expected.probe, options)
     if isinstance(saved, Verification):
         return saved
+    _refuse_left_over(saved, family, expected.depth, expected.left_over)
     eps = max(torch.finfo(getattr(torch, dtype)).eps for dtype in unrounded[1].split(" and "))
     moved_by = compare_logits(saved.logits, expected.logits, ROUNDED * eps)
     if not moved_by.equal:
@@ -334,12 +335,20 @@ def in_float32_if(options: OpenOptions, family: Family, *, folded: bool, exporte
     return replace(options, dtype="float32") if allowed else options
 
 
-def _refuse_left_over(names: Sequence[str], family: Family, expected: Expectation) -> None:
-    """Raise a `VerificationError` for a tensor that the library passes over here and not in the original."""
-    if strange := sorted(starred(names, family.block_lists[0], expected.depth) - expected.left_over):
+def _refuse_left_over(answer: Answer, family: Family, depth: int, allowed: Collection[str]) -> None:
+    """Raise a `VerificationError` for a tensor that the library passes over here and not in the original.
+
+    Args:
+        depth: the blocks that the checkpoint has.
+        allowed: what it passes over of the original, see `BlockSequence.left_over`.
+    """
+    if answer.left_over is None:
+        return
+    found = starred(answer.left_over.split("\n"), family.block_lists[0], depth)
+    if strange := sorted(found.difference(allowed)):
         raise VerificationError(
-            f"the library passes over {len(strange)} tensors of what was written ({strange[0]}, ...) that it does not "
-            "pass over in the original"
+            f"the files hold {len(strange)} tensors ({strange[0]}, ...) that the library passes over, and that it does "
+            "not pass over in the original"
         )
 
 
@@ -392,6 +401,7 @@ def verify_again(
     answer = ask(folder, family, Probe(torch.tensor(made.probe_ids), long_ids, made.side_inputs), options)
     if isinstance(answer, Verification):
         raise VerificationError(f"it could not be opened to be verified: {answer.reason}")
+    _refuse_left_over(answer, family, family.depth(config), made.left_over)
     half = is_half(answer.dtype)
     tolerance = max(made.tolerance or EXACT, HALF_ELSEWHERE if half else ELSEWHERE)
     found = compare_logits(

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 import transformers
 from shortgpt_adapters.transformers_loader import quiet
+from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -232,9 +233,20 @@ def saved_model(text: str, folder: Path) -> Path:
         torch.manual_seed(0)
         model = _built(config)
         randomise(model)
+        _calm(model)
         model.save_pretrained(folder)
     (folder / "config.json").write_text(text, encoding="utf-8")
     return folder
+
+
+@torch.no_grad()
+def _calm(model: nn.Module) -> None:
+    """Make every matrix shorten a vector: a hundred blocks of random weights would make of a rounding, as there is one
+    between a text and a cache, what a wrong cache makes."""
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.ndim >= 2 and parameter.is_floating_point() and not isinstance(module, nn.Embedding):
+                parameter.mul_(0.6)
 
 
 def _read(folder: Path) -> PreTrainedConfig:
