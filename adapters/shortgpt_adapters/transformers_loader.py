@@ -153,6 +153,8 @@ class ReloadedCausalLM:
 
     def looks_ahead(self) -> bool:
         """Whether an earlier token's logits depend on a later one. It is tried: what configs say of it is no rule."""
+        if self.weights is not None and getattr(self.model.config, "is_decoder", True):
+            return False  # two passes more would read all weights twice more, and a causal model is the rule
         ids = torch.arange(1, LOOK_AHEAD + 1)[None]
         others = torch.cat((ids[:, :-1], ids[:, :1]), dim=1)
         with torch.no_grad():
