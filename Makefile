@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 READY_TO_TEST := $(VENV)/.ready-to-test
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-old-readers bench types lint format clean
+.PHONY: demo test test-matrix test-old-readers bench types lint format clean
 
 demo: $(READY)
 	$(BIN)/shortgpt demo
@@ -26,6 +26,28 @@ $(VENV)/transformers-4: Makefile
 	$(PIP) install --quiet --target $@ --no-deps 'transformers==4.57.*' 'tokenizers>=0.22,<0.23' 'huggingface_hub>=0.34,<1' \
 		requests urllib3 charset-normalizer certifi idna
 	@touch $@
+
+# A short suite on the oldest and the newest torch and transformers that pyproject.toml claims, each in an environment of
+# its own. Where there is no GPU, builds of torch for the CPU are smaller: make test-matrix TORCH_INDEX=URL
+MATRIX := oldest newest
+oldest := torch==2.11.* transformers==5.17.*
+newest := torch transformers
+TORCH_INDEX ?=
+MATRIX_TESTS := $(patsubst %,tests/test_%.py,loading scores removal prune_command streaming streamed_verification cli) \
+	tests/adapters/test_transformers_families.py
+
+test-matrix: $(MATRIX:%=test-%)
+
+$(MATRIX:%=test-%): test-%: .venv-matrix-%/.ready
+	.venv-matrix-$*/bin/python -m pip list --disable-pip-version-check | grep -E '^(torch|transformers) '
+	.venv-matrix-$*/bin/python -m pytest -n 2 --dist loadfile $(MATRIX_TESTS)
+
+# Without the constraints: what pip finds for those two is what a user of them has.
+.venv-matrix-%/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-matrix-$*
+	.venv-matrix-$*/bin/python -m pip install --disable-pip-version-check --quiet \
+		$(TORCH_INDEX:%=--extra-index-url %) $($*) numpy --editable '.[test]'
+	touch $@
 
 # Speed and memory beside the floors and the peers, into docs/performance.md; about fifty minutes.
 bench: $(READY)
@@ -62,4 +84,4 @@ $(READY_TO_TEST): $(READY)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(MATRIX:%=.venv-matrix-%) build dist

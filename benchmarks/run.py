@@ -124,6 +124,10 @@ def of_streaming(options: argparse.Namespace, rounds: int) -> Iterator[Cells]:
             limit = f"limit {row['limit_mib']:,.0f} MiB of {row['files_mib']:,.0f}"
             yield f"{row['what']}, {limit}", row["way"], row["outcome"], *[""] * 5
             continue
+        if row["table"] == "held":
+            held = f"**{row['held']:.2f}** × one boundary"
+            yield f"memory of {row['sequences']} more sequences, float32", "stream", held, *[""] * 5
+            continue
         yield (
             f"{row['table']}, {row['dtype']}",
             row["way"],

@@ -17,6 +17,9 @@ that what is the process's own and cannot be taken back (RssAnon); of verificati
 Libraries is what was resident behind the imports. The floor is the embedding, two blocks and the stream of all
 sequences once; of verification the embedding, and two blocks or a block and the head.
 
+Held is how often the stream of all sequences is in memory: what more sequences add to the peak of the process's own
+memory, over the bytes of one boundary of those.
+
 Both are also run once with a limit below the size of the files (RLIMIT_DATA: all private writable memory of a process,
 mapped files among it).
 """
@@ -33,7 +36,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,7 @@ from watching import MIB, Peak, memory
 
 OTHER = {"float32": "bfloat16", "bfloat16": "float32"}
 WAYS = ("memory", "stream")
+MORE_SEQUENCES = 124
 Row = dict[str, Any]
 
 
@@ -67,6 +71,9 @@ def main() -> None:
     chosen = vars(parser.parse_args())
     folder = chosen.pop("folder")
     for row in measure(folder, Sizes(**chosen)):
+        if row["table"] == "held":
+            print(f"held: {row['held']:.2f} times the stream of {row['sequences']} more sequences")
+            continue
         if row["table"] == "limit":
             print(f"{row['what']} {row['way']}: {row['outcome']} with {row['limit_mib']:,.0f} MiB")
             continue
@@ -79,7 +86,7 @@ def main() -> None:
 
 
 def measure(folder: str | None = None, sizes: Sizes | None = None) -> list[Row]:
-    """Rows of three tables ("scoring", "verification", "limit"), by the key "table".
+    """Rows of four tables ("scoring", "held", "verification", "limit"), by the key "table".
 
     Args:
         folder: where the temporary folder is made; it takes as much as the files, and once more.
@@ -97,6 +104,7 @@ def measure(folder: str | None = None, sizes: Sizes | None = None) -> list[Row]:
             )
             floor = embedding + 2 * block * size / MIB + stream
             rows += compare("scoring", model, dtype, sizes, files, floor)
+        rows.append(held(model, sizes))
         size = 4 if sizes.dtype == "float32" else 2
         head = sizes.vocabulary * sizes.width * size / MIB
         floor = head + max(2 * block * size / MIB, block * size / MIB + head)
@@ -118,6 +126,18 @@ def measure(folder: str | None = None, sizes: Sizes | None = None) -> list[Row]:
                     }
                 )
     return rows
+
+
+def held(model: Path, sizes: Sizes) -> Row:
+    """How often a streamed pass holds the stream, in float32."""
+    few, many = 4, 4 + MORE_SEQUENCES
+    peaks = []
+    for sequences in (few, many):
+        done = run("scoring", "stream", model, "float32", replace(sizes, sequences=sequences))
+        assert done.returncode == 0, done.stderr
+        peaks.append(json.loads(done.stdout.splitlines()[-1])["own"])
+    stream = MORE_SEQUENCES * sizes.tokens * sizes.width * 4 / MIB
+    return {"table": "held", "held": (peaks[1] - peaks[0]) / stream, "sequences": MORE_SEQUENCES}
 
 
 def make(folder: Path, sizes: Sizes) -> int:

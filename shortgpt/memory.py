@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import os
 import re
 from functools import cache
 from typing import TYPE_CHECKING
@@ -70,3 +72,10 @@ def keep_freed_memory() -> None:
     import torch
 
     torch.empty(31 << 20, dtype=torch.uint8)
+
+
+def hand_back_freed_memory() -> None:
+    """Let the C library hand what it keeps for the next tensor back to the system, where it is one that can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)

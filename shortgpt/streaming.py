@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from shortgpt.embedded import letting_go, ordinary
 from shortgpt.errors import AdapterError
-from shortgpt.memory import keep_freed_memory
+from shortgpt.memory import hand_back_freed_memory, keep_freed_memory
 from shortgpt.passes import Call, Pass, waiting
 
 if TYPE_CHECKING:
@@ -195,6 +195,8 @@ def _run(
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(_on_the_stream_of_all_threads(weights.device))
+        # Of many passes: what a block frees lies between the streams that it leaves, where the next one's may not fit.
+        many = len(works) > 1 and weights.device.type == "cpu"
         stack.enter_context(weights.reading())
         for part in range(head + 1):
             stack.callback(weights.drop, part)  # when the reader has ended, whatever it was at
@@ -240,6 +242,8 @@ def _run(
                             reader.need(head)
                             passes[number].resume(output)
                         del output
+                        if many:
+                            hand_back_freed_memory()
                     reader.leave(block)
                 reader.leave(head)
                 begun = True
