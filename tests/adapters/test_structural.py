@@ -317,7 +317,7 @@ def test_nemotron_h_has_no_field_that_counts_and_its_list_is_the_count(tmp_path:
     assert settings(source)["layers_block_type"] == kinds
     found = proven(model, source, "model.layers", (0, 3))
     assert "num_hidden_layers" not in found
-    assert found["hybrid_override_pattern"] == "E**M"
+    assert found["layers_block_type"] == ["moe", FULL, FULL, LINEAR]
 
 
 def test_nemotron_h_of_the_hub_names_its_blocks_by_signs_and_a_count(tmp_path: Path) -> None:
@@ -327,7 +327,6 @@ def test_nemotron_h_of_the_hub_names_its_blocks_by_signs_and_a_count(tmp_path: P
     found = proven(model, source, "model.layers", (0, 3), verify=False)
     assert found["hybrid_override_pattern"] == "E**M"
     assert found.get("num_hidden_layers", 4) == 4
-    assert "hybrid_override_pattern" not in found
 
 
 # -- GPT-OSS --------------------------------------------------------------------------------------------------
