@@ -45,9 +45,10 @@ def base_of(folder: Path) -> str | None:
 
 def _folder(folder: Path) -> str | None:
     if is_adapter(folder):
+        apart = ", in a folder of its own" if (folder / "config.json").is_file() else ""
         return (
-            f"a LoRA adapter of peft, made for the model {base_of(folder) or '(not named)'}, and no model of its own; "
-            "take it merged into that model with --merge-adapter (prune and score), or name the model"
+            f"a LoRA adapter of peft, made for the model {base_of(folder) or '(not named)'}; take it merged into that "
+            f"model with --merge-adapter (prune and score), or name the model{apart}"
         )
     if not (folder / "config.json").is_file() and (files := sorted(folder.glob("*.gguf"))):
         return _gguf(files[0])
@@ -55,9 +56,7 @@ def _folder(folder: Path) -> str | None:
 
 
 def _file(file: Path) -> str | None:
-    with file.open("rb") as reader:
-        begin = reader.read(4)
-    if begin == b"GGUF" or file.suffix == ".gguf":
+    if _begins(file) == b"GGUF" or file.suffix == ".gguf":
         return _gguf(file)
     if any(file.suffix in entry.suffixes for entry in plugins.registry().architectures):
         return None
@@ -71,6 +70,14 @@ def _file(file: Path) -> str | None:
     if file.suffix == ".json":
         return f"a JSON file{beside or '; a model is a folder with a config.json beside its weights'}"
     return None
+
+
+def _begins(file: Path) -> bytes:
+    try:
+        with file.open("rb") as reader:
+            return reader.read(4)
+    except OSError:  # told by whoever reads the file
+        return b""
 
 
 def _gguf(file: Path) -> str:

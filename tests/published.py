@@ -304,9 +304,9 @@ def write_table(page: Path, findings: list[Finding]) -> None:
 
 
 def all_published(files: Iterable[Path], workers: int = 2) -> Iterator[Finding]:
-    """Each config in turn, so many at a time."""
+    """Each config, so many at a time, in the order in which they are done."""
     with multiprocessing.get_context("fork").Pool(workers, maxtasksperchild=4) as pool:
-        yield from pool.imap(check_published, files)
+        yield from pool.imap_unordered(check_published, files)
 
 
 def main(arguments: list[str]) -> int:
@@ -320,6 +320,7 @@ def main(arguments: list[str]) -> int:
         print(f"{found.name}: {verdicts} ({found.seconds:.1f} s)", flush=True)
         for told in (*found.reasons, *found.notes):
             print(f"    {told[:400]}", flush=True)
+    findings.sort(key=lambda found: found.name)
     wrong = [found.name for found in findings if found.wrong]
     print(f"{len(findings)} configs, {len(wrong)} of them neither verified nor refused: {', '.join(wrong) or 'none'}")
     if page != "-" and not names:
