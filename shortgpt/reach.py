@@ -46,8 +46,9 @@ _NO_DISTANCE = re.compile(
     r"|(^|_)(dim|rank|moe|vocab|theta|type|ids?|idx|index(es)?)$|_token_id"
 )
 _OF_ANOTHER_INPUT = re.compile(r"vision|audio|image|speech|video|codec|tokenizer|quantization|label")
-_STATIC_ROPE = frozenset({"default", "linear", "yarn", "llama3", "proportional"})
-"""Kinds of RoPE whose frequencies are the same for every length, whatever length they were made from."""
+_ROPE_BY_LENGTH = frozenset({"dynamic", "longrope", "su"})
+"""Kinds of RoPE whose frequencies depend on how long a text is; those of any other kind are the same at every length,
+whatever length they were made from."""
 _SIZE = re.compile(r"block_size|block_length|chunk")
 _COUNT = re.compile(r"(random|top_?k|local|init|sink)\w*_blocks?$")
 _CHOSEN = re.compile(r"top_?k$|budget")
@@ -120,7 +121,9 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
     """
     if isinstance(value, Mapping):
         # A scale that grows with the position is another matter.
-        static = _rope_of(value) in _STATIC_ROPE and not any("scaling_beta" in str(key) for key in value)
+        kind = value.get("rope_type", value.get("type"))
+        static = isinstance(kind, str) and kind not in _ROPE_BY_LENGTH
+        static &= not any("scaling_beta" in str(key) for key in value)
         for key, item in value.items():
             if not _OF_ANOTHER_INPUT.search(str(key)) and not (static and "original_max" in str(key)):
                 own = bool(_DISTANCE.search(str(key))) or not _DISTANCE.search(name)
@@ -130,7 +133,3 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
             yield from _numbers(item, name)
     elif isinstance(value, int) and not isinstance(value, bool) and value > 1:
         yield name, value
-
-
-def _rope_of(section: Mapping[str, Any]) -> str:
-    return str(section.get("rope_type", section.get("type")))

@@ -35,7 +35,7 @@ NAMES = {
 }
 
 FUNCTIONS = {
-    "load": "(name: str | Path, *, device: str | None = None, dtype: str = auto, tokenizer: Any = None, "
+    "load": "(name: str | Path | Source, *, device: str | None = None, dtype: str = auto, tokenizer: Any = None, "
     "trust_remote_code: bool = False, architecture: str | None = None, stream: bool = False) -> BlockSequence",
     "wrap": "(model: Any, *, tokenizer: Any = None, name: str | None = None, architecture: str | None = None) "
     "-> BlockSequence",
