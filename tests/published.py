@@ -40,7 +40,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 from shortgpt.checkpoint import prune_checkpoint
 from shortgpt.choice import refusal
-from shortgpt.errors import ModelError, SelectionError, VerificationError
+from shortgpt.errors import SelectionError, ShortGPTError, VerificationError
 from shortgpt.families import recognise, resolve
 from tests.support import in_this_process
 from tests.tiny_types import randomise
@@ -111,7 +111,7 @@ def check_published(file: Path, removals: Iterable[str] = tuple(REMOVALS)) -> Fi
         try:
             ask_of_the_text(text, folder / "published", chosen, found)
             prune_shrunken(text, folder, chosen, found)
-        except ModelError as error:
+        except ShortGPTError as error:
             found.removals |= {name: "refused" for name in chosen if name not in found.removals}
             found.reasons.append(str(error).replace(f"{folder}/", ""))
         except Exception as error:  # the whole point is to name the config
@@ -277,10 +277,16 @@ quarters. {verified} are verified; the others are refused for the reason that is
 def row(found: Finding) -> str:
     """One config as a row of the table."""
     verdicts = [found.removals.get(name, "-") for name in REMOVALS]
-    reasons = "; ".join(dict.fromkeys(plain(reason)[:300] for reason in found.reasons))
+    reasons = "; ".join(dict.fromkeys(short(reason) for reason in found.reasons))
     notes = "; ".join(dict.fromkeys(plain(note)[:300] for note in found.notes))
     cells = [found.name, found.model_type, found.adapter or "-", str(found.blocks or "-"), *verdicts, reasons, notes]
     return "| " + " | ".join(cells) + " |"
+
+
+def short(reason: str) -> str:
+    """A reason for the table: without the folder's name, and without what every message of its kind ends with."""
+    told = re.sub(r"^(published|shrunken): |\. Installed: .*|, which runs only when you trust it.*", "", plain(reason))
+    return told if len(told) <= 300 else f"{told[:299]}…"
 
 
 def table(findings: list[Finding]) -> str:

@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForImageTextToText,
     Gemma3Config,
     LlamaConfig,
+    LlamaForCausalLM,
     LlamaModel,
     MusicgenForCausalLM,
 )
@@ -77,6 +78,11 @@ def test_a_class_of_the_type_itself_or_of_a_part_is_taken_as_it_is_named() -> No
     assert loading_class(LlamaConfig(architectures=["LlamaModel"])) is LlamaModel
     part = MusicgenForCausalLM.config_class(architectures=["MusicgenForCausalLM"])
     assert loading_class(part) is MusicgenForCausalLM
+
+
+def test_a_class_that_the_library_knows_opens_a_type_that_it_lacks(tmp_path: Path) -> None:
+    family_of(tmp_path, model_type="of_another_name", architectures=["LlamaForCausalLM"])
+    assert loading_class(read_config(tmp_path)) is LlamaForCausalLM
 
 
 def test_a_reason_is_one_paragraph_that_prints_and_ends() -> None:

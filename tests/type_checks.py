@@ -444,7 +444,9 @@ def main(arguments: list[str]) -> int:
     wrong = [fault for found in findings for fault in found.faults]
     print(f"{len(findings)} types, {len(wrong)} faults, {time.monotonic() - begun:.0f} s")
     if not arguments[1:]:
-        Path(arguments[0]).write_text(table(findings), encoding="utf-8")
+        page = Path(arguments[0])
+        _, heading, behind = page.read_text(encoding="utf-8").partition("\n## ")  # the table of published configs
+        page.write_text(table(findings) + heading + behind, encoding="utf-8")
     return 1 if wrong else 0
 
 

@@ -218,11 +218,10 @@ def list_in_files(names: Iterable[str], path: str, depth: int) -> str:
     if path in found:
         return path
     own = path.split(".")
-    fitting = [
-        prefix for prefix, numbers in found.items() if numbers == set(range(depth)) and prefix.split(".")[-1] == own[-1]
-    ]
-    likeness = {prefix: len(set(prefix.split(".")) & set(own)) for prefix in fitting}
-    best = [prefix for prefix in fitting if likeness[prefix] == max(likeness.values())]
+    # Where none is called like the model's, the library renames the list itself when it saves and loads.
+    alike = [prefix for prefix in found if prefix.split(".")[-1] == own[-1]] or found
+    shared = {prefix: len(set(prefix.split(".")) & set(own)) for prefix in alike if found[prefix] == set(range(depth))}
+    best = [prefix for prefix, words in shared.items() if words == max(shared.values()) > 0]
     if len(best) != 1:
         told = ", ".join(f"{prefix} ({len(numbers)})" for prefix, numbers in sorted(found.items())) or "none"
         raise CheckpointError(f"no list of tensors is the model's {depth} blocks {path!r}; numbered lists: {told}")

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shortgpt.blocks import BlockSequence, NormPlacement, block_numbers
-from shortgpt.errors import AdapterError
+from shortgpt.errors import AdapterError, reason_of
 from shortgpt.in_memory import prove
 from shortgpt.modules import TorchBlockSequence
 from shortgpt_adapters.transformers_loader import arguments
@@ -110,7 +110,8 @@ def find_structure(model: nn.Module, inputs: Mapping[str, Any] | None = None) ->
     elif device.type != "meta":
         raise AdapterError(f"{type(model).__name__} cannot be run on {PROBE[1]} token ids: {failure}") from failure
     if not ordered:
-        raise AdapterError(f"{type(model).__name__}: no list of blocks runs in order, each once ({_told(runs)})")
+        told = _told(runs) + ("" if failure is None else f"; the pass ended early: {reason_of(failure)}")
+        raise AdapterError(f"{type(model).__name__}: no list of blocks runs in order, each once ({told})")
 
     def weight(path: str) -> tuple[bool, int]:
         """A list of one counts where there is no chain."""

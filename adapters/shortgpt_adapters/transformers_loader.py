@@ -89,12 +89,14 @@ def loading_class(config: PreTrainedConfig, trust_remote_code: bool = False) -> 
     names = config.architectures or ()
     local = type(config).__module__.startswith("transformers.")
     own_code = (getattr(config, "auto_map", None) or {}) if trust_remote_code or not local else {}
+    named = named_class(names)
+    if named is not None and local and config.model_type not in CONFIG_MAPPING:
+        return named  # the Auto classes would ask for the type, and do not know it
     for auto, mapping in AUTO_CLASSES.items():
         if auto.__name__ in own_code:
             return auto
         if type(config) in mapping and (not names or _names(mapping[type(config)]) & set(names)):
             return auto
-    named = named_class(names)
     parts = (config, *(getattr(config, key, None) for key in config.sub_configs))
     if named is not None and any(isinstance(part, named.config_class or ()) for part in parts):
         return named

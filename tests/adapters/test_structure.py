@@ -677,6 +677,11 @@ LISTED: dict[str, tuple[list[str], str, str]] = {
         "text.layers",
     ),
     "a list of another name": (names_of(blocks=4, layers=4), "model.layers", "layers"),
+    "renamed by the library, beside a tower": (
+        names_of(language_model__model__blocks=4, vision_tower__encoder__blocks=4),
+        "model.language_model.layers",
+        "language_model.model.blocks",
+    ),
     "the name itself, whatever else there is": (
         names_of(model__layers=4, layers=4, old__model__layers=4),
         "model.layers",
@@ -697,7 +702,8 @@ UNLISTED: dict[str, tuple[list[str], str]] = {
     "two that are equally like it": (names_of(a__layers=4, b__layers=4), "a.layers (4), b.layers (4)"),
     "another number of blocks": (names_of(text__layers=5), "text.layers (5)"),
     "a number that is left out": ([n for n in names_of(text__layers=4) if ".2." not in n], "text.layers (3)"),
-    "another name": (names_of(model__blocks=4), "model.blocks (4)"),
+    "nothing but the number of blocks": (names_of(vision__blocks=4), "vision.blocks (4)"),
+    "another name, and another number": (names_of(model__blocks=5), "model.blocks (5)"),
     "no list at all": (["embed.weight", "lm_head.weight"], "none"),
 }
 
