@@ -63,6 +63,7 @@ lint: $(READY_TO_TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(READY_TO_TEST)
 	$(BIN)/ruff check --fix .

@@ -28,9 +28,9 @@ import torch
 from scoring import Row, Setting, Ways, ids_of, llama, rounds, row
 
 import shortgpt
-from shortgpt.blocks import Cut
-from shortgpt.evaluation import batch_sums, open_evaluator
-from shortgpt.replay import Enough, Replay
+from shortgpt.measuring.evaluation import batch_sums, open_evaluator
+from shortgpt.models.sequence import Cut
+from shortgpt.torch_models.replay import Enough, Replay
 
 
 def main() -> None:

@@ -191,8 +191,8 @@ def cp(source: Path, target: Path) -> None:
 
 
 def copying(source: Path, target: Path) -> None:
-    from shortgpt.families import recognise, resolve
-    from shortgpt.weights import Weights
+    from shortgpt.checkpoints.weights import Weights
+    from shortgpt.models.recognition import recognise, resolve
 
     found = resolve(source)
     weights, blocks = Weights(found), found.config["num_hidden_layers"]
@@ -215,8 +215,8 @@ def sha256(source: Path, target: Path) -> None:
 
 
 def hashes(source: Path, target: Path) -> None:
-    from shortgpt.families import resolve
-    from shortgpt.weights import Weights
+    from shortgpt.checkpoints.weights import Weights
+    from shortgpt.models.recognition import resolve
 
     Weights(resolve(source)).hashes()
 
@@ -264,8 +264,8 @@ def passthrough(source: Path, target: Path) -> None:
 
 def stays(source: Path) -> Iterator[tuple[str, str]]:
     """The tensors that stay: new name, old name."""
-    from shortgpt.families import recognise, resolve
-    from shortgpt.weights import Weights
+    from shortgpt.checkpoints.weights import Weights
+    from shortgpt.models.recognition import recognise, resolve
 
     found = resolve(source)
     blocks = found.config["num_hidden_layers"]

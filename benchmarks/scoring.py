@@ -55,10 +55,12 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import shortgpt
-import shortgpt.batches
-from shortgpt import plugins, tally
-from shortgpt import scoring as engine
-from shortgpt.calibration import TOKENS_PER_BATCH
+import shortgpt.measuring.batch_parts
+from shortgpt import plugins
+from shortgpt.measuring.calibration import TOKENS_PER_BATCH
+from shortgpt.measuring.scoring import boundary_sums as tally
+from shortgpt.measuring.scoring import score as engine
+from shortgpt.targets import load_target
 
 DTYPES = ("float32", "bfloat16")
 SHAPES = ("8x512", "4x2048")
@@ -213,9 +215,7 @@ def of_criteria(model: LlamaForCausalLM, setting: Setting) -> Iterator[Row]:
     sequence = shortgpt.wrap(model)
     data = [{"input_ids": ids_of(setting)}]
     looking = [
-        entry.name
-        for entry in plugins.registry().criteria
-        if issubclass(plugins.load_target(entry.target), shortgpt.Criterion)
+        entry.name for entry in plugins.registry().criteria if issubclass(load_target(entry.target), shortgpt.Criterion)
     ]
     one, every = f"{looking[0]} alone", f"{len(looking)} criteria"
     made: Ways = {
@@ -352,7 +352,7 @@ def rounds_apart(names: Sequence[str], setting: Setting) -> dict[str, list[float
 def take_turns(made: Ways, name: str, setting: Setting) -> None:
     """A way, whenever a line comes; its seconds are printed."""
     if name == HANDED_BACK:
-        shortgpt.batches.keep_freed_memory = lambda: None
+        shortgpt.measuring.batch_parts.keep_freed_memory = lambda: None
     way = made["score" if name == HANDED_BACK else name]
     for _ in sys.stdin:
         print(*rounds({name: way}, setting, warm=False)[name], flush=True)

@@ -223,7 +223,7 @@ def one(what: str, chosen: dict[str, Any]) -> None:
     import transformers  # noqa: F401
     from transformers import AutoModelForCausalLM, LlamaForCausalLM  # noqa: F401
 
-    import shortgpt.verification  # noqa: F401
+    import shortgpt.verification.verify  # noqa: F401
 
     if chosen["limit"]:
         resource.setrlimit(resource.RLIMIT_DATA, (chosen["limit"] * MIB, chosen["limit"] * MIB))

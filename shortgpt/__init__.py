@@ -12,87 +12,87 @@ from shortgpt._version import __version__
 from shortgpt.errors import ShortGPTError
 
 _HOMES = {
-    "Ablation": "ablation",
-    "Architecture": "plugins",
-    "BatchCriterion": "criteria",
-    "BlockInfluence": "influence",
-    "BlockSequence": "blocks",
-    "Calibration": "calibration",
-    "Choice": "choice",
-    "Comparison": "comparison",
-    "Criterion": "criteria",
-    "Curves": "curves",
-    "Cut": "blocks",
-    "Effect": "effects",
-    "Evaluator": "evaluation",
-    "Extension": "plugins",
-    "Family": "families",
-    "OrderCriterion": "criteria",
-    "Plan": "plan",
-    "Scores": "scores",
-    "Source": "families",
-    "Step": "criteria",
-    "StepCriterion": "criteria",
-    "Tap": "blocks",
-    "TokenBatch": "blocks",
-    "TorchBlockSequence": "modules",
-    "TorchFamily": "modules",
-    "Verification": "plan",
-    "ablate": "ablation",
-    "calibrate": "calibration",
-    "compare": "comparison",
-    "effect": "effects",
-    "curve": "curves",
+    "Ablation": "values.ablation",
+    "Architecture": "values.registry",
+    "BatchCriterion": "measuring.criteria",
+    "BlockInfluence": "measuring.influence",
+    "BlockSequence": "models.sequence",
+    "Calibration": "measuring.calibration",
+    "Choice": "values.choice",
+    "Comparison": "values.comparison",
+    "Criterion": "measuring.criteria",
+    "Curves": "values.curves",
+    "Cut": "models.sequence",
+    "Effect": "values.effect",
+    "Evaluator": "measuring.evaluation",
+    "Extension": "values.registry",
+    "Family": "models.family",
+    "OrderCriterion": "measuring.criteria",
+    "Plan": "values.plan",
+    "Scores": "values.scores",
+    "Source": "values.inputs",
+    "Step": "measuring.step",
+    "StepCriterion": "measuring.criteria",
+    "Tap": "models.sequence",
+    "TokenBatch": "models.sequence",
+    "TorchBlockSequence": "torch_models.sequence",
+    "TorchFamily": "torch_models.sequence",
+    "Verification": "values.plan",
+    "ablate": "measuring.ablation",
+    "calibrate": "measuring.calibration",
+    "compare": "measuring.comparison",
+    "curve": "measuring.curve",
+    "effect": "measuring.effect",
     "hookimpl": "hookspecs",
-    "load": "loading",
-    "prune_checkpoint": "checkpoint",
-    "remove": "removal",
-    "score": "scoring",
-    "verify": "verification",
-    "wrap": "loading",
+    "load": "models.loading",
+    "prune_checkpoint": "verification.prune",
+    "remove": "models.removal",
+    "score": "measuring.scoring.score",
+    "verify": "verification.verify",
+    "wrap": "models.loading",
 }
 
 __all__ = ["ShortGPTError", "__version__", *sorted(_HOMES)]
 
 if TYPE_CHECKING:
-    from shortgpt.ablation import Ablation as Ablation
-    from shortgpt.ablation import ablate as ablate
-    from shortgpt.blocks import BlockSequence as BlockSequence
-    from shortgpt.blocks import Cut as Cut
-    from shortgpt.blocks import Tap as Tap
-    from shortgpt.blocks import TokenBatch as TokenBatch
-    from shortgpt.calibration import Calibration as Calibration
-    from shortgpt.calibration import calibrate as calibrate
-    from shortgpt.checkpoint import prune_checkpoint as prune_checkpoint
-    from shortgpt.choice import Choice as Choice
-    from shortgpt.comparison import Comparison as Comparison
-    from shortgpt.comparison import compare as compare
-    from shortgpt.criteria import BatchCriterion as BatchCriterion
-    from shortgpt.criteria import Criterion as Criterion
-    from shortgpt.criteria import OrderCriterion as OrderCriterion
-    from shortgpt.criteria import Step as Step
-    from shortgpt.criteria import StepCriterion as StepCriterion
-    from shortgpt.curves import Curves as Curves
-    from shortgpt.curves import curve as curve
-    from shortgpt.effects import Effect as Effect
-    from shortgpt.effects import effect as effect
-    from shortgpt.evaluation import Evaluator as Evaluator
-    from shortgpt.families import Family as Family
-    from shortgpt.families import Source as Source
     from shortgpt.hookspecs import hookimpl as hookimpl
-    from shortgpt.influence import BlockInfluence as BlockInfluence
-    from shortgpt.loading import load as load
-    from shortgpt.loading import wrap as wrap
-    from shortgpt.modules import TorchBlockSequence as TorchBlockSequence
-    from shortgpt.modules import TorchFamily as TorchFamily
-    from shortgpt.plan import Plan as Plan
-    from shortgpt.plan import Verification as Verification
-    from shortgpt.plugins import Architecture as Architecture
-    from shortgpt.plugins import Extension as Extension
-    from shortgpt.removal import remove as remove
-    from shortgpt.scores import Scores as Scores
-    from shortgpt.scoring import score as score
-    from shortgpt.verification import verify as verify
+    from shortgpt.measuring.ablation import ablate as ablate
+    from shortgpt.measuring.calibration import Calibration as Calibration
+    from shortgpt.measuring.calibration import calibrate as calibrate
+    from shortgpt.measuring.comparison import compare as compare
+    from shortgpt.measuring.criteria import BatchCriterion as BatchCriterion
+    from shortgpt.measuring.criteria import Criterion as Criterion
+    from shortgpt.measuring.criteria import OrderCriterion as OrderCriterion
+    from shortgpt.measuring.criteria import StepCriterion as StepCriterion
+    from shortgpt.measuring.curve import curve as curve
+    from shortgpt.measuring.effect import effect as effect
+    from shortgpt.measuring.evaluation import Evaluator as Evaluator
+    from shortgpt.measuring.influence import BlockInfluence as BlockInfluence
+    from shortgpt.measuring.scoring.score import score as score
+    from shortgpt.measuring.step import Step as Step
+    from shortgpt.models.family import Family as Family
+    from shortgpt.models.loading import load as load
+    from shortgpt.models.loading import wrap as wrap
+    from shortgpt.models.removal import remove as remove
+    from shortgpt.models.sequence import BlockSequence as BlockSequence
+    from shortgpt.models.sequence import Cut as Cut
+    from shortgpt.models.sequence import Tap as Tap
+    from shortgpt.models.sequence import TokenBatch as TokenBatch
+    from shortgpt.torch_models.sequence import TorchBlockSequence as TorchBlockSequence
+    from shortgpt.torch_models.sequence import TorchFamily as TorchFamily
+    from shortgpt.values.ablation import Ablation as Ablation
+    from shortgpt.values.choice import Choice as Choice
+    from shortgpt.values.comparison import Comparison as Comparison
+    from shortgpt.values.curves import Curves as Curves
+    from shortgpt.values.effect import Effect as Effect
+    from shortgpt.values.inputs import Source as Source
+    from shortgpt.values.plan import Plan as Plan
+    from shortgpt.values.plan import Verification as Verification
+    from shortgpt.values.registry import Architecture as Architecture
+    from shortgpt.values.registry import Extension as Extension
+    from shortgpt.values.scores import Scores as Scores
+    from shortgpt.verification.prune import prune_checkpoint as prune_checkpoint
+    from shortgpt.verification.verify import verify as verify
 
 
 def __getattr__(name: str) -> Any:

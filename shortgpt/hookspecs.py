@@ -12,7 +12,7 @@ import pluggy
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from shortgpt.plugins import Architecture, Extension
+    from shortgpt.values.registry import Architecture, Extension
 
 hookspec = pluggy.HookspecMarker("shortgpt")
 hookimpl = pluggy.HookimplMarker("shortgpt")
@@ -26,7 +26,7 @@ def shortgpt_architectures() -> Iterable[Architecture]:
 
 @hookspec
 def shortgpt_criteria() -> Iterable[Extension]:
-    """Criteria for `--criterion`: each target a class of one of the three kinds of `shortgpt.criteria`."""
+    """Criteria for `--criterion`: each target a class of one of the three kinds of `shortgpt.measuring.criteria`."""
     raise AssertionError("a specification, never called")
 
 
@@ -44,7 +44,7 @@ def shortgpt_evaluators() -> Iterable[Extension]:
 
 @hookspec
 def shortgpt_reporters() -> Iterable[Extension]:
-    """Formats for `--format`: each target a function `(shortgpt.values.Value) -> str`, of any kind of result."""
+    """Formats for `--format`: each target a function `(shortgpt.values.value.Value) -> str`, of any kind of result."""
     raise AssertionError("a specification, never called")
 
 

@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from shortgpt import plugins
-from shortgpt.blocks import BlockSequence, TokenBatch
-from shortgpt.checkpoint import prune_checkpoint
 from shortgpt.errors import AdapterError, CalibrationError, SelectionError, ShortGPTError
-from shortgpt.families import recognise, resolve
-from shortgpt.loading import load
-from shortgpt.logit_comparison import compare_logits, proves_nothing
-from shortgpt.scores import Scores
-from shortgpt.scoring import score
-from shortgpt.verification import compare_generation
+from shortgpt.measuring.scoring.score import score
+from shortgpt.models.loading import load
+from shortgpt.models.logit_comparison import compare_logits, proves_nothing
+from shortgpt.models.recognition import recognise, resolve
+from shortgpt.models.sequence import BlockSequence, TokenBatch
+from shortgpt.targets import load_target
+from shortgpt.values.scores import Scores
+from shortgpt.verification.prune import prune_checkpoint
+from shortgpt.verification.verify import compare_generation
 
 if TYPE_CHECKING:
-    from shortgpt.families import Family
+    from shortgpt.models.family import Family
 
 SCORE_TOLERANCE = 1e-4
 """Relative: kernels round differently for batches of different shape; a counted pad token moves a score far more."""
@@ -231,7 +231,7 @@ def _cached_generation_equals_uncached(subject: Subject) -> None:
         folder = subject.folder / f"generate-{number}"
         subject.make().without(blocks).save(folder)
         family: Family = recognise(resolve(folder))
-        reloaded = plugins.load_target(family.loader)(folder, device="cpu", dtype="float32")
+        reloaded = load_target(family.loader)(folder, device="cpu", dtype="float32")
         ids = subject.batch(rows=1)["input_ids"]
         with torch.no_grad():
             cached, uncached = (reloaded.generate(ids, 8, cached=cached) for cached in (True, False))

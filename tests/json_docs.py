@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import shortgpt
-from shortgpt.schema import json_schema, summary
-from shortgpt.values import Value
+from shortgpt.reports.json_schema import json_schema, summary
+from shortgpt.values.value import Value
 
 HEAD = """\
 <!-- Made from the dataclasses by `python -m tests.json_docs docs/json.md`; not to be edited by hand. -->
@@ -34,8 +34,8 @@ says what it is:
 
 `shortgpt score` writes [scores](#scores), `compare` a [comparison](#comparison), `prune` a [plan](#plan) (in
 `shortgpt.json` too), `verify` a [verification](#verification), `inspect` an [inspection](#inspection) and `plugins` the
-[registry](#registry). `shortgpt.schema.json_schema(shortgpt.Scores)` is the JSON Schema of a kind, for tools that
-validate.
+[registry](#registry). `shortgpt.reports.json_schema.json_schema(shortgpt.Scores)` is the JSON Schema of a kind, for
+tools that validate.
 
 The kinds, in the order of the alphabet:
 """
@@ -44,7 +44,8 @@ The kinds, in the order of the alphabet:
 def kinds() -> dict[str, type[Value]]:
     """Every kind of value of the engine, by its name in a schema."""
     for module in pkgutil.walk_packages(shortgpt.__path__, "shortgpt."):
-        if module.name not in ("shortgpt.__main__", "shortgpt.fused"):  # the latter needs triton, and holds no value
+        # The latter needs triton, and holds no value.
+        if module.name not in ("shortgpt.__main__", "shortgpt.measuring.scoring.kernel"):
             importlib.import_module(module.name)
     found: dict[str, type[Value]] = {}
     waiting = Value.__subclasses__()

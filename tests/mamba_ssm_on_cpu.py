@@ -51,7 +51,7 @@ def mamba_ssm_missing() -> Iterator[None]:
 def reload(directory: Path, **options: Any) -> Any:
     """The adapter's loader for verification, in a process that ends afterwards: the copy stays."""
     STAYS.enter_context(mamba_ssm_on_cpu())
-    from shortgpt_adapters import mamba_ssm_loader
+    from shortgpt_adapters.mamba_ssm import loader as mamba_ssm_loader
 
     return mamba_ssm_loader.reload(directory, **options)
 

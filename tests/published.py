@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 import transformers
-from shortgpt_adapters.transformers_loader import quiet
+from shortgpt_adapters.transformers.verbosity import quiet
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
@@ -38,10 +38,10 @@ from transformers import (
 )
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
-from shortgpt.checkpoint import prune_checkpoint
-from shortgpt.choice import refusal
 from shortgpt.errors import SelectionError, ShortGPTError, VerificationError
-from shortgpt.families import recognise, resolve
+from shortgpt.models.family import refusal
+from shortgpt.models.recognition import recognise, resolve
+from shortgpt.verification.prune import prune_checkpoint
 from tests.support import in_this_process
 from tests.tiny_types import randomise
 from tests.type_checks import plain

@@ -13,16 +13,15 @@ from typing import Any
 from unittest import mock
 
 import torch
-from shortgpt_adapters import gpt2_postnorm_model  # noqa: F401  (registers the model type)
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
 
-from shortgpt import reloading
-from shortgpt.blocks import BlockSequence, Tap, TokenBatch
 from shortgpt.cli import main
+from shortgpt.models.sequence import BlockSequence, Tap, TokenBatch
+from shortgpt.verification import fresh_process as reloading
 
 VOCABULARY = 257  # the bytes, and one special token
 SPECIAL = {"bos_token_id": 256, "eos_token_id": 256, "pad_token_id": None}

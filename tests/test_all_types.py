@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from shortgpt_adapters.catalog import ARCHITECTURES
 
-from shortgpt.config_rules import FILTER_FIRST, GROUPS, RULES, SECTION, rules_for
+from shortgpt.models.configs.rules import FILTER_FIRST, GROUPS, RULES, SECTION, rules_for
 from tests.tiny_types import MODEL_TYPES, tiny_config
 from tests.type_checks import REMOVALS, TOLERANCE, check_type
 

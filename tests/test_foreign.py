@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import shortgpt
 from shortgpt.errors import ModelError
-from shortgpt.plan import Plan
-from shortgpt.scores import Scores
+from shortgpt.values.plan import Plan
+from shortgpt.values.scores import Scores
 from tests.support import Ran, ids_of
 
 RANK, SCALE = 2, 2.0

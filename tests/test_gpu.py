@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import shortgpt
-from shortgpt import tally
+from shortgpt.measuring.scoring import boundary_sums as tally
 from shortgpt.testing import boundaries
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

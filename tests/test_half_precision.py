@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from shortgpt_adapters import beam, diffllama, gpt2, gpt_neox_japanese, minicpm3
-from shortgpt_adapters.transformers_loader import ReloadedCausalLM
+from shortgpt_adapters.families import gpt2
+from shortgpt_adapters.quirks import beam, diffllama, gpt_neox_japanese, minicpm3
+from shortgpt_adapters.transformers.loader import ReloadedCausalLM
 from torch import Tensor
 
 import shortgpt
-from shortgpt import Verification, folding, prune_checkpoint, weights
+from shortgpt import Verification, prune_checkpoint
+from shortgpt.checkpoints import weights
 from shortgpt.errors import VerificationError
-from shortgpt.verification import verify_again
+from shortgpt.models import folding
+from shortgpt.verification.verify import verify_again
 from tests.support import saved, skipped_by_hand, tiny
 from tests.tiny_types import tiny_model
 
@@ -177,7 +180,7 @@ def test_a_wrong_cache_is_found_out_in_half_precision(
 def test_without_memory_for_float32_cached_generation_is_not_compared(
     tmp_path: Path, one_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shortgpt.reloading.lacking_memory", lambda size, device: "it needs more")
+    monkeypatch.setattr("shortgpt.verification.fresh_process.lacking_memory", lambda size, device: "it needs more")
     found = pruned(saved(tiny("llama").bfloat16(), tmp_path / "in"), 1)
     assert (found.verified, found.generated) == (True, 0)
     assert "cached generation was not compared: that takes float32, and it needs more" in str(found)

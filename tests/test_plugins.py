@@ -23,7 +23,10 @@ from shortgpt.errors import (
     UnknownArchitectureError,
     UnknownNameError,
 )
-from shortgpt.families import Source, recognise
+from shortgpt.models.recognition import recognise
+from shortgpt.targets import load_target
+from shortgpt.values.inputs import Source
+from shortgpt.values.registry import PluginRecord
 from tests.support import Playback, tiny, turned
 
 Plug = Callable[[str, str], str]
@@ -35,7 +38,7 @@ def shortgpt_criteria():
 """
 
 
-def record(name: str) -> plugins.PluginRecord:
+def record(name: str) -> PluginRecord:
     return next(r for r in plugins.registry().records if r.name == name)
 
 
@@ -233,14 +236,14 @@ def test_a_name_like_none_that_is_installed_gets_no_suggestion() -> None:
 )
 def test_a_target_that_is_not_there_is_a_plugin_error(target: str, message: str) -> None:
     with pytest.raises(PluginError, match=message):
-        plugins.load_target(target)
+        load_target(target)
 
 
 @pytest.mark.parametrize("source", ["raise ValueError('broken inside')", "def", "1 / 0"])
 def test_a_target_whose_module_breaks_is_a_plugin_error(plug: Plug, source: str) -> None:
     module = plug("unused", source)
     with pytest.raises(PluginError, match=f"target '{module}:x' cannot be imported: "):
-        plugins.load_target(f"{module}:x")
+        load_target(f"{module}:x")
 
 
 # -- architectures --------------------------------------------------------------------------------------------
@@ -248,7 +251,7 @@ def test_a_target_whose_module_breaks_is_a_plugin_error(plug: Plug, source: str)
 
 def claiming(name: str, model_type: str, priority: int = 0) -> str:
     return f"""{HEAD}
-from shortgpt_adapters.llama import Llama
+from shortgpt_adapters.families.llama import Llama
 
 class Mine(Llama):
     architecture = {name!r}
@@ -322,7 +325,7 @@ def test_configs_without_a_model_type_are_told_by_class_or_by_keys(
     plug(
         "old",
         f"""{HEAD}
-from shortgpt_adapters.llama import Llama
+from shortgpt_adapters.families.llama import Llama
 
 class ByClass(Llama):
     architecture = "by-class"
@@ -377,7 +380,13 @@ def test_asking_what_is_installed_imports_neither_torch_nor_an_adapter() -> None
     ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     modules = set(ran.stdout.split())
     assert "shortgpt_adapters.catalog" in modules
-    assert not modules & {"torch", "transformers", "numpy", "shortgpt_adapters.llama", "shortgpt_plugins.criteria"}
+    assert not modules & {
+        "torch",
+        "transformers",
+        "numpy",
+        "shortgpt_adapters.families.llama",
+        "shortgpt_plugins.criteria",
+    }
 
 
 # -- the criteria ---------------------------------------------------------------------------------------------

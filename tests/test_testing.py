@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from shortgpt_adapters.llama import Llama
-from shortgpt_adapters.transformers_family import TransformersBlocks
-from shortgpt_adapters.transformers_loader import ReloadedCausalLM
+from shortgpt_adapters.families.llama import Llama
+from shortgpt_adapters.transformers.family import TransformersBlocks
+from shortgpt_adapters.transformers.loader import ReloadedCausalLM
 from torch import Tensor
 
 import shortgpt
 from shortgpt import BlockSequence, testing
-from shortgpt.blocks import Tap, TokenBatch
 from shortgpt.errors import AdapterError
+from shortgpt.models.sequence import Tap, TokenBatch
 from shortgpt.testing import CHECKS, boundaries, check_adapter
 from tests.support import ids_of, tiny
 

@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from shortgpt.errors import CheckpointError, UnknownArchitectureError
-from shortgpt.families import OpenOptions, Source, recognise, resolve
+from shortgpt.models.recognition import recognise, resolve
+from shortgpt.values.inputs import OpenOptions, Source
 from tests import example_environment
 from tests.example_environment import EXAMPLES, ROOT, Environment
 

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import shortgpt_adapters.baichuan_model
-import shortgpt_adapters.gpt2_postnorm_model
+import shortgpt_adapters.baichuan.model
+import shortgpt_adapters.families.gpt2_postnorm_model
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from shortgpt.plugins import registry
 
 ZOO = {model.name: Path(model.target) for model in registry().models if model.name.startswith("zoo:")}
-REGISTERED = (shortgpt_adapters.baichuan_model, shortgpt_adapters.gpt2_postnorm_model)
+REGISTERED = (shortgpt_adapters.baichuan.model, shortgpt_adapters.families.gpt2_postnorm_model)
 
 
 def opened(name: str) -> Any:

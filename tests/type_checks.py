@@ -28,12 +28,15 @@ import transformers
 from torch import Tensor, nn
 
 import shortgpt
-from shortgpt import plugins, verification
-from shortgpt.blocks import BlockSequence
-from shortgpt.checkpoint import prune_checkpoint
 from shortgpt.errors import SelectionError, VerificationError
-from shortgpt.families import OpenOptions, recognise, resolve
-from shortgpt.logit_comparison import compare_logits
+from shortgpt.models.expected_logits import expected_logits
+from shortgpt.models.logit_comparison import compare_logits
+from shortgpt.models.recognition import recognise, resolve
+from shortgpt.models.sequence import BlockSequence
+from shortgpt.targets import load_target
+from shortgpt.values.inputs import OpenOptions
+from shortgpt.verification import verify as verification
+from shortgpt.verification.prune import prune_checkpoint
 from tests.tiny_types import MODEL_TYPES, tiny_batch, tiny_model, upstream_mended
 
 DEPTHS, SEEDS = (6, 9), (0, 1)
@@ -150,10 +153,10 @@ def try_removal(
 
 
 def verified(original: BlockSequence, place: Path, gone: tuple[int, ...]) -> Any:
-    """What `shortgpt.verification` says, without a process of its own."""
+    """What `shortgpt.verification.verify` says, without a process of its own."""
     family = recognise(resolve(place))
-    expected = verification.expected_logits(original, gone)
-    reloaded = plugins.load_target(family.loader)(place, device="cpu", dtype="auto")
+    expected = expected_logits(original, gone)
+    reloaded = load_target(family.loader)(place, device="cpu", dtype="auto")
     answer = verification.Answer.by(reloaded, expected.probe)
     return verification.judge(answer, expected, family, OpenOptions(), folded=True)
 

@@ -2,7 +2,7 @@
 
 ::
 
-    baichuan_model.py ── copied ──▶ DIR/modeling_baichuan_for_transformers_5.py ◀── "auto_map" in DIR/config.json
+    baichuan/model.py ── copied ──▶ DIR/modeling_baichuan_for_transformers_5.py ◀── "auto_map" in DIR/config.json
 
 `AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)` then opens it where this package is not installed.
 That is how verification opens it too, in its fresh process, which imports none of these modules: code that lies in a
@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shortgpt.config_text import updated
-from shortgpt.families import Config
-from shortgpt_adapters import transformers_loader
-from shortgpt_adapters.transformers_loader import ReloadedCausalLM
+from shortgpt.models.configs.text import updated
+from shortgpt.values.inputs import Config
+from shortgpt_adapters.transformers import loader as transformers_loader
+from shortgpt_adapters.transformers.loader import ReloadedCausalLM
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Code:
 
     @property
     def path(self) -> Path:
-        return Path(__file__).with_name(f"{self.module}.py")
+        return Path(__file__).parent.joinpath(*self.module.split(".")).with_suffix(".py")
 
     @property
     def auto_map(self) -> dict[str, str]:
@@ -80,7 +80,7 @@ class Code:
 
 
 POST_NORM_GPT2 = Code(
-    "gpt2_postnorm_model",
+    "families.gpt2_postnorm_model",
     "modeling_gpt2_postnorm.py",
     {
         "AutoConfig": "PostNormGPT2Config",
@@ -89,7 +89,7 @@ POST_NORM_GPT2 = Code(
     },
 )
 BAICHUAN = Code(
-    "baichuan_model",
+    "baichuan.model",
     "modeling_baichuan_for_transformers_5.py",  # the folders of the original have a modeling_baichuan.py
     {"AutoConfig": "BaichuanConfig", "AutoModel": "BaichuanModel", "AutoModelForCausalLM": "BaichuanForCausalLM"},
 )

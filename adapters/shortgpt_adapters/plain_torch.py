@@ -18,12 +18,14 @@ from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
-from shortgpt.blocks import BlockSequence, kept_blocks
 from shortgpt.errors import AdapterError, ModelError, UnknownArchitectureError
-from shortgpt.families import Config, OpenOptions, Source, unknown_architecture
-from shortgpt.modules import TorchFamily
-from shortgpt_adapters.structure import FoundBlocks, Structure, find_structure
-from shortgpt_adapters.transformers_loader import arguments, logits_of
+from shortgpt.models.recognition import unknown_architecture
+from shortgpt.models.sequence import BlockSequence
+from shortgpt.torch_models.sequence import TorchFamily
+from shortgpt.values.block_lists import kept_blocks
+from shortgpt.values.inputs import Config, OpenOptions, Source
+from shortgpt_adapters.transformers.loader import arguments, logits_of
+from shortgpt_adapters.transformers.structure import FoundBlocks, Structure, find_structure
 
 
 class PlainBlocks(FoundBlocks):

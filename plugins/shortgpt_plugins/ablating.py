@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from shortgpt.blocks import Cut
-from shortgpt.criteria import BatchCriterion, OrderCriterion
-from shortgpt.evaluation import batch_sums, evaluate_cuts
-from shortgpt.influence import precise, tokens_at_a_time
-from shortgpt.scoring import score
+from shortgpt.measuring.angles import precise, tokens_at_a_time
+from shortgpt.measuring.criteria import BatchCriterion, OrderCriterion
+from shortgpt.measuring.evaluation import batch_sums, evaluate_cuts
+from shortgpt.measuring.scoring.score import score
+from shortgpt.models.sequence import Cut
 from shortgpt_plugins.evaluators import Perplexity
 
 if TYPE_CHECKING:
-    from shortgpt.blocks import BlockSequence, TokenBatch
-    from shortgpt.calibration import Calibration
-    from shortgpt.scores import Progress
+    from shortgpt.measuring.calibration import Calibration
+    from shortgpt.models.sequence import BlockSequence, TokenBatch
+    from shortgpt.values.inputs import Progress
 
 
 class RemovalPerplexity(BatchCriterion):

@@ -1,7 +1,7 @@
 """Criteria, calibration sources, evaluators and reporters that come with shortgpt, by the same door as anybody's."""
 
 from shortgpt.hookspecs import hookimpl
-from shortgpt.plugins import Extension
+from shortgpt.values.registry import Extension
 
 HERE = "shortgpt_plugins"
 
@@ -9,7 +9,9 @@ HERE = "shortgpt_plugins"
 @hookimpl
 def shortgpt_criteria() -> tuple[Extension, ...]:
     return (
-        Extension("block-influence", "shortgpt.influence:BlockInfluence", "1 - cos(x_i, x_i+1), Eq. 1 of ShortGPT"),
+        Extension(
+            "block-influence", "shortgpt.measuring.influence:BlockInfluence", "1 - cos(x_i, x_i+1), Eq. 1 of ShortGPT"
+        ),
         Extension("angular-distance", f"{HERE}.criteria:AngularDistance", "arccos(cos(x_i, x_i+1)) / pi, all tokens"),
         Extension("angular-distance-last", f"{HERE}.criteria:AngularDistanceLast", "the same at the last token only"),
         Extension("relative-magnitude", f"{HERE}.criteria:RelativeMagnitude", "norm of the update over that of x_i+1"),

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from shortgpt.evaluation import Evaluator
+from shortgpt.measuring.evaluation import Evaluator
 
 
 class Perplexity(Evaluator):

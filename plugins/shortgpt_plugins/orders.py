@@ -6,12 +6,12 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from shortgpt.criteria import OrderCriterion
+from shortgpt.measuring.criteria import OrderCriterion
 
 if TYPE_CHECKING:
-    from shortgpt.blocks import BlockSequence
-    from shortgpt.calibration import Calibration
-    from shortgpt.scores import Progress
+    from shortgpt.measuring.calibration import Calibration
+    from shortgpt.models.sequence import BlockSequence
+    from shortgpt.values.inputs import Progress
 
 
 class Sequential(OrderCriterion):

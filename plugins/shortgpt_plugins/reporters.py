@@ -7,8 +7,7 @@ import io
 import re
 
 from shortgpt.reports.cells import number
-from shortgpt.tables import Cell, Table
-from shortgpt.values import Value
+from shortgpt.values.value import Cell, Table, Value
 
 SPECIAL = re.compile(r"[\\`*_|<>\[\]]")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shortgpt.errors import CalibrationError, reason_of
-from shortgpt.texts import Texts, text_field
+from shortgpt.measuring.texts import Texts, text_field
 
 # Not part of every installation, not written by hand, or not about Python: left out so that two installations of one
 # Python version give the same text.

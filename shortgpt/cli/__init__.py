@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 
 import click
 
-from shortgpt import processes
 from shortgpt._version import __version__
 from shortgpt.cli.ablate import ablate
 from shortgpt.cli.compare import compare
@@ -27,6 +26,7 @@ from shortgpt.cli.prune import prune
 from shortgpt.cli.score import score
 from shortgpt.cli.verify import verify
 from shortgpt.errors import ShortGPTError, VerificationError
+from shortgpt.models.devices import started
 
 SHARED = ("score", "prune")
 """The commands whose scoring is shared by the processes that `torchrun` starts. Only the first one speaks."""
@@ -43,9 +43,9 @@ def cli() -> None:
     MODEL is a model folder, a checkpoint file, a hub id, or a small model that ships with shortgpt, such as zoo:llama.
     """
     command = click.get_current_context().invoked_subcommand
-    if processes.started()[1] > 1 and command not in SHARED:
+    if started()[1] > 1 and command not in SHARED:
         raise ShortGPTError(
-            f"{command} runs in one process, found torchrun with {processes.started()[1]}; run it without torchrun "
+            f"{command} runs in one process, found torchrun with {started()[1]}; run it without torchrun "
             f"(with it: {', '.join(SHARED)}; compare takes the files that score --json wrote)"
         )
 
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     with open(os.devnull, "w") as nowhere:
         # A stream that the shell closed (>&-) is None.
-        streams = (sys.stdout or nowhere, sys.stderr or nowhere) if processes.started()[0] == 0 else (nowhere, nowhere)
+        streams = (sys.stdout or nowhere, sys.stderr or nowhere) if started()[0] == 0 else (nowhere, nowhere)
         with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
             status = _run(arguments)
     sys.exit(status)

@@ -39,9 +39,9 @@ def ablate(
     ranks agree with the damage. The criteria look at the calibration's windows, the quality is that on as many others
     of the same text.
     """
-    from shortgpt.ablation import ablate as run
-    from shortgpt.loading import load
-    from shortgpt.scores import DEFAULT_CRITERION
+    from shortgpt.measuring.ablation import ablate as run
+    from shortgpt.models.loading import load
+    from shortgpt.values.scores import DEFAULT_CRITERION
 
     common.check(wishes)
     opened = load(

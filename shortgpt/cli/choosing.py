@@ -10,12 +10,13 @@ from shortgpt.cli import common
 from shortgpt.errors import SelectionError
 
 if TYPE_CHECKING:
-    from shortgpt.blocks import BlockSequence
-    from shortgpt.calibration import Calibration
-    from shortgpt.choice import Chosen
-    from shortgpt.families import Config, Family, Source
-    from shortgpt.plan import Plan
-    from shortgpt.scores import Progress, Scores
+    from shortgpt.measuring.calibration import Calibration
+    from shortgpt.models.family import Family
+    from shortgpt.models.sequence import BlockSequence
+    from shortgpt.values.choice import Chosen
+    from shortgpt.values.inputs import Config, Progress, Source
+    from shortgpt.values.plan import Plan
+    from shortgpt.values.scores import Scores
 
 DEFAULT_RATIO = 0.25
 
@@ -44,9 +45,9 @@ class Wanted:
         Raises:
             SelectionError: nothing is, or two things at once; or a number makes no sense.
         """
-        from shortgpt.blocks import parse_blocks
-        from shortgpt.choice import check_limit
-        from shortgpt.scores import blocks_for_ratio
+        from shortgpt.values.block_lists import parse_blocks
+        from shortgpt.values.choice import check_limit
+        from shortgpt.values.scores import blocks_for_ratio
 
         names = {name: f"--{name.replace('_', '-')}" for name in options}
         chosen = [names[name] for name, value in options.items() if value is not None]
@@ -64,8 +65,8 @@ class Wanted:
 
     def check(self, depth: int, pinned: Mapping[int, str]) -> None:
         """Raise a `SelectionError` for what a model of that many blocks cannot give."""
-        from shortgpt.choice import free_runs
-        from shortgpt.scores import KEPT, check_kept, check_number
+        from shortgpt.values.choice import free_runs
+        from shortgpt.values.scores import KEPT, check_kept, check_number
 
         check_kept(self.keep, depth, pinned)
         stay = dict.fromkeys(self.keep, KEPT) | dict(pinned)
@@ -91,13 +92,13 @@ class Target:
 
     def refuse(self, blocks: tuple[int, ...]) -> str | None:
         """Why these blocks may not go, None where they may."""
-        from shortgpt.choice import refusal
+        from shortgpt.models.family import refusal
 
         return refusal(self.family, self.config, blocks)
 
     def load(self, stream: bool = False) -> BlockSequence:
         """The model in memory."""
-        from shortgpt.loading import load
+        from shortgpt.models.loading import load
 
         return load(self.source, tokenizer=self.tokenizer, stream=stream, **self.opening)
 
@@ -118,11 +119,12 @@ def scored(
         effect: measure it as well.
         calibration: as `shortgpt.calibrate` takes it, the source by the name of "calibration".
     """
-    from shortgpt import processes
-    from shortgpt.calibration import held_out
-    from shortgpt.plan import Plan
-    from shortgpt.scores import DEFAULT_CRITERION
-    from shortgpt.scoring import score
+    from shortgpt.measuring.calibration import held_out
+    from shortgpt.measuring.scoring.score import score
+    from shortgpt.models import processes
+    from shortgpt.models.devices import started
+    from shortgpt.values.plan import Plan
+    from shortgpt.values.scores import DEFAULT_CRITERION
 
     options = dict(calibration)
     source = options.pop("calibration")
@@ -133,7 +135,7 @@ def scored(
             text = processes.agreed(lambda: held_out(source, model, **options))
         measuring = options | ({"spans": True} if wanted.contiguous is not None else {})
         scores = score(model, source, criteria=(criterion or DEFAULT_CRITERION,), progress=progress, **measuring)
-    if processes.started()[0] > 0:
+    if started()[0] > 0:
         return None
     scores = scores.keeping(wanted.keep)
     plan = Plan.chosen(scores, _chosen(scores, wanted, target, model, text, progress))
@@ -156,7 +158,8 @@ def _chosen(
     text: Calibration | None,
     progress: Progress | None,
 ) -> Chosen:
-    from shortgpt.choice import least, run, within
+    from shortgpt.measuring.selection import within
+    from shortgpt.values.choice import least, run
 
     if wanted.contiguous is not None:
         return run(scores, wanted.contiguous, target.refuse)
@@ -168,6 +171,6 @@ def _chosen(
 def _with_effect(
     plan: Plan, model: BlockSequence, text: Any, options: dict[str, Any], progress: Progress | None
 ) -> Plan:
-    from shortgpt.effects import effect
+    from shortgpt.measuring.effect import effect
 
     return replace(plan, effect=effect(model, plan, text, progress=progress, **options))

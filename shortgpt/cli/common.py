@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shortgpt.errors import OutputError, SelectionError
-from shortgpt.files import check_target, write
+from shortgpt.reports.files import check_target, write
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from shortgpt.families import Source
-    from shortgpt.scores import Progress
-    from shortgpt.values import Value
+    from shortgpt.values.inputs import Progress, Source
+    from shortgpt.values.value import Value
 
 Command = Callable[..., Any]
 
@@ -89,9 +88,9 @@ def named(
     model: str, merge_adapter: bool, architecture: str | None, trust_remote_code: bool, quiet: bool = False
 ) -> Source:
     """The model that a command was given; an adapter that is merged lies in a folder that is gone with the command."""
-    from shortgpt.families import resolve
-    from shortgpt.merging import merged
-    from shortgpt.plan import Plan
+    from shortgpt.checkpoints.merging import merged
+    from shortgpt.models.recognition import resolve
+    from shortgpt.values.plan import Plan
 
     if merge_adapter:
         source = click.get_current_context().with_resource(merged(model, trust_remote_code=trust_remote_code))
@@ -152,7 +151,7 @@ def number_of_blocks(blocks: int | None, ratio: float | None, depth: int, defaul
     Raises:
         SelectionError: both were given, or one makes no sense.
     """
-    from shortgpt.scores import blocks_for_ratio
+    from shortgpt.values.scores import blocks_for_ratio
 
     if blocks is not None and ratio is not None:
         raise SelectionError("two choices at once (--blocks and --ratio); give one")
@@ -212,17 +211,18 @@ def emit(result: Value, rendered: Any, wishes: Wishes, **shown: Any) -> None:
         shown: what the picture shows besides the result, such as `marked` blocks.
     """
     from shortgpt import plugins
+    from shortgpt.targets import load_target
 
     if wishes.json_file != "-":
         write_json(result, wishes.json_file)
     text = None
     if wishes.form is not None:
         entry = plugins.lookup("format", plugins.registry().reporters, wishes.form)
-        reporter = plugins.load_target(entry.target)
+        reporter = load_target(entry.target)
         with plugins.running(f"{type(result).__name__} in format", entry):
             text = str(reporter(result)).rstrip("\n")
     if wishes.plot is not None:
-        from shortgpt.plots import draw
+        from shortgpt.reports.plots import draw
 
         draw(result, wishes.plot, **shown)
     if wishes.output is not None:
@@ -245,7 +245,7 @@ def check(wishes: Wishes, kind: str | None = None) -> None:
     if wishes.form is not None:
         plugins.lookup("format", plugins.registry().reporters, wishes.form)
     if wishes.plot is not None:
-        from shortgpt.plots import check_plot
+        from shortgpt.reports.plots import check_plot
 
         check_plot(wishes.plot, kind)
     printed = {"--format": "-"} if wishes.form is not None and wishes.output is None else {"--output": wishes.output}

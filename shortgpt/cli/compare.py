@@ -29,10 +29,10 @@ def compare(
     A MODEL may also be a .json file that `shortgpt score --json` wrote, here or elsewhere; that needs no model. A model
     that fails is a row that says why; the others still run. The exit status is 2 where none could be measured.
     """
-    from shortgpt.comparison import compare as run
-    from shortgpt.comparison import is_measured
-    from shortgpt.loading import default_device
-    from shortgpt.scores import DEFAULT_CRITERION
+    from shortgpt.measuring.comparison import compare as run
+    from shortgpt.measuring.comparison import is_measured
+    from shortgpt.models.devices import default_device
+    from shortgpt.values.scores import DEFAULT_CRITERION
 
     common.check(wishes, "Comparison")
     if not all(is_measured(model) for model in models):

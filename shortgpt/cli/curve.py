@@ -37,8 +37,8 @@ def curve(
     skipped; nothing is rebuilt. A model that fails is a row that says why; the others still run. The exit status is 2
     where none could be measured.
     """
-    from shortgpt.curves import curve as run
-    from shortgpt.loading import default_device
+    from shortgpt.measuring.curve import curve as run
+    from shortgpt.models.devices import default_device
 
     common.check(wishes)
     options["device"] = default_device(options["device"])

@@ -16,13 +16,14 @@ from shortgpt.cli import common
 @click.option("--quiet", "-q", is_flag=True, help="No progress and no notes.")
 def demo(output: str | None, device: str | None, quiet: bool) -> None:
     """Compare the small models that ship with shortgpt, then remove a quarter of one and prove the result."""
-    from shortgpt.checkpoint import check_output, prune_checkpoint
+    from shortgpt.checkpoints.new_folder import check_output
     from shortgpt.cli.prune import report
-    from shortgpt.comparison import compare
-    from shortgpt.families import resolve
-    from shortgpt.loading import default_device
+    from shortgpt.measuring.comparison import compare
+    from shortgpt.models.devices import default_device
+    from shortgpt.models.recognition import resolve
     from shortgpt.plugins import registry
-    from shortgpt.scores import blocks_for_ratio
+    from shortgpt.values.scores import blocks_for_ratio
+    from shortgpt.verification.prune import prune_checkpoint
 
     if output is not None:
         check_output(output)

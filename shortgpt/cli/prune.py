@@ -12,12 +12,12 @@ from shortgpt.cli import choosing, common
 from shortgpt.errors import OutputError, SelectionError, VerificationError
 
 if TYPE_CHECKING:
-    from shortgpt.plan import Plan
+    from shortgpt.values.plan import Plan
 
 CALIBRATION = ("calibration", "field", "sequences", "tokens", "seed", "batch_size", "tokenizer")
 CHOOSING = ("criterion", "keep")
 TOOLS = ("mergekit", "llama.cpp")
-"""Those of `shortgpt.exports`."""
+"""Those of `shortgpt.checkpoints.exports`."""
 
 
 class _AsOption(click.Command):
@@ -96,14 +96,14 @@ def prune(
 
     Held-out text, on which the effect is measured, is what comes behind the --sequences that are scored.
     """
-    from shortgpt import processes
-    from shortgpt.blocks import parse_blocks
-    from shortgpt.checkpoint import check_output, check_plan, prune_checkpoint
-    from shortgpt.exports import check_export
-    from shortgpt.families import recognise
-    from shortgpt.loading import default_device
-    from shortgpt.memory import release_memory
-    from shortgpt.plan import Plan
+    from shortgpt.checkpoints.exports import check_export
+    from shortgpt.checkpoints.new_folder import check_output
+    from shortgpt.models.devices import default_device, started
+    from shortgpt.models.memory import release_memory
+    from shortgpt.models.recognition import recognise
+    from shortgpt.values.block_lists import parse_blocks
+    from shortgpt.values.plan import Plan
+    from shortgpt.verification.prune import check_plan, prune_checkpoint
 
     wanted = choosing.Wanted.checked(
         keep,
@@ -115,7 +115,7 @@ def prune(
         plan=plan_file,
     )
     _refuse_idle(wanted, effect, verify)
-    first = processes.started()[0] == 0
+    first = started()[0] == 0
     if not first and not wanted.scored:
         return  # nothing is scored, so there is nothing to share
     folder = check_output(output)
@@ -191,10 +191,10 @@ def _refuse_idle(wanted: choosing.Wanted, effect: bool | None, verify: bool) -> 
 
 def report(plan: Plan, output: str | None, quiet: bool) -> None:
     """Print what was done to a model; `output` is None where it is not kept."""
-    from shortgpt.blocks import format_blocks
-    from shortgpt.exports import EXPORTS
+    from shortgpt.checkpoints.exports import EXPORTS
     from shortgpt.reports.effect import choice_lines
     from shortgpt.reports.scores import scores_table
+    from shortgpt.values.block_lists import format_blocks
 
     screen = common.console()
     if plan.scores is not None and not quiet:

@@ -50,13 +50,15 @@ def score(
     """
     from rich.console import Group
 
-    from shortgpt import choice, processes
-    from shortgpt.blocks import parse_blocks
-    from shortgpt.loading import load
+    from shortgpt.measuring.scoring.score import score as run
+    from shortgpt.models import processes
+    from shortgpt.models.devices import started
+    from shortgpt.models.loading import load
     from shortgpt.reports.effect import choice_lines
     from shortgpt.reports.scores import scores_table
-    from shortgpt.scores import DEFAULT_CRITERION, KEPT, check_kept, check_number
-    from shortgpt.scoring import score as run
+    from shortgpt.values import choice
+    from shortgpt.values.block_lists import parse_blocks
+    from shortgpt.values.scores import DEFAULT_CRITERION, KEPT, check_kept, check_number
 
     common.check(wishes)
     common.number_of_blocks(blocks, ratio, 100, DEFAULT_RATIO)  # a mistake here is told before the model is loaded
@@ -90,7 +92,7 @@ def score(
                 progress=progress,
                 **calibration,
             )
-    if processes.started()[0] > 0:
+    if started()[0] > 0:
         return  # the first process reports
     scores = scores.keeping(kept)
     if not count:

@@ -9,6 +9,38 @@ import io
 
 from rich.console import Console
 
+RENDERED = {
+    "Ablation": "shortgpt.reports.ablation:ablation_table",
+    "Comparison": "shortgpt.reports.comparison:comparison_tables",
+    "Curves": "shortgpt.reports.curve:curve_tables",
+    "Effect": "shortgpt.reports.effect:effect_lines",
+    "Inspection": "shortgpt.reports.inspection:inspection_table",
+    "Registry": "shortgpt.reports.registry:registry_tables",
+    "Scores": "shortgpt.reports.scores:scores_table",
+    "Spans": "shortgpt.reports.spans:spans_map",
+}
+"""For each kind of value, what a terminal shows."""
+
+TABLES = {
+    "Ablation": "shortgpt.reports.ablation:tables",
+    "Comparison": "shortgpt.reports.comparison:tables",
+    "Curves": "shortgpt.reports.curve:tables",
+    "Inspection": "shortgpt.reports.inspection:tables",
+    "Registry": "shortgpt.reports.registry:tables",
+    "Scores": "shortgpt.reports.scores:tables",
+    "Spans": "shortgpt.reports.spans:tables",
+}
+"""For each kind of value, its tables for reading."""
+
+TIDY = {
+    "Ablation": "shortgpt.reports.ablation:tidy",
+    "Comparison": "shortgpt.reports.comparison:tidy",
+    "Curves": "shortgpt.reports.curve:tidy",
+    "Scores": "shortgpt.reports.scores:tidy",
+    "Spans": "shortgpt.reports.spans:tidy",
+}
+"""For each kind of value whose CSV is not its first table, every number in one table."""
+
 
 def as_text(result: object) -> str:
     """A result as plain text, 80 columns wide."""

@@ -13,7 +13,7 @@ from rich.style import Style
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from shortgpt.calibration import CalibrationInfo
+    from shortgpt.values.inputs import CalibrationInfo
 
 BAR = 20
 STRIP = 24

@@ -8,10 +8,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from shortgpt.blocks import format_blocks
-from shortgpt.choice import CONTIGUOUS, Choice, Exchange
-from shortgpt.effects import PERPLEXITY, SPEED, Effect
 from shortgpt.reports.cells import number, too_few_documents
+from shortgpt.values.block_lists import format_blocks
+from shortgpt.values.choice import CONTIGUOUS, Choice, Exchange
+from shortgpt.values.effect import PERPLEXITY, SPEED, Effect
 
 TOSS_UPS = 4
 """As many are told one by one."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from shortgpt_adapters.baichuan_model import BaichuanConfig, BaichuanForCausalLM, alibi_slopes
+from shortgpt_adapters.baichuan.model import BaichuanConfig, BaichuanForCausalLM, alibi_slopes
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from shortgpt_adapters.baichuan_model import (
+from shortgpt_adapters.baichuan.model import (
     BaichuanConfig,
     BaichuanForCausalLM,
     BaichuanModel,

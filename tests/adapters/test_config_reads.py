@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shortgpt_adapters import config_reads
+from shortgpt_adapters.transformers import config_reads
 from transformers import PreTrainedConfig
 
 import shortgpt

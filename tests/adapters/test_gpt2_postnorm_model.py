@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from shortgpt_adapters.gpt2_postnorm_model import (
+from shortgpt_adapters.families.gpt2_postnorm_model import (
     PostNormGPT2Block,
     PostNormGPT2Config,
     PostNormGPT2LMHeadModel,

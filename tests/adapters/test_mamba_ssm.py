@@ -238,7 +238,7 @@ def test_what_is_saved_is_what_the_library_itself_would_save(kind: str, tmp_path
 @pytest.mark.usefixtures("library")
 def test_generation_is_the_librarys_own(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mamba_ssm import MambaLMHeadModel
-    from shortgpt_adapters.mamba_ssm_loader import reload
+    from shortgpt_adapters.mamba_ssm.loader import reload
 
     shortgpt.wrap(native(kind)).without((1, 2)).save(tmp_path / "out")
     ids = ids_of(1, 9)
@@ -255,7 +255,7 @@ def test_generation_is_the_librarys_own(kind: str, tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("tokens", [3, 12])  # fewer than the convolution reaches back, and more
 @pytest.mark.usefixtures("library")
 def test_cached_attention_equals_uncached(tokens: int, tmp_path: Path) -> None:
-    from shortgpt_adapters.mamba_ssm_loader import reload
+    from shortgpt_adapters.mamba_ssm.loader import reload
 
     shortgpt.wrap(native("hybrid")).without((1,)).save(tmp_path / "out")
     reloaded = reload(tmp_path / "out", device="cpu", dtype="auto")
@@ -274,7 +274,7 @@ def test_generation_is_not_compared_where_flash_attn_would_refuse_the_dtype(
     kind: str, dtype: str, compared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mamba_ssm.modules import mha
-    from shortgpt_adapters.mamba_ssm_loader import reload
+    from shortgpt_adapters.mamba_ssm.loader import reload
 
     shortgpt.wrap(native(kind)).save(tmp_path / "out")
     monkeypatch.setattr(mha, "flash_attn_with_kvcache", print)
@@ -284,7 +284,7 @@ def test_generation_is_not_compared_where_flash_attn_would_refuse_the_dtype(
 
 @pytest.mark.usefixtures("library")
 def test_pruning_on_disk_is_verified_in_a_fresh_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from shortgpt_adapters.mamba_ssm import MambaSsm
+    from shortgpt_adapters.mamba_ssm.family import MambaSsm
 
     monkeypatch.setattr(MambaSsm, "loader", "tests.mamba_ssm_on_cpu:reload")
     native("hybrid").save_pretrained(tmp_path / "in")
@@ -560,7 +560,7 @@ def test_another_weight_format_is_told(tmp_path: Path) -> None:
 
 
 def test_groups_that_transformers_norms_as_one_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    from shortgpt_adapters.mamba_ssm_loader import DEFAULTS, not_in_transformers
+    from shortgpt_adapters.mamba_ssm.loader import DEFAULTS, not_in_transformers
     from transformers.models.mamba2 import modeling_mamba2
 
     monkeypatch.setattr(modeling_mamba2, "MambaRMSNormGated", lambda hidden_size, eps: None)

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from shortgpt_adapters.minimax import ReloadedMiniMax
+from shortgpt_adapters.quirks.minimax import ReloadedMiniMax
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DiffLlamaConfig, MiniCPM3Config, MiniMaxConfig, PreTrainedConfig
 
 import shortgpt
-from shortgpt.checkpoint import prune_checkpoint
 from shortgpt.errors import SelectionError
-from shortgpt.families import recognise, resolve
+from shortgpt.models.probes import probe
+from shortgpt.models.recognition import recognise, resolve
 from shortgpt.testing import boundaries
-from shortgpt.verification import probe
+from shortgpt.verification.prune import prune_checkpoint
 from tests.tiny_types import tiny_batch, tiny_config, tiny_model
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from shortgpt_adapters import gemma4_assistant, zamba2
+from shortgpt_adapters.quirks import gemma4_assistant, zamba2
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma4TextConfig, GenerationConfig
 
 import shortgpt
-from shortgpt.checkpoint import prune_checkpoint
 from shortgpt.errors import CalibrationError, SelectionError
+from shortgpt.verification.prune import prune_checkpoint
 from tests.tiny_types import tiny_batch, tiny_config, tiny_model, upstream_mended
 
 SHARED_KEYS = ("gemma3n_text", "gemma4_text", "gemma4_unified_text")

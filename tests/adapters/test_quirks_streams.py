@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from shortgpt_adapters.transformers_loader import ReloadedCausalLM
+from shortgpt_adapters.transformers.loader import ReloadedCausalLM
 from torch import Tensor, nn
 from transformers import (
     BltConfig,
@@ -23,7 +23,7 @@ from transformers import (
 
 import shortgpt
 from shortgpt.errors import CalibrationError, ModelError, SelectionError
-from shortgpt.families import recognise, resolve
+from shortgpt.models.recognition import recognise, resolve
 from shortgpt.testing import boundaries
 from tests.tiny_types import tiny_batch, tiny_config, tiny_model
 
@@ -308,7 +308,7 @@ def test_musicgen_padding_is_the_same_for_all_codes_of_a_frame() -> None:
 
 
 def test_musicgen_generates_with_a_cache_from_one_token_only(tmp_path: Path) -> None:
-    from shortgpt_adapters.musicgen import ReloadedMusicgen, reload
+    from shortgpt_adapters.quirks.musicgen import ReloadedMusicgen, reload
 
     blocks = shortgpt.wrap(tiny_model("musicgen"))
     shortgpt.remove(blocks, (2, 3)).save(tmp_path / "shorter")
@@ -418,7 +418,7 @@ def test_xlm_a_skipped_block_hands_on_a_stream_of_its_own() -> None:
 
 
 def test_xlm_a_padding_id_in_a_text_is_a_token_like_others(tmp_path: Path) -> None:
-    from shortgpt_adapters.xlm import reload
+    from shortgpt_adapters.quirks.xlm import reload
 
     model = tiny_model("xlm")
     text = ids()

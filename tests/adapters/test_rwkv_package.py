@@ -19,12 +19,13 @@ from torch.nn import functional as F
 
 import shortgpt
 from shortgpt import testing
-from shortgpt.blocks import BlockSequence, Cut
 from shortgpt.errors import AdapterError, CheckpointError, ModelError, SelectionError
+from shortgpt.models.sequence import BlockSequence, Cut
 
 pytest.importorskip("rwkv")
 
-from shortgpt_adapters import rwkv_package, rwkv_package_runtime
+from shortgpt_adapters.rwkv_package import blocks as rwkv_package
+from shortgpt_adapters.rwkv_package import runtime as rwkv_package_runtime
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 

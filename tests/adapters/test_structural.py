@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from shortgpt_adapters.transformers_family import TransformersFamily
+from shortgpt_adapters.transformers.family import TransformersFamily
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -28,9 +28,9 @@ from transformers import (
 
 import shortgpt
 from shortgpt import Plan, prune_checkpoint
+from shortgpt.checkpoints.inspection import inspect
 from shortgpt.errors import ModelError, SelectionError, UnknownArchitectureError
-from shortgpt.families import recognise, resolve
-from shortgpt.inspection import inspect
+from shortgpt.models.recognition import recognise, resolve
 from tests.support import Ran, saved, skipped_by_hand
 from tests.support import tiny as tiny_llama
 from tests.tiny_types import tiny_config, tiny_model
@@ -513,7 +513,8 @@ def test_of_a_language_model_that_looks_to_both_sides_generation_is_not_compared
     plan = prune_checkpoint(written(model, tmp_path / "in"), tmp_path / "out", [1, 4], device="cpu")
     assert plan.verification is not None
     assert plan.verification.verified
-    assert plan.verification.not_generated == "its blocks attend to both sides (is_decoder is false)"
+    assert plan.verification.not_generated is not None
+    assert plan.verification.not_generated.startswith("its blocks attend to both sides")
 
 
 def test_a_bert_without_a_head_is_proven_by_its_last_hidden_state(tmp_path: Path) -> None:

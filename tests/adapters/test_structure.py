@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from shortgpt_adapters.structural import list_in_files
-from shortgpt_adapters.structure import Structure, find_structure, is_empty
+from shortgpt_adapters.transformers.structural import list_in_files
+from shortgpt_adapters.transformers.structure import Structure, find_structure, is_empty
 from torch import Tensor, nn
 
 import shortgpt

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from shortgpt_adapters.gpt2_postnorm_model import PostNormGPT2Config, PostNormGPT2LMHeadModel
+from shortgpt_adapters.families.gpt2_postnorm_model import PostNormGPT2Config, PostNormGPT2LMHeadModel
 from torch import Tensor
 from transformers import (
     FalconMambaConfig,

@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from shortgpt_adapters.transformers_loader import ReloadedCausalLM, UnboundedTimeSteps
-from shortgpt_adapters.xlnet import ReloadedXLNet
+from shortgpt_adapters.quirks.xlnet import ReloadedXLNet
+from shortgpt_adapters.transformers.loader import ReloadedCausalLM, UnboundedTimeSteps
 from torch import Tensor
 from transformers import GenerationConfig, LlamaForCausalLM
 
 from shortgpt import Verification
-from shortgpt.verification import Answer, Probe
+from shortgpt.models.probes import Probe
+from shortgpt.verification.verify import Answer
 from tests.support import ids_of, tiny
 from tests.tiny_types import tiny_model
 
@@ -107,7 +108,7 @@ def test_a_library_that_is_changed_to_compare_is_named(model_type: str) -> None:
             module.time_step_limit = (0.001, 0.1)
     told = UnboundedTimeSteps(model).mended
     assert told is not None
-    assert "without the bounds of Mamba's time steps" in told
+    assert "without the bounds of the mixers' time steps" in told
     answer = Answer.by(UnboundedTimeSteps(model), Probe(ids_of(rows=1, tokens=8) % 50))
     assert Answer.of(answer.tensors()).mended == told
     assert str(Verification(True, max_difference=0.0, max_logit=1.0, mended=told)).endswith(f"; {told}")

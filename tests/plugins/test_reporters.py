@@ -15,12 +15,12 @@ from markdown_it import MarkdownIt
 
 import shortgpt
 from shortgpt import Comparison, Scores, plugins
-from shortgpt.comparison import Row
 from shortgpt.errors import OutputError
-from shortgpt.inspection import Field, Inspection
-from shortgpt.spans import Spans
-from shortgpt.tables import Table
-from shortgpt.values import Value
+from shortgpt.targets import load_target
+from shortgpt.values.comparison import Row
+from shortgpt.values.inspection import Field, Inspection
+from shortgpt.values.spans import Spans
+from shortgpt.values.value import Table, Value
 from tests.support import Playback
 
 CRITERIA = ["block-influence", "angular-distance"]
@@ -42,7 +42,7 @@ def scores() -> Scores:
 
 def reported(name: str, result: Value) -> str:
     entry = plugins.lookup("format", plugins.registry().reporters, name)
-    return str(plugins.load_target(entry.target)(result))
+    return str(load_target(entry.target)(result))
 
 
 def read_csv(result: Value) -> list[dict[str, str]]:

@@ -161,14 +161,14 @@ def gpt2() -> PreTrainedModel:
 
 
 def gpt2_postnorm() -> PreTrainedModel:
-    from shortgpt_adapters.gpt2_postnorm_model import PostNormGPT2Config, PostNormGPT2LMHeadModel
+    from shortgpt_adapters.families.gpt2_postnorm_model import PostNormGPT2Config, PostNormGPT2LMHeadModel
 
     return PostNormGPT2LMHeadModel(PostNormGPT2Config(**GPT2_LIKE))
 
 
 def baichuan() -> PreTrainedModel:
     """The 13B layout of Baichuan2: ALiBi and NormHead."""
-    from shortgpt_adapters.baichuan_model import BaichuanConfig, BaichuanForCausalLM
+    from shortgpt_adapters.baichuan.model import BaichuanConfig, BaichuanForCausalLM
 
     shape = {key: value for key, value in LLAMA_LIKE.items() if key != "max_position_embeddings"}
     config = BaichuanConfig(**shape, model_max_length=CONTEXT, position_embedding="alibi", norm_head=True)
@@ -404,7 +404,6 @@ def evaluate(folders: Sequence[Path]) -> None:
 
     The last line is what the byte frequencies of the training text alone achieve.
     """
-    from shortgpt_adapters import baichuan_model, gpt2_postnorm_model  # noqa: F401  (registers both model types)
 
     text, code = held_out_windows(), held_out_windows(tables=False)
     print(f"held-out text of Python {platform.python_version()}: {len(text)} windows of {CONTEXT} tokens\n")

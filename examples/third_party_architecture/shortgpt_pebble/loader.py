@@ -9,7 +9,7 @@ from shortgpt_pebble.model import Pebble
 
 
 class ReloadedPebble:
-    """A `shortgpt.verification.Reloaded`."""
+    """A `shortgpt.verification.verify.Reloaded`."""
 
     def __init__(self, model: Pebble) -> None:
         self.model = model

@@ -1,0 +1,1 @@
+"""Model types of transformers that are declared, not looked for."""

@@ -1,0 +1,1 @@
+"""Model types with a quirk of their own, a file each."""

@@ -1,0 +1,1 @@
+"""Models of transformers: opened, looked at, streamed."""

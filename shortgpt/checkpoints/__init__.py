@@ -1,0 +1,1 @@
+"""Checkpoints on disk: read, copied and written without a model in memory."""

@@ -1,0 +1,94 @@
+"""SHA-256 of files, and of a file that is being copied.
+
+::
+
+    the source   ├─ header ─┤├── copied ──┤├─ left out ─┤├── copied ──┤        hashed in this order: what was copied,
+    the copy     ├ header ┤├── copied ──┤├── copied ──┤                        from the copy; the rest, from the source
+
+The system copies ranges by itself (see `shortgpt.checkpoints.copying`), so no byte passes by here. What it wrote is
+read back while it is in memory still: the hash is of the bytes that were copied, whatever the source holds by then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import FileIO
+from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple
+
+from shortgpt.checkpoints.copying import BUFFER
+
+
+def file_hash(file: Path, stop: threading.Event | None = None) -> str:
+    """SHA-256 of a file, in hexadecimal; of a part of it once `stop` is set."""
+    digest = hashlib.sha256()
+    with file.open("rb", buffering=0) as reader:
+        _update(digest, reader, None, stop or threading.Event())
+    return digest.hexdigest()
+
+
+class _Range(NamedTuple):
+    """Bytes `begin` to `end` of the source, which were copied; the copy's end there at `written`."""
+
+    begin: int
+    end: int
+    written: int
+
+
+class HashOfCopied:
+    """The hash of a file of which ranges are being copied, taken behind the copying by a thread of its own.
+
+    As a context: when it ends well, `result` is there.
+
+    Args:
+        source, copy: the two files.
+        stop: when it is set, the rest does not count.
+    """
+
+    def __init__(self, source: Path, copy: Path, stop: threading.Event) -> None:
+        self.source, self.copy, self.stop = source, copy, stop
+        self.ranges: SimpleQueue[_Range | None] = SimpleQueue()  # None: no more
+        self.result = ""
+
+    def __enter__(self) -> HashOfCopied:
+        self._pool = ThreadPoolExecutor(1)
+        self._digest: Future[str] = self._pool.submit(self._follow)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is not None:
+            self.stop.set()
+        self.ranges.put(None)
+        self._pool.shutdown()
+        if kind is None:
+            self.result = self._digest.result()
+
+    def copied(self, begin: int, end: int, written: int) -> None:
+        """Bytes `begin` to `end` of the source were copied, in their order; the copy's end at its byte `written`."""
+        if end > begin:
+            self.ranges.put(_Range(begin, end, written))
+
+    def _follow(self) -> str:
+        digest = hashlib.sha256()
+        with self.source.open("rb", buffering=0) as source, self.copy.open("rb", buffering=0) as copy:
+            while (part := self.ranges.get()) is not None:
+                _update(digest, source, part.begin - source.tell(), self.stop)
+                copy.seek(part.written - (part.end - part.begin))
+                _update(digest, copy, part.end - part.begin, self.stop)
+                source.seek(part.end)
+            _update(digest, source, None, self.stop)
+        return digest.hexdigest()
+
+
+def _update(digest: hashlib._Hash, reader: FileIO, count: int | None, stop: threading.Event) -> None:
+    """Add the next `count` bytes of a file, all that there are where it is None."""
+    piece = memoryview(bytearray(BUFFER))
+    while count != 0 and not stop.is_set():
+        read = reader.readinto(piece if count is None else piece[:count])
+        if not read:
+            return
+        digest.update(piece[:read])
+        count = None if count is None else count - read

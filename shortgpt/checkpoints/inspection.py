@@ -1,0 +1,65 @@
+"""What removal would do to a model, and why it would refuse: read from its files, without loading its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from shortgpt.checkpoints.weights import Weights
+from shortgpt.errors import CheckpointError
+from shortgpt.models.configs import rules as config_rules
+from shortgpt.models.family import Family, refusal
+from shortgpt.values.inputs import Source
+from shortgpt.values.inspection import NO_RULE, Field, Inspection
+
+
+def inspect(
+    source: Source, family: Family, remove: Iterable[int] = (), *, trust_remote_code: bool = False
+) -> Inspection:
+    """Look at a model without loading it.
+
+    Args:
+        remove: blocks to ask about.
+
+    Raises:
+        ModelError: its files cannot be read.
+    """
+    config = family.read_config(source, trust_remote_code=trust_remote_code)
+    own, depth, removed = family.own(config), family.depth(config), tuple(remove)
+    refused = refusal(family, config, removed) if removed else None
+    classes, stream = family.describe_blocks(config)
+    return Inspection(
+        model=source.name,
+        architecture=family.architecture,
+        norm_placement=family.norm_placement,
+        depth=depth,
+        classes=classes,
+        parameters=family.block_parameters(config) or _parameters(source, family, depth),
+        stream=stream,
+        fields=tuple(
+            Field(
+                one.field,
+                config_rules.short((config | own)[one.field]),
+                one.rule.name if one.rule is not None else NO_RULE,
+            )
+            for one in family.decisions(config, [i for i in range(depth) if i not in set(removed)] or range(depth))
+            if not config_rules.is_idle(one)
+        ),
+        pinned=dict(family.pinned(config)),
+        removed=removed,
+        refusal=refused,
+    )
+
+
+def _parameters(source: Source, family: Family, depth: int) -> tuple[int, ...]:
+    """Each block's share of the tensors in the files: what is gone without it."""
+    try:
+        weights = Weights(source)
+    except CheckpointError:
+        return ()
+    whole = weights.parameters(weights.names)
+
+    def without(block: int) -> int:
+        keep = [i for i in range(depth) if i != block]
+        return weights.parameters(family.rename(weights.names, depth, keep).values())
+
+    return tuple(whole - without(block) for block in range(depth))

@@ -1,0 +1,50 @@
+"""A model in memory, written as a checkpoint with its plan and card."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from shortgpt.checkpoints import companions
+from shortgpt.checkpoints.companions import Kept
+from shortgpt.checkpoints.new_folder import new_folder
+from shortgpt.checkpoints.records import write_records
+from shortgpt.checkpoints.weights import Weights
+from shortgpt.models.sequence import BlockSequence
+from shortgpt.values import unchanged
+from shortgpt.values.plan import Plan
+
+
+def save(model: BlockSequence, directory: str | Path) -> None:
+    """Write a checkpoint into a new folder, all or nothing; the body of `BlockSequence.save`.
+
+    Raises:
+        OutputError: the folder exists and is not empty, or cannot be written.
+        CheckpointError: the source, whose hashes are recorded, was changed since the model was opened.
+    """
+    with new_folder(directory) as temporary:
+        model.write(temporary)
+        plan = model.plan
+        if model.source is not None:
+            notes = companions.settle(model.source, temporary, _kept(model, plan))
+            plan = replace(plan, notes=(*plan.notes, *notes)) if plan is not None else None
+        if plan is not None and model.source is not None and not plan.source_hashes:
+            weights = Weights(model.source)
+            plan = replace(plan, source_hashes=weights.hashes())
+            unchanged.check(model.name, {f: stamp for f, stamp in model.source.stamps.items() if f in weights.hashed})
+        if plan is not None:
+            write_records(temporary, plan, model.source.path if model.source is not None else None)
+
+
+def _kept(model: BlockSequence, plan: Plan | None) -> Kept | None:
+    """The blocks that stay of the source's; None where no plan tells."""
+
+    if plan is None or model.source is None:
+        return None
+    plans, of_source = [plan], Plan.beside(model.source.path)
+    while (base := plans[-1].base) is not None and base != of_source:
+        plans.append(base)
+    keep = tuple(range(plans[-1].depth))
+    for removal in reversed(plans):
+        keep = tuple(block for place, block in enumerate(keep) if place not in removal.blocks)
+    return Kept(keep, plans[-1].depth, (model.block_names[0].rpartition(".")[0],))

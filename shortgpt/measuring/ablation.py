@@ -1,0 +1,92 @@
+"""Each block left out alone, and its parts alone: what they are worth, and whether a criterion knows it (Table 1 of
+ShortGPT, arXiv:2403.03853).
+
+::
+
+    source ─┬─ windows to score on ─▶ Scores ────────────────────────────────┐
+            │                                                                ├─▶ rank correlation by block
+            └─ as many others, held out ─▶ quality without block, mixer, MLP ┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from shortgpt import plugins
+from shortgpt.measuring.calibration import calibrate_and_hold_out
+from shortgpt.measuring.evaluation import DEFAULT_EVALUATOR, evaluate, evaluate_cuts, open_evaluator
+from shortgpt.measuring.scoring.score import score
+from shortgpt.models.sequence import BlockSequence, Cut
+from shortgpt.values.ablation import BLOCK, Ablation, Correlation
+from shortgpt.values.inputs import Progress
+from shortgpt.values.scores import DEFAULT_CRITERION, Scores
+from shortgpt.values.statistics import interval, spearman
+
+
+def ablate(
+    model: BlockSequence,
+    calibration: Any = "stdlib",
+    *,
+    criteria: Sequence[str] = (DEFAULT_CRITERION,),
+    evaluator: str = DEFAULT_EVALUATOR,
+    sequences: int | None = None,
+    tokens: int | None = None,
+    seed: int = 0,
+    field: str | None = None,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Ablation:
+    """Leave out each block alone and, where they are known, its mixer and its MLP alone.
+
+    A part that is left out adds nothing to the stream; the block's other part then reads what came in. The criteria's
+    scores are taken on the calibration's windows, the quality is that on as many others of the same source (see
+    `shortgpt.measuring.calibration.calibrate_and_hold_out`).
+
+    Args:
+        criteria: names of installed criteria, to be held against the ablation.
+        evaluator: the name of an installed evaluator.
+        calibration and the rest: as for `shortgpt.score`.
+        progress: also called with "cuts" after each part of each batch.
+
+    Raises:
+        UnknownNameError: no criterion or evaluator of that name is installed.
+        HiddenStateError: without one of them, or whole, the model gives NaN or infinity.
+        CalibrationError: see `shortgpt.calibrate`; or the source has no text left to hold out.
+        ModelError: the model is streamed.
+    """
+    for name in criteria:
+        plugins.lookup("criterion", plugins.registry().criteria, name)
+    judge = open_evaluator(evaluator)
+    data, held_out = calibrate_and_hold_out(
+        calibration, model, sequences=sequences, tokens=tokens, seed=seed, field=field, batch_size=batch_size
+    )
+    scores = score(model, data, criteria=criteria, progress=progress)
+    whole = judge.summary(evaluate(model, held_out, judge).mean)
+    depth = range(len(model))
+    cuts = [Cut(block) for block in depth]
+    cuts += [Cut(block, part) for block, parts in enumerate(model.parts) for part in parts]
+    found = evaluate_cuts(model, held_out, judge, cuts, progress=progress)
+    quality = {cut: judge.summary(one.mean) for cut, one in zip(cuts, found, strict=True)}
+    without = {part or BLOCK: tuple(quality.get(Cut(block, part)) for block in depth) for part in _parts(cuts)}
+    damage = [quality[Cut(block)] * (1 if judge.lower_is_better else -1) for block in depth]
+    return Ablation(
+        scores=scores,
+        evaluator=evaluator,
+        lower_is_better=judge.lower_is_better,
+        whole=whole,
+        without=without,
+        parts_refused=model.refuse_parts(),
+        correlations=tuple(_correlation(scores.of(name), damage) for name in scores.criteria),
+        held_out=held_out.info,
+    )
+
+
+def _parts(cuts: Sequence[Cut]) -> list[str | None]:
+    """What is left out: blocks first, then their parts by name."""
+    return sorted({cut.part for cut in cuts}, key=lambda part: part or "")
+
+
+def _correlation(scores: Scores, damage: Sequence[float]) -> Correlation:
+    rho = spearman(scores.values, damage)
+    return Correlation(scores.criteria[0], rho, *interval(rho, len(damage)))

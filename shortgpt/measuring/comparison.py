@@ -1,0 +1,105 @@
+"""Many models side by side: where along their depth each one is redundant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from shortgpt.errors import ShortGPTError
+from shortgpt.measuring.calibration import Calibration, items_of
+from shortgpt.measuring.scoring.score import score
+from shortgpt.models.loading import tried
+from shortgpt.models.sequence import BlockSequence
+from shortgpt.values.comparison import Comparison, Row
+from shortgpt.values.inputs import Progress
+from shortgpt.values.scores import DEFAULT_CRITERION, Scores
+
+
+def compare(
+    models: Iterable[BlockSequence | Scores | str | Path],
+    calibration: Any = "stdlib",
+    *,
+    criteria: Sequence[str] = (DEFAULT_CRITERION,),
+    sequences: int | None = None,
+    tokens: int | None = None,
+    seed: int = 0,
+    field: str | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    dtype: str = "auto",
+    tokenizer: Any = None,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Score models one after the other.
+
+    Args:
+        models: block sequences; names and paths, each loaded, scored and let go again; or scores already measured, as
+            values or as the path of the JSON file they were written to, for which nothing is loaded.
+        criteria: what they are compared by. A model that cannot serve all of them is compared by the others.
+        tokenizer: for those models that bring none.
+        calibration and the rest: as for `shortgpt.score` and `shortgpt.load`.
+        progress: also called with "models" before each one.
+
+    Returns:
+        A row a model. One that fails is a row that says why, and the others still run.
+
+    Raises:
+        UnknownNameError: no criterion of that name is installed.
+    """
+    from shortgpt import plugins
+
+    asked: Sequence[Any] = [models] if isinstance(models, (BlockSequence, Scores, str, Path)) else list(models)
+    if not all(is_measured(model) for model in asked):  # elsewhere other criteria may be installed
+        for criterion in criteria:
+            plugins.lookup("criterion", plugins.registry().criteria, criterion)
+    if not isinstance(calibration, (str, Path, Calibration)):
+        calibration = items_of(calibration)  # each model reads it
+    loading: dict[str, Any] = {
+        "device": device,
+        "dtype": dtype,
+        "trust_remote_code": trust_remote_code,
+        "tokenizer": tokenizer,
+    }
+    texts: dict[str, Any] = {
+        "sequences": sequences,
+        "tokens": tokens,
+        "seed": seed,
+        "field": field,
+        "batch_size": batch_size,
+    }
+
+    def measure(model: BlockSequence) -> Scores:
+        return score(model, calibration, criteria=criteria, progress=progress, **texts)
+
+    rows = []
+    for number, model in enumerate(asked):
+        if progress is not None:
+            progress("models", number, len(asked))
+        rows.append(_recorded(model, criteria) if is_measured(model) else Row(*tried(model, measure, **loading)))
+    return Comparison(tuple(rows), tuple(criteria))
+
+
+def is_measured(model: Any) -> bool:
+    """Whether that is scores already, in memory or in a JSON file, so that no model is needed."""
+    if isinstance(model, Scores):
+        return True
+    return isinstance(model, (str, Path)) and Path(model).suffix == ".json" and Path(model).is_file()
+
+
+def _recorded(found: Scores | str | Path, criteria: Sequence[str]) -> Row:
+    """The row of scores that are at hand: the first of the criteria that they have comes first."""
+    try:
+        scores = found if isinstance(found, Scores) else _read(found)
+        first = next((criterion for criterion in criteria if criterion in scores.criteria), criteria[0])
+        return Row(scores.model, scores.of(first))
+    except ShortGPTError as error:
+        return Row(found.model if isinstance(found, Scores) else str(found), error=str(error))
+
+
+def _read(file: str | Path) -> Scores:
+    try:
+        return Scores.from_json(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ShortGPTError) as error:
+        raise ShortGPTError(f"{file}: no scores can be read from it ({error})") from None

@@ -1,0 +1,157 @@
+"""Quality against the number of blocks removed, for any criteria and any models: Figure 5 of ShortGPT
+(arXiv:2403.03853).
+
+::
+
+    source ─┬─ windows to score on ─▶ Scores ─▶ the n least influential, n = 0, 1, 2, ... ─┐
+            └─ as many others, held out ─────────────────────────▶ quality without them ◀──┘
+
+The blocks are skipped; no model is rebuilt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from shortgpt import plugins
+from shortgpt.errors import SelectionError
+from shortgpt.measuring.calibration import Calibration, calibrate_and_hold_out, items_of
+from shortgpt.measuring.evaluation import DEFAULT_EVALUATOR, Evaluator, evaluate_sets, open_evaluator
+from shortgpt.measuring.scoring.score import score
+from shortgpt.models.loading import tried
+from shortgpt.models.sequence import BlockSequence
+from shortgpt.values.curves import Curve, CurveRow, Curves, Line, Point
+from shortgpt.values.inputs import Progress
+from shortgpt.values.scores import DEFAULT_CRITERION, Scores, blocks_for_ratio
+
+CONTROL = "random"
+DEFAULT_SHARE = 0.5
+
+
+def curve(
+    models: BlockSequence | str | Path | Iterable[BlockSequence | str | Path],
+    calibration: Any = "stdlib",
+    *,
+    criteria: Sequence[str] | None = None,
+    evaluator: str = DEFAULT_EVALUATOR,
+    most: float | None = None,
+    sequences: int | None = None,
+    tokens: int | None = None,
+    seed: int = 0,
+    field: str | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    dtype: str = "auto",
+    tokenizer: Any = None,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+) -> Curves:
+    """Measure how well models do without 0, 1, 2, ... blocks, one model after the other.
+
+    Each criterion chooses by scores taken on the calibration's windows; the quality is that on as many others of the
+    same source, which come after them (see `shortgpt.measuring.calibration.calibrate_and_hold_out`). A perplexity is
+    one a token: between models of different tokenizers the shapes of the curves compare, not their heights.
+
+    Args:
+        models: one or several: block sequences, or names and paths, each loaded, measured and let go again.
+        criteria: names of installed criteria. Default: Block Influence, and beside it the random order, one draw of it.
+        evaluator: the name of an installed evaluator.
+        most: the largest number of blocks to remove (an int), or a share of them (a float below 1); default: half of
+            them. Never more than may go: pinned blocks stay, and at least one.
+        tokenizer: for those models that bring none.
+        calibration and the rest: as for `shortgpt.score` and `shortgpt.load`.
+        progress: also called with "models" before each one, and with "cuts" after each removal of each batch.
+
+    Returns:
+        A row a model. One that fails is a row that says why, and the others still run.
+
+    Raises:
+        UnknownNameError: no criterion or evaluator of that name is installed.
+        SelectionError: `most` is no number of blocks and no share of them.
+    """
+    names = default_criteria() if criteria is None else tuple(criteria)
+    for name in names:
+        plugins.lookup("criterion", plugins.registry().criteria, name)
+    judge = open_evaluator(evaluator)
+    number_of_blocks(most, 100)
+    asked: list[Any] = [models] if isinstance(models, (BlockSequence, str, Path)) else list(models)
+    if not isinstance(calibration, (str, Path, Calibration)):
+        calibration = items_of(calibration)  # each model reads it
+    loading: dict[str, Any] = {
+        "device": device,
+        "dtype": dtype,
+        "trust_remote_code": trust_remote_code,
+        "tokenizer": tokenizer,
+    }
+    texts: dict[str, Any] = {
+        "sequences": sequences,
+        "tokens": tokens,
+        "seed": seed,
+        "field": field,
+        "batch_size": batch_size,
+    }
+
+    def measure(model: BlockSequence) -> Curve:
+        data, held_out = calibrate_and_hold_out(calibration, model, **texts)
+        return _measured(model, data, held_out, names, judge, most, progress)
+
+    rows = []
+    for number, model in enumerate(asked):
+        if progress is not None:
+            progress("models", number, len(asked))
+        rows.append(CurveRow(*tried(model, measure, **loading)))
+    return Curves(evaluator, judge.lower_is_better, tuple(rows))
+
+
+def default_criteria() -> tuple[str, ...]:
+    """Block Influence, and the random order as the control, where that is installed."""
+    installed = {entry.name for entry in plugins.registry().criteria}
+    return tuple(name for name in (DEFAULT_CRITERION, CONTROL) if name in installed)
+
+
+def number_of_blocks(most: float | None, depth: int) -> int:
+    """How many blocks to remove at most: `most` of them, or that share of them; half of them where it is None.
+
+    Raises:
+        SelectionError: it is neither.
+    """
+    if most is None or isinstance(most, float):
+        return blocks_for_ratio(DEFAULT_SHARE if most is None else most, depth)
+    if most < 1:
+        raise SelectionError(f"a curve to {most} blocks has no length; give a number from 1 on, or a share such as 0.5")
+    return most
+
+
+def _measured(
+    model: BlockSequence,
+    data: Calibration,
+    held_out: Calibration,
+    criteria: Sequence[str],
+    evaluator: Evaluator,
+    most: float | None,
+    progress: Progress | None,
+) -> Curve:
+    scores = score(model, data, criteria=criteria, progress=progress)
+    limit = number_of_blocks(most, len(model))
+    chosen = {name: _choices(scores.of(name), limit) for name in scores.criteria}
+    sets = list(dict.fromkeys(blocks for choices in chosen.values() for blocks in choices))
+    found = evaluate_sets(model, held_out, evaluator, sets, progress)
+    points = {
+        blocks: Point(blocks, evaluator.summary(quality.mean), model.refuse_removal(blocks) if blocks else None)
+        for blocks, quality in zip(sets, found, strict=True)
+    }
+    lines = tuple(Line(name, tuple(points[blocks] for blocks in choices)) for name, choices in chosen.items())
+    return Curve(scores, held_out.info, lines)
+
+
+def _choices(scores: Scores, limit: int) -> list[tuple[int, ...]]:
+    """The sets of 0, 1, 2, ... blocks that a criterion would remove, as long as that many may go."""
+    choices: list[tuple[int, ...]] = [()]
+    for n in range(1, limit + 1):
+        try:
+            choices.append(scores.least_influential(n))
+        except SelectionError:
+            break
+    return choices

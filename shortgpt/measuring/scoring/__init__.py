@@ -1,0 +1,1 @@
+"""One pass over a model, and the sums taken at its boundaries."""

@@ -1,0 +1,205 @@
+"""One pass of a model, any number of criteria.
+
+::
+
+    token batches ─▶ trace ─▶ boundary i, i+1 ─▶ criterion, a value a token ─▶ float64 sums [sequence, block] ─▶ Scores
+
+Here batches are shared out among processes, halved where memory does not suffice, and put together; what is taken at
+their boundaries is `boundary_sums`'s. Only one boundary of a batch is held at a time, but for spans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from shortgpt.errors import CalibrationError, ShortGPTError
+from shortgpt.measuring.batch_parts import Fitting
+from shortgpt.measuring.calibration import Calibration, calibrate
+from shortgpt.measuring.criteria import BatchCriterion, OrderCriterion
+from shortgpt.measuring.scoring.batch_sums import BatchSums, joined
+from shortgpt.measuring.scoring.boundary_sums import Room, Tally
+from shortgpt.measuring.scoring.pairs import refuse_spans
+from shortgpt.measuring.scoring.requested import Asked, open_criteria
+from shortgpt.models import processes
+from shortgpt.models.sequence import check_opened
+from shortgpt.values.inputs import Progress
+from shortgpt.values.scores import DEFAULT_CRITERION, Scores
+from shortgpt.values.spans import Spans
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from shortgpt.models.sequence import BlockSequence, TokenBatch
+
+CPU_TOKENS = 2048
+"""How many tokens of a batch a CPU takes at a time in float32, whole sequences; twice as many in half precision. More
+are no faster and take more memory, much of which C libraries hand back to the system after each operation, to be zeroed
+for the next (docs/performance.md)."""
+
+
+def score(
+    model: BlockSequence,
+    calibration: Any = "stdlib",
+    *,
+    criteria: Sequence[str] = (DEFAULT_CRITERION,),
+    spans: bool = False,
+    sequences: int | None = None,
+    tokens: int | None = None,
+    seed: int = 0,
+    field: str | None = None,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Scores:
+    """Score every block of a model, in one pass over the calibration set.
+
+    Where `torch.distributed` has a process group, each process takes its share of the batches; all of them call this,
+    and all get the scores of the whole set. A CPU takes a batch some 2,048 tokens at a time, or 4,096 in half
+    precision, an accelerator whole; what does not fit into memory is taken in halves: of a streamed model all batches,
+    from the first block on.
+
+    Args:
+        calibration: a named source, a path, an iterable of texts or of token batches, or a `Calibration`; with the
+            other arguments as `shortgpt.calibrate` takes them.
+        criteria: names of installed criteria; the first is the one that `Scores` ranks by. All that look at the stream
+            are taken in the same pass.
+        spans: measure the first criterion between all pairs of boundaries too, in the same pass: `Scores.spans`. The
+            boundaries of a batch are then all held until it is done; of a streamed model, those of all batches.
+        progress: called after every block and every batch.
+
+    Returns:
+        Scores, which batch size, order, padding and accumulation do not move, but for what they make the model's own
+        kernels round: sums are float64, and only real tokens are in them.
+
+    Raises:
+        HiddenStateError: the stream holds NaN, infinity or a zero vector. The message names block and batch.
+        CalibrationError, UnknownNameError: see `calibrate`.
+        ShortGPTError: the model can serve none of the criteria; or there are to be spans of one that does not look at
+            the stream.
+        ModelError: the model is none that `shortgpt.load` or `shortgpt.wrap` gave.
+        torch.OutOfMemoryError: not even one sequence fits into memory.
+    """
+    import torch
+
+    check_opened(model)
+    asked = open_criteria(criteria)
+    refused = {one.name: reason for one in asked if (reason := one.refuse(model))}
+    asked = [one for one in asked if one.name not in refused]
+    if not asked:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items()) or "none was given"
+        raise ShortGPTError(f"{model.name}: there is no criterion to score it by ({reasons})")
+    spanning = asked[0] if spans else None
+    if spanning is not None:
+        refuse_spans(spanning)
+    data = calibration
+    if not isinstance(data, Calibration):
+        data = processes.agreed(
+            lambda: calibrate(
+                calibration, model, sequences=sequences, tokens=tokens, seed=seed, field=field, batch_size=batch_size
+            )
+        )
+    report = progress or (lambda what, done, total: None)
+    rank, size = processes.rank_and_size()
+    parts = processes.gathered(processes.agreed(lambda: _share(model, data, asked, spanning, report, rank, size)))
+    if len({token_hash for token_hash, _ in parts}) > 1:
+        raise CalibrationError("the processes read different calibration texts; give all of them the same")
+    found = sorted((batch for _, batches in parts for batch in batches), key=lambda batch: batch.number)
+    lengths = [length for batch in found for length in batch.lengths]
+    norms = torch.cat([batch.norms for batch in found]).sum(0) / sum(lengths)
+    tables: dict[str, tuple[Tensor, Sequence[int]]] = {}
+    for one in asked:
+        if isinstance(one.criterion, OrderCriterion):
+            places = processes.agreed(partial(one.places, model, data, report))
+            tables[one.name] = torch.tensor([places], dtype=torch.float64), (1,)
+        else:
+            sums = torch.cat([batch.sums[one.name] for batch in found])
+            tables[one.name] = sums, [count for batch in found for count in batch.counts[one.name]]
+        if not sum(tables[one.name][1]):
+            raise CalibrationError(f"criterion {one.name!r}: no sequence has two tokens; give longer texts")
+    return Scores(
+        model=model.name,
+        architecture=model.architecture,
+        norm_placement=model.norm_placement,
+        block_names=tuple(model.block_names),
+        criteria=tuple(tables),
+        sums=tuple(tuple(tuple(row) for row in sums.tolist()) for sums, _ in tables.values()),
+        counts=tuple(tuple(counts) for _, counts in tables.values()),
+        tokens=tuple(lengths),
+        stream_norm=tuple(norms[:, 0].tolist()),
+        update_norm=tuple(norms[:, 1].tolist()),
+        parameters=model.parameter_counts(),
+        total_parameters=model.total_parameters(),
+        pinned=dict(model.pinned),
+        calibration=data.info,
+        dtype=found[-1].dtype,
+        refused=refused,
+        spans=None if spanning is None else _spans(spanning.name, len(model), found),
+        documents=data.documents,
+    )
+
+
+def _spans(criterion: str, depth: int, found: Sequence[BatchSums]) -> Spans:
+    rows = [row for batch in found if batch.spans is not None for row in batch.spans.tolist()]
+    counts = tuple(count for batch in found for count in batch.counts[criterion])
+    return Spans(criterion, depth, tuple(map(tuple, rows)), counts)
+
+
+def _share(
+    model: BlockSequence,
+    data: Calibration,
+    asked: Sequence[Asked],
+    spans: Asked | None,
+    report: Progress,
+    rank: int,
+    size: int,
+) -> tuple[str, list[BatchSums]]:
+    """One process's share of the pass: every size-th batch, whole, so that sums don't depend on how many there are.
+
+    An accelerator's sums stay on it till the end, so that nothing waits for them. Only the first batch's are looked at
+    when it is done: a model that breaks does so there, as a rule.
+    """
+    mine = list(enumerate(data.batches))[rank::size]
+    look = partial(Tally, model, asked, spans, report, Room())
+    found: list[BatchSums] = []
+    fitting = Fitting()
+    if model.streamed:
+
+        def traced(parts: list[list[TokenBatch]]) -> list[BatchSums]:
+            tallies = [[look(part) for part in of_batch] for of_batch in parts]
+            model.trace_all(list(chain(*parts)), [tally.tap for tally in chain(*tallies)])
+            return [
+                joined([tally.result(number) for tally in of_batch])
+                for of_batch, (number, _) in zip(tallies, mine, strict=True)
+            ]
+
+        found = fitting.together([batch for _, batch in mine], traced, partial(_rows_at_a_time, model))
+    else:
+        for number, batch in mine:
+            work = partial(_scored, model, number=number, asked=asked, look=look)
+            scored = joined(fitting.each(batch, work, _rows_at_a_time(model, batch)))
+            at_once = not found or scored.norms.device.type == "cpu"
+            found.append(scored.landed(model) if at_once else scored)
+            report("batches", len(found), len(mine))
+    return data.info.token_hash, [batch.landed(model) for batch in found]
+
+
+def _rows_at_a_time(model: BlockSequence, batch: TokenBatch) -> int:
+    rows, tokens = batch["input_ids"].shape
+    if model.device.type != "cpu":
+        return rows
+    return max(1, CPU_TOKENS * 4 // model.bytes_per_number // max(1, tokens))
+
+
+def _scored(
+    model: BlockSequence, part: TokenBatch, number: int, asked: Sequence[Asked], look: Callable[[TokenBatch], Tally]
+) -> BatchSums:
+    """The sums of a part of a batch."""
+    tally = look(part)
+    model.trace(part, tally.tap)
+    scored = tally.result(number)
+    for one in asked:
+        if isinstance(one.criterion, BatchCriterion):
+            scored.sums[one.name], scored.counts[one.name] = one.measure(model, part)
+    return scored

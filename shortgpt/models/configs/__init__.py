@@ -1,0 +1,1 @@
+"""The rewrite of a config for the blocks that stay: rules, names, text."""

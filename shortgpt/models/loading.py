@@ -1,0 +1,132 @@
+"""`load` and `wrap`: a name, or a model in memory, to a `BlockSequence`."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from shortgpt.errors import ModelError, ShortGPTError, StreamingError, reason_of
+from shortgpt.models.devices import checked_dtype, default_device
+from shortgpt.models.family import Family
+from shortgpt.models.recognition import recognise, recognise_model, resolve
+from shortgpt.models.sequence import BlockSequence
+from shortgpt.values.inputs import OpenOptions, Source
+from shortgpt.values.plan import Plan
+
+T = TypeVar("T")
+
+
+def load(
+    name: str | Path | Source,
+    *,
+    device: str | None = None,
+    dtype: str = "auto",
+    tokenizer: Any = None,
+    trust_remote_code: bool = False,
+    architecture: str | None = None,
+    stream: bool = False,
+) -> BlockSequence:
+    """Open a model.
+
+    Args:
+        name: a model folder, a checkpoint file, a hub id, or the name of a model that a plugin ships (`zoo:llama`).
+        device: such as "cpu" or "cuda:1"; "auto" lets accelerate spread a model of transformers over all devices, and
+            memory and disk behind them; default: the accelerator where there is one.
+        dtype: "float32", "bfloat16", "float16", or "auto": what it was saved in.
+        tokenizer: in place of the model's own: a callable, or the folder or hub id of one.
+        architecture: take this adapter instead of looking for one.
+        stream: leave the blocks' weights in their files; `shortgpt.score` reads them block by block, so that a model
+            larger than memory can be scored. Such a model can be traced and scored, and gives logits (its weights are
+            read at every call); it cannot be made shorter in memory, nor saved.
+
+    Raises:
+        ModelError: it cannot be found, read or recognised. StreamingError: it cannot be streamed.
+    """
+    source = name if isinstance(name, Source) else resolve(name, architecture)
+    family = recognise(source, architecture)
+    options = open_options(source, family, device, dtype, trust_remote_code, stream)
+    model = family.open(source, options)
+    if tokenizer is not None:
+        model.tokenizer = named_tokenizer(tokenizer)
+    model.plan = Plan.beside(source.path)
+    return model
+
+
+def open_options(
+    source: Source, family: Family, device: str | None, dtype: str, trust_remote_code: bool, stream: bool
+) -> OpenOptions:
+    """How to open a model of that family.
+
+    Raises:
+        ModelError: there is no such device or dtype, or models of the family cannot be opened so.
+    """
+    options = OpenOptions(default_device(device), checked_dtype(dtype), trust_remote_code, stream)
+    if stream and not family.streams:
+        raise StreamingError(
+            f"{source.name}: models of the adapter {family.architecture!r} cannot be streamed block by block, only "
+            "those that transformers loads; load it whole (without --stream)"
+        )
+    if options.device == "auto" and (stream or not family.spreads):
+        found = "blocks that are streamed" if stream else f"models of the adapter {family.architecture!r}"
+        raise ModelError(f"{source.name}: {found} run on one device; name it in place of auto")
+    return options
+
+
+def named_tokenizer(name: Any) -> Any:
+    """The tokenizer of a folder or hub id; a tokenizer itself is given back.
+
+    Raises:
+        ModelError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    if not isinstance(name, (str, Path)):
+        return name
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # the library has many
+        raise ModelError(f"{name}: no tokenizer can be loaded from it ({reason_of(error)})") from None
+
+
+def tried(
+    model: BlockSequence | str | Path, measure: Callable[[BlockSequence], T], *, tokenizer: Any = None, **options: Any
+) -> tuple[str, T | None, str | None]:
+    """What is measured of one model among several: one that fails does not end the others.
+
+    Args:
+        model: a block sequence; or a name or path, which is loaded with these options and let go again.
+        tokenizer: for a model that brings none.
+
+    Returns:
+        What the model is called; what `measure` gave of it; and where it is None, why.
+    """
+    name = model.name if isinstance(model, BlockSequence) else str(model)
+    opened: BlockSequence | None = None
+    try:
+        opened = model if isinstance(model, BlockSequence) else load(model, **options)
+        if opened.tokenizer is None and tokenizer is not None:
+            opened.tokenizer = named_tokenizer(tokenizer)
+        return name, measure(opened), None
+    except ShortGPTError as error:
+        return name, None, str(error)
+    except Exception as error:  # a model's own code, or a device's memory
+        return name, None, f"{type(error).__name__}: {error}"
+    finally:
+        opened = None
+        gc.collect()  # before the next model is loaded
+
+
+def wrap(
+    model: Any, *, tokenizer: Any = None, name: str | None = None, architecture: str | None = None
+) -> BlockSequence:
+    """The blocks of a model already in memory. It is put into eval mode and otherwise left as it is.
+
+    Raises:
+        UnknownArchitectureError: no adapter knows its class or config.
+    """
+    if isinstance(model, BlockSequence):
+        return model
+    label = name or getattr(getattr(model, "config", None), "name_or_path", None) or type(model).__name__
+    return recognise_model(model, label, architecture).wrap(model, name=label, tokenizer=tokenizer)

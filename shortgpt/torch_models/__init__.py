@@ -1,0 +1,1 @@
+"""A block sequence for models made of torch modules."""

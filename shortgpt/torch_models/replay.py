@@ -1,0 +1,157 @@
+"""Passes that hand out again what a block gave before, so that blocks before a cut are computed once.
+
+::
+
+    recorded      embed ─ b0 ─ b1 ─ b2 ─ b3                      each block's output is kept
+    without b1    embed ─ ·  ─ ╳  ─ b2 ─ b3 ─ norm ─ head        b0 gives what it gave; b1 is passed by
+    read at 2     embed ─ ·  ─ ·  ─ ·  ─ ▸2 ─ norm ─ head        the last block gives boundary 2
+
+What is drawn as a dot, a cross or an arrow is not computed. The model's own forward makes masks, positions, norm and
+head, so nothing of it need be known but the blocks. A block that hands something on beside its output (keys and values
+to be read by later blocks, say) would be missed: therefore `Replay` is believed for a model only after all its replays
+equalled plain skipping on a few tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from shortgpt.models.logit_comparison import EXACT, SAME_PROCESS, compare_logits
+from shortgpt.models.sequence import Cut
+
+if TYPE_CHECKING:
+    from shortgpt.models.sequence import TokenBatch
+    from shortgpt.torch_models.interface import TorchModel
+
+PROBE_TOKENS = 12
+
+
+class Enough(Exception):
+    """Ends a pass behind the last block. Never leaves this package."""
+
+
+class Replay:
+    """A pass over one batch without the blocks `removed`, and the blocks' outputs in it.
+
+    Args:
+        batch: on the model's device.
+    """
+
+    def __init__(self, model: TorchModel, batch: TokenBatch, removed: Sequence[int] = ()) -> None:
+        self.model, self.batch, self.removed = model, batch, removed
+        self.streams: list[Tensor] = []
+        self.outputs: list[Any] = []
+
+        def before(index: int) -> Callable[..., None]:
+            return lambda module, args, kwargs: self.streams.append(model.stream(index, args, kwargs))
+
+        def after(module: nn.Module, args: Any, output: Any) -> None:
+            self.outputs.append(output)
+            if module is model.blocks[-1]:
+                raise Enough
+
+        with torch.no_grad(), model.skipping(removed), ExitStack() as hooks:
+            for index, block in enumerate(model.blocks):  # hooks run in the order in which they came: after skipping's
+                hooks.callback(block.register_forward_pre_hook(before(index), with_kwargs=True).remove)
+                hooks.callback(block.register_forward_hook(after).remove)
+            with suppress(Enough):
+                model.forward(batch)
+        self.streams.append(model.stream_out(len(model) - 1, self.outputs[-1]))
+
+    def without(self, cut: Cut) -> Tensor:
+        """The logits without a cut as well, [batch, tokens, vocabulary]."""
+        model = self.model
+        given = {*range(cut.block), *self.removed, *([cut.block] if cut.part is None else [])}
+        with torch.no_grad(), model.skipping(self.removed), model.cutting(cut), self._giving(given):
+            return model.forward(self.batch)
+
+    def without_blocks(self, blocks: Iterable[int]) -> Tensor:
+        """The logits without these blocks as well, [batch, tokens, vocabulary]."""
+        more = {*blocks}.difference(self.removed)
+        gone = more.union(self.removed)
+        given = gone.union(range(min(more, default=len(self.model))))
+        with torch.no_grad(), self.model.skipping(gone), self._giving(given):
+            return self.model.forward(self.batch)
+
+    def readout(self, boundary: int) -> Tensor:
+        """What final norm and head make of a boundary, [batch, tokens, vocabulary]."""
+        last = len(self.model) - 1
+        end = self.model.with_stream(last, self.outputs[last], self.streams[boundary])
+        with torch.no_grad(), self._giving(range(last + 1), end):
+            return self.model.forward(self.batch)
+
+    @contextmanager
+    def _giving(self, blocks: Iterable[int], end: Any = None) -> Iterator[None]:
+        """Inside it these blocks compute nothing and give what they gave; the last one `end`, where that is given.
+
+        Hooks on them run as ever, so a block that is skipped is passed by what it gave.
+        """
+
+        def giver(output: Any) -> Callable[..., Any]:
+            return lambda *args, **kwargs: output
+
+        with ExitStack() as undo:
+            for index in blocks:
+                block, last = self.model.blocks[index], index == len(self.model) - 1
+                undo.callback(_restore, block, vars(block).get("forward"))
+                block.forward = giver(end if last and end is not None else self.outputs[index])
+            yield
+
+
+def can_replay(model: TorchModel) -> bool:
+    """Whether replays of a model are what skipping gives, on a few tokens: for each block, and for every second one
+    while those between them are gone."""
+    return all(_is_skipping(model, removed) for removed in ((), range(1, len(model), 2)))
+
+
+def _is_skipping(model: TorchModel, removed: Sequence[int]) -> bool:
+    batch = _probe(model)
+    blocks = [block for block in range(len(model)) if block not in removed]
+    expected = []
+    try:
+        for block in blocks:
+            with model.skipping((*removed, block)):
+                expected.append(model.logits(batch)[:, -1].clone())
+        # Not before all of these: what a block leaves lying somewhere must not be that of the same pass.
+        replay = Replay(model, batch, removed)
+        found = [replay.without(Cut(block))[:, -1].clone() for block in blocks]
+    except Exception:  # code of any kind runs here, without blocks and in an order that it was not written for
+        return False
+    return all(map(_equal, found, expected))
+
+
+def can_read_out(model: TorchModel) -> bool:
+    """Whether the readout of the last boundary is the model's own logits, and those of the others can be had."""
+    batch = _probe(model)
+    expected = model.logits(batch)
+    try:
+        replay = Replay(model, batch)
+        shapes = {replay.readout(boundary).shape for boundary in range(len(model))}
+        found = replay.readout(len(model))
+    except Exception:  # as above
+        return False
+    return shapes == {expected.shape} and _equal(found, expected)
+
+
+def _probe(model: TorchModel) -> TokenBatch:
+    from shortgpt.models.probes import probe
+
+    ids = probe(model.vocab_size)[:, : min(PROBE_TOKENS, model.max_tokens or PROBE_TOKENS)]
+    return {"input_ids": ids.to(model.device)}
+
+
+def _equal(found: Tensor, expected: Tensor) -> bool:
+    return compare_logits(found, expected, EXACT if expected.device.type == "cpu" else SAME_PROCESS).equal
+
+
+def _restore(block: nn.Module, forward: Callable[..., Any] | None) -> None:
+    """Give a block the `forward` back that was set on itself; where there was none, its class's shows again."""
+    if forward is None:
+        del block.forward
+    else:
+        block.forward = forward

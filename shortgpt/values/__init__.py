@@ -1,0 +1,1 @@
+"""Results as plain frozen data, and what they compute of themselves."""

@@ -1,0 +1,105 @@
+"""Quality on held-out text against the number of blocks removed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shortgpt.errors import ShortGPTError
+from shortgpt.values.inputs import CalibrationInfo
+from shortgpt.values.scores import Scores
+from shortgpt.values.value import Value
+
+
+@dataclass(frozen=True)
+class Point(Value):
+    """A model without some of its blocks.
+
+    Attributes:
+        removed: the blocks, in the order of the model.
+        quality: the evaluator's summary without them, on held-out text.
+        refusal: why they can be skipped, as here, but not be removed; None where they can be.
+    """
+
+    removed: tuple[int, ...]
+    quality: float
+    refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class Line(Value):
+    """What comes of removing blocks in the order of one criterion.
+
+    Attributes:
+        criterion: its name.
+        points: without 0, 1, 2, ... blocks.
+    """
+
+    criterion: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Curve(Value):
+    """One model's lines.
+
+    Attributes:
+        scores: by which the blocks were chosen.
+        held_out: the text that the quality was measured on; nothing of it was scored.
+        lines: one a criterion.
+    """
+
+    scores: Scores
+    held_out: CalibrationInfo
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class CurveRow(Value):
+    """A model.
+
+    Attributes:
+        model: as it was named.
+        curve: None where it could not be measured.
+        error: why it could not be; None where it was.
+    """
+
+    model: str
+    curve: Curve | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Curves(Value):
+    """Models, each with its curve. `print()` shows them as tables.
+
+    Attributes:
+        evaluator: what the quality is.
+        lower_is_better: whether a smaller one is the better one.
+        rows: one a model.
+    """
+
+    evaluator: str
+    lower_is_better: bool
+    rows: tuple[CurveRow, ...]
+
+    def check(self) -> None:
+        """Raise a `ShortGPTError` where a line is not of one block more at each point, or of no criterion scored."""
+        for name, curve in self.measured():
+            for line in curve.lines:
+                steps = [len(point.removed) for point in line.points]
+                if not steps or steps != list(range(len(steps))) or line.criterion not in curve.scores.criteria:
+                    raise ShortGPTError(f"Curves: the line of {line.criterion} is no curve of {name}")
+
+    def measured(self) -> tuple[tuple[str, Curve], ...]:
+        """The models that could be measured, by name."""
+        return tuple((row.model, row.curve) for row in self.rows if row.curve is not None)
+
+    def failures(self) -> tuple[tuple[str, str], ...]:
+        """What could not be measured: the model, and the reason without its name."""
+        failed = []
+        for row in self.rows:
+            if row.curve is None:
+                failed.append((row.model, (row.error or "no reason is known").removeprefix(f"{row.model}: ")))
+            else:
+                failed += [(row.model, f"{name}: {why}") for name, why in row.curve.scores.refused.items()]
+        return tuple(failed)

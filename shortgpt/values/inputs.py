@@ -1,0 +1,112 @@
+"""What a run is handed: where a model's files lie, how it is opened, what it is measured on, whom to tell progress."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shortgpt.errors import CheckpointError, ModelError
+from shortgpt.values import unchanged
+from shortgpt.values.value import Value
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+Config = dict[str, Any]
+
+
+Fold = Callable[["Tensor", Mapping[str, "Tensor"]], "Tensor"]
+"""(a tensor as it was, all tensors of the source by name) → what becomes of it. It writes into neither, and on the meta
+device it gives a tensor of the right shape."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's files lie: a folder, or one file.
+
+    Attributes:
+        name: what the user called it.
+        adapter_base: the base model where this is an adapter that was merged into it; None for others.
+        stamps: what tells whether its files are still those that were there when this was made; see `unchanged`.
+    """
+
+    name: str
+    path: Path
+    adapter_base: str | None = None
+    stamps: Mapping[Path, unchanged.Stamp] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stamps", unchanged.stamps(self.path))
+
+    @cached_property
+    def config(self) -> Config:
+        """The folder's config.json as it stands; empty for a single file.
+
+        Raises:
+            ModelError: there is no config.json, or it is not a JSON object.
+        """
+        if self.path.is_file():
+            return {}
+        file = self.path / "config.json"
+        if not file.is_file():
+            raise ModelError(
+                f"{self.name}: the folder holds no config.json, so it is not a model; "
+                "name the folder that the model was saved to"
+            )
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, too deep or numbers too long
+            raise CheckpointError(
+                f"{self.name}: config.json is damaged ({error}); fetch or save the model again"
+            ) from None
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{self.name}: config.json holds a {type(config).__name__}, not an object")
+        return config
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """How to open a model. `device` "auto" spreads it over all devices; `dtype` is a torch dtype's name, or "auto": the
+    one it was saved in. With `stream` the blocks' weights stay in their files, read when a block's turn comes."""
+
+    device: str = "cpu"
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+    stream: bool = False
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being counted ("blocks", "batches"), how many are done, and of how many."""
+
+
+MAX_HEADER = 100_000_000  # bytes, as the format's own reader allows
+
+
+@dataclass(frozen=True)
+class CalibrationInfo(Value):
+    """What scores were measured on.
+
+    Attributes:
+        source: the source as it was named, or "texts" or "token batches" for values handed in.
+        sequences, tokens: how many sequences, and the length of the longest.
+        seed: of the sampling; None where nothing was sampled.
+        field: of the records that the texts were taken from (JSON Lines, a data set), named or found; None elsewhere.
+        text_hash: SHA-256 of the texts the windows begin in, equal for any tokenizer; of the tokens where there was
+            no text. Scores of different models are comparable where it is equal.
+        token_hash: SHA-256 of token ids and masks.
+        documents: of how many documents the sequences are; None where that is not known.
+    """
+
+    source: str
+    sequences: int
+    tokens: int
+    seed: int | None
+    field: str | None
+    text_hash: str
+    token_hash: str
+    documents: int | None = None

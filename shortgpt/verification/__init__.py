@@ -1,0 +1,1 @@
+"""Whether what was written is the model that it says it is."""
