@@ -24,7 +24,6 @@ from shortgpt.values.plan import Plan
 
 if TYPE_CHECKING:
     from shortgpt.models.sequence import BlockSequence
-    from shortgpt.values.plan import Plan
 
 
 def starred(names: Iterable[str], path: str, depth: int) -> frozenset[str]:
