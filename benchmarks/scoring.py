@@ -57,10 +57,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 import shortgpt
 import shortgpt.measuring.batch_parts
 from shortgpt import plugins
+from shortgpt.basics.targets import load_target
 from shortgpt.measuring.calibration import TOKENS_PER_BATCH
 from shortgpt.measuring.scoring import boundary_sums as tally
 from shortgpt.measuring.scoring import score as engine
-from shortgpt.targets import load_target
 
 DTYPES = ("float32", "bfloat16")
 SHAPES = ("8x512", "4x2048")

@@ -13,7 +13,7 @@ from shortgpt.errors import ShortGPTError
 
 _HOMES = {
     "Ablation": "values.ablation",
-    "Architecture": "values.registry",
+    "Architecture": "basics.registry",
     "BatchCriterion": "measuring.criteria",
     "BlockInfluence": "measuring.influence",
     "BlockSequence": "models.sequence",
@@ -25,12 +25,12 @@ _HOMES = {
     "Cut": "models.sequence",
     "Effect": "values.effect",
     "Evaluator": "measuring.evaluation",
-    "Extension": "values.registry",
+    "Extension": "basics.registry",
     "Family": "models.family",
     "OrderCriterion": "measuring.criteria",
     "Plan": "values.plan",
     "Scores": "values.scores",
-    "Source": "values.inputs",
+    "Source": "basics.inputs",
     "Step": "measuring.step",
     "StepCriterion": "measuring.criteria",
     "Tap": "models.sequence",
@@ -55,6 +55,9 @@ _HOMES = {
 __all__ = ["ShortGPTError", "__version__", *sorted(_HOMES)]
 
 if TYPE_CHECKING:
+    from shortgpt.basics.inputs import Source as Source
+    from shortgpt.basics.registry import Architecture as Architecture
+    from shortgpt.basics.registry import Extension as Extension
     from shortgpt.hookspecs import hookimpl as hookimpl
     from shortgpt.measuring.ablation import ablate as ablate
     from shortgpt.measuring.calibration import Calibration as Calibration
@@ -85,11 +88,8 @@ if TYPE_CHECKING:
     from shortgpt.values.comparison import Comparison as Comparison
     from shortgpt.values.curves import Curves as Curves
     from shortgpt.values.effect import Effect as Effect
-    from shortgpt.values.inputs import Source as Source
     from shortgpt.values.plan import Plan as Plan
     from shortgpt.values.plan import Verification as Verification
-    from shortgpt.values.registry import Architecture as Architecture
-    from shortgpt.values.registry import Extension as Extension
     from shortgpt.values.scores import Scores as Scores
     from shortgpt.verification.prune import prune_checkpoint as prune_checkpoint
     from shortgpt.verification.verify import verify as verify

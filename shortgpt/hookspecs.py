@@ -12,7 +12,7 @@ import pluggy
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from shortgpt.values.registry import Architecture, Extension
+    from shortgpt.basics.registry import Architecture, Extension
 
 hookspec = pluggy.HookspecMarker("shortgpt")
 hookimpl = pluggy.HookimplMarker("shortgpt")
@@ -44,7 +44,7 @@ def shortgpt_evaluators() -> Iterable[Extension]:
 
 @hookspec
 def shortgpt_reporters() -> Iterable[Extension]:
-    """Formats for `--format`: each target a function `(shortgpt.values.value.Value) -> str`, of any kind of result."""
+    """Formats for `--format`: each target a function `(shortgpt.basics.value.Value) -> str`, of any kind of result."""
     raise AssertionError("a specification, never called")
 
 

@@ -24,10 +24,10 @@ from typing import Any, TypeVar
 import pluggy
 
 from shortgpt import hookspecs
+from shortgpt.basics.registry import _HOOKS, Extension, PluginRecord, Registry
+from shortgpt.basics.registry import Architecture as Architecture  # what plugins are written with
+from shortgpt.basics.targets import _reason
 from shortgpt.errors import PluginError, ShortGPTError, UnknownNameError
-from shortgpt.targets import _reason
-from shortgpt.values.registry import _HOOKS, Extension, PluginRecord, Registry
-from shortgpt.values.registry import Architecture as Architecture  # what plugins are written with
 
 GROUP = "shortgpt"
 STRICT_VARIABLE = "SHORTGPT_STRICT_PLUGINS"

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from shortgpt.basics.targets import load_target
 from shortgpt.errors import AdapterError, CalibrationError, SelectionError, ShortGPTError
 from shortgpt.measuring.scoring.score import score
 from shortgpt.models.loading import load
-from shortgpt.models.logit_comparison import compare_logits, proves_nothing
+from shortgpt.models.probing.logit_comparison import compare_logits, proves_nothing
 from shortgpt.models.recognition import recognise, resolve
 from shortgpt.models.sequence import BlockSequence, TokenBatch
-from shortgpt.targets import load_target
 from shortgpt.values.scores import Scores
 from shortgpt.verification.prune import prune_checkpoint
 from shortgpt.verification.verify import compare_generation

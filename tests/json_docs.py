@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import shortgpt
+from shortgpt.basics.value import Value
 from shortgpt.reports.json_schema import json_schema, summary
-from shortgpt.values.value import Value
 
 HEAD = """\
 <!-- Made from the dataclasses by `python -m tests.json_docs docs/json.md`; not to be edited by hand. -->

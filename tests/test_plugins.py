@@ -15,6 +15,9 @@ import torch
 
 import shortgpt
 from shortgpt import plugins
+from shortgpt.basics.inputs import Source
+from shortgpt.basics.registry import PluginRecord
+from shortgpt.basics.targets import load_target
 from shortgpt.errors import (
     AmbiguousArchitectureError,
     HiddenStateError,
@@ -24,9 +27,6 @@ from shortgpt.errors import (
     UnknownNameError,
 )
 from shortgpt.models.recognition import recognise
-from shortgpt.targets import load_target
-from shortgpt.values.inputs import Source
-from shortgpt.values.registry import PluginRecord
 from tests.support import Playback, tiny, turned
 
 Plug = Callable[[str, str], str]

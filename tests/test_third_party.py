@@ -19,9 +19,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from shortgpt.basics.inputs import OpenOptions, Source
 from shortgpt.errors import CheckpointError, UnknownArchitectureError
 from shortgpt.models.recognition import recognise, resolve
-from shortgpt.values.inputs import OpenOptions, Source
 from tests import example_environment
 from tests.example_environment import EXAMPLES, ROOT, Environment
 

@@ -28,13 +28,13 @@ import transformers
 from torch import Tensor, nn
 
 import shortgpt
+from shortgpt.basics.inputs import OpenOptions
+from shortgpt.basics.targets import load_target
 from shortgpt.errors import SelectionError, VerificationError
-from shortgpt.models.expected_logits import expected_logits
-from shortgpt.models.logit_comparison import compare_logits
+from shortgpt.models.probing.expected_logits import expected_logits
+from shortgpt.models.probing.logit_comparison import compare_logits
 from shortgpt.models.recognition import recognise, resolve
 from shortgpt.models.sequence import BlockSequence
-from shortgpt.targets import load_target
-from shortgpt.values.inputs import OpenOptions
 from shortgpt.verification import verify as verification
 from shortgpt.verification.prune import prune_checkpoint
 from tests.tiny_types import MODEL_TYPES, tiny_batch, tiny_model, upstream_mended

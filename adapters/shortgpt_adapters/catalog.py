@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from shortgpt.basics.registry import Architecture, Extension
 from shortgpt.hookspecs import hookimpl
 from shortgpt.models.family import ANY_MODEL_TYPE
-from shortgpt.values.registry import Architecture, Extension
 
 HERE = "shortgpt_adapters"
 

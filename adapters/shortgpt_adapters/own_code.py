@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shortgpt.basics.inputs import Config
 from shortgpt.models.configs.text import updated
-from shortgpt.values.inputs import Config
 from shortgpt_adapters.transformers import loader as transformers_loader
 from shortgpt_adapters.transformers.loader import ReloadedCausalLM
 

@@ -18,12 +18,12 @@ from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
+from shortgpt.basics.block_lists import kept_blocks
+from shortgpt.basics.inputs import Config, OpenOptions, Source
 from shortgpt.errors import AdapterError, ModelError, UnknownArchitectureError
 from shortgpt.models.recognition import unknown_architecture
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.torch_models.sequence import TorchFamily
-from shortgpt.values.block_lists import kept_blocks
-from shortgpt.values.inputs import Config, OpenOptions, Source
 from shortgpt_adapters.transformers.loader import arguments, logits_of
 from shortgpt_adapters.transformers.structure import FoundBlocks, Structure, find_structure
 

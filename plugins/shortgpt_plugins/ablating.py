@@ -16,9 +16,9 @@ from shortgpt.models.sequence import Cut
 from shortgpt_plugins.evaluators import Perplexity
 
 if TYPE_CHECKING:
+    from shortgpt.basics.inputs import Progress
     from shortgpt.measuring.calibration import Calibration
     from shortgpt.models.sequence import BlockSequence, TokenBatch
-    from shortgpt.values.inputs import Progress
 
 
 class RemovalPerplexity(BatchCriterion):

@@ -1,7 +1,7 @@
 """Criteria, calibration sources, evaluators and reporters that come with shortgpt, by the same door as anybody's."""
 
+from shortgpt.basics.registry import Extension
 from shortgpt.hookspecs import hookimpl
-from shortgpt.values.registry import Extension
 
 HERE = "shortgpt_plugins"
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from shortgpt.measuring.criteria import OrderCriterion
 
 if TYPE_CHECKING:
+    from shortgpt.basics.inputs import Progress
     from shortgpt.measuring.calibration import Calibration
     from shortgpt.models.sequence import BlockSequence
-    from shortgpt.values.inputs import Progress
 
 
 class Sequential(OrderCriterion):

@@ -6,8 +6,8 @@ import csv
 import io
 import re
 
+from shortgpt.basics.value import Cell, Table, Value
 from shortgpt.reports.cells import number
-from shortgpt.values.value import Cell, Table, Value
 
 SPECIAL = re.compile(r"[\\`*_|<>\[\]]")
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shortgpt.basics.block_lists import format_blocks
 from shortgpt.reports.effect import choice_texts, continuation_lines, effect_rows, reasons
-from shortgpt.values.block_lists import format_blocks
 from shortgpt.values.choice import CONTIGUOUS, LEAST
 
 if TYPE_CHECKING:

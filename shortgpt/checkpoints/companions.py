@@ -23,6 +23,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from shortgpt.basics.inputs import MAX_HEADER, Source
 from shortgpt.checkpoints.exports import EXPORT_FILES
 from shortgpt.checkpoints.headers import quoted
 from shortgpt.checkpoints.weights import INDEXES
@@ -31,7 +32,6 @@ from shortgpt.models.configs import rules as config_rules
 from shortgpt.models.configs.module_paths import LIST_NAMES, Renumbering
 from shortgpt.models.configs.text import updated
 from shortgpt.models.recognition import FOLDERS, code_folders
-from shortgpt.values.inputs import MAX_HEADER, Source
 from shortgpt.values.plan import CARD_FILE, PLAN_FILE
 
 WEIGHT_SUFFIXES = frozenset(

@@ -18,7 +18,7 @@ from shortgpt import plugins
 from shortgpt.errors import ModelError, UnknownNameError
 
 if TYPE_CHECKING:
-    from shortgpt.values.inputs import Source
+    from shortgpt.basics.inputs import Source
     from shortgpt.values.plan import Plan
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from shortgpt.basics.inputs import MAX_HEADER
 from shortgpt.errors import CheckpointError
-from shortgpt.values.inputs import MAX_HEADER
 
 MAX_EXTENT = 2**63 - 1
 DTYPES = {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from shortgpt.basics.inputs import Source
 from shortgpt.checkpoints.weights import Weights
 from shortgpt.errors import CheckpointError
 from shortgpt.models.configs import rules as config_rules
 from shortgpt.models.family import Family, refusal
-from shortgpt.values.inputs import Source
 from shortgpt.values.inspection import NO_RULE, Field, Inspection
 
 

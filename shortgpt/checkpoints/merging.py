@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shortgpt.errors import ModelError, reason_of
-from shortgpt.foreign import base_of, is_adapter
+from shortgpt.models.foreign_formats import base_of, is_adapter
 
 if TYPE_CHECKING:
-    from shortgpt.values.inputs import Source
+    from shortgpt.basics.inputs import Source
 
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.jinja")
 
@@ -34,7 +34,7 @@ def merged(name: str | Path, *, trust_remote_code: bool = False) -> Iterator[Sou
     Raises:
         ModelError: it is no adapter, peft is not installed, or the base model is not to be found or does not fit.
     """
-    from shortgpt.values.inputs import Source
+    from shortgpt.basics.inputs import Source
 
     folder = Path(name).expanduser()
     if not is_adapter(folder):

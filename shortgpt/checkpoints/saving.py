@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from shortgpt.basics import file_changes as unchanged
 from shortgpt.checkpoints import companions
 from shortgpt.checkpoints.companions import Kept
 from shortgpt.checkpoints.new_folder import new_folder
 from shortgpt.checkpoints.records import write_records
 from shortgpt.checkpoints.weights import Weights
 from shortgpt.models.sequence import BlockSequence
-from shortgpt.values import unchanged
 from shortgpt.values.plan import Plan
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from shortgpt.basics.inputs import MAX_HEADER, Fold, Progress, Source
 from shortgpt.checkpoints import torch_files
 from shortgpt.checkpoints.copying import copy_range, write_all
 from shortgpt.checkpoints.hashing import HashOfCopied
@@ -28,7 +29,6 @@ from shortgpt.checkpoints.hashing import file_hash as file_hash
 from shortgpt.checkpoints.headers import Entry, elements, quoted, read_header, read_json, write_header
 from shortgpt.errors import CheckpointError, reason_of
 from shortgpt.models.folding import rounded
-from shortgpt.values.inputs import MAX_HEADER, Fold, Progress, Source
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")

@@ -10,11 +10,11 @@ from shortgpt.cli import common
 from shortgpt.errors import SelectionError
 
 if TYPE_CHECKING:
+    from shortgpt.basics.inputs import Config, Progress, Source
     from shortgpt.measuring.calibration import Calibration
     from shortgpt.models.family import Family
     from shortgpt.models.sequence import BlockSequence
     from shortgpt.values.choice import Chosen
-    from shortgpt.values.inputs import Config, Progress, Source
     from shortgpt.values.plan import Plan
     from shortgpt.values.scores import Scores
 
@@ -45,7 +45,7 @@ class Wanted:
         Raises:
             SelectionError: nothing is, or two things at once; or a number makes no sense.
         """
-        from shortgpt.values.block_lists import parse_blocks
+        from shortgpt.basics.block_lists import parse_blocks
         from shortgpt.values.choice import check_limit
         from shortgpt.values.scores import blocks_for_ratio
 

@@ -19,8 +19,8 @@ from shortgpt.reports.files import check_target, write
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from shortgpt.values.inputs import Progress, Source
-    from shortgpt.values.value import Value
+    from shortgpt.basics.inputs import Progress, Source
+    from shortgpt.basics.value import Value
 
 Command = Callable[..., Any]
 
@@ -211,7 +211,7 @@ def emit(result: Value, rendered: Any, wishes: Wishes, **shown: Any) -> None:
         shown: what the picture shows besides the result, such as `marked` blocks.
     """
     from shortgpt import plugins
-    from shortgpt.targets import load_target
+    from shortgpt.basics.targets import load_target
 
     if wishes.json_file != "-":
         write_json(result, wishes.json_file)

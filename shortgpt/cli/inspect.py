@@ -24,10 +24,10 @@ def inspect(
 
     Its weights are not loaded.
     """
+    from shortgpt.basics.block_lists import parse_blocks
     from shortgpt.checkpoints.inspection import inspect as look
     from shortgpt.models.recognition import recognise, resolve
     from shortgpt.reports.inspection import inspection_table
-    from shortgpt.values.block_lists import parse_blocks
 
     common.check(wishes)
     blocks = parse_blocks(remove) if remove is not None else ()

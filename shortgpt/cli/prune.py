@@ -96,12 +96,12 @@ def prune(
 
     Held-out text, on which the effect is measured, is what comes behind the --sequences that are scored.
     """
+    from shortgpt.basics.block_lists import parse_blocks
     from shortgpt.checkpoints.exports import check_export
     from shortgpt.checkpoints.new_folder import check_output
     from shortgpt.models.devices import default_device, started
     from shortgpt.models.memory import release_memory
     from shortgpt.models.recognition import recognise
-    from shortgpt.values.block_lists import parse_blocks
     from shortgpt.values.plan import Plan
     from shortgpt.verification.prune import check_plan, prune_checkpoint
 
@@ -191,10 +191,10 @@ def _refuse_idle(wanted: choosing.Wanted, effect: bool | None, verify: bool) -> 
 
 def report(plan: Plan, output: str | None, quiet: bool) -> None:
     """Print what was done to a model; `output` is None where it is not kept."""
+    from shortgpt.basics.block_lists import format_blocks
     from shortgpt.checkpoints.exports import EXPORTS
     from shortgpt.reports.effect import choice_lines
     from shortgpt.reports.scores import scores_table
-    from shortgpt.values.block_lists import format_blocks
 
     screen = common.console()
     if plan.scores is not None and not quiet:

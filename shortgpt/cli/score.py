@@ -50,6 +50,7 @@ def score(
     """
     from rich.console import Group
 
+    from shortgpt.basics.block_lists import parse_blocks
     from shortgpt.measuring.scoring.score import score as run
     from shortgpt.models import processes
     from shortgpt.models.devices import started
@@ -57,7 +58,6 @@ def score(
     from shortgpt.reports.effect import choice_lines
     from shortgpt.reports.scores import scores_table
     from shortgpt.values import choice
-    from shortgpt.values.block_lists import parse_blocks
     from shortgpt.values.scores import DEFAULT_CRITERION, KEPT, check_kept, check_number
 
     common.check(wishes)

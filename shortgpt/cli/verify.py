@@ -27,11 +27,11 @@ def verify(
     Without --original they are compared with what its shortgpt.json recorded when it was made. Where they differ the
     exit status is 1. A model that does not fit into memory is read block by block.
     """
+    from shortgpt.basics.inputs import OpenOptions
     from shortgpt.models.devices import checked_dtype, default_device
     from shortgpt.models.loading import load
     from shortgpt.models.memory import release_memory
     from shortgpt.models.recognition import resolve
-    from shortgpt.values.inputs import OpenOptions
     from shortgpt.values.plan import Plan
     from shortgpt.verification import verify as verification
 

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from shortgpt import plugins
+from shortgpt.basics.inputs import Progress
+from shortgpt.basics.statistics import interval, spearman
 from shortgpt.measuring.calibration import calibrate_and_hold_out
 from shortgpt.measuring.evaluation import DEFAULT_EVALUATOR, evaluate, evaluate_cuts, open_evaluator
 from shortgpt.measuring.scoring.score import score
 from shortgpt.models.sequence import BlockSequence, Cut
 from shortgpt.values.ablation import BLOCK, Ablation, Correlation
-from shortgpt.values.inputs import Progress
 from shortgpt.values.scores import DEFAULT_CRITERION, Scores
-from shortgpt.values.statistics import interval, spearman
 
 
 def ablate(

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from shortgpt.basics.inputs import CalibrationInfo
 from shortgpt.errors import CalibrationError
 from shortgpt.measuring.texts import is_local, texts_of
-from shortgpt.values.inputs import CalibrationInfo
 
 if TYPE_CHECKING:
     from torch import Tensor

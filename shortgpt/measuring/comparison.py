@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from shortgpt.basics.inputs import Progress
 from shortgpt.errors import ShortGPTError
 from shortgpt.measuring.calibration import Calibration, items_of
 from shortgpt.measuring.scoring.score import score
 from shortgpt.models.loading import tried
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.values.comparison import Comparison, Row
-from shortgpt.values.inputs import Progress
 from shortgpt.values.scores import DEFAULT_CRITERION, Scores
 
 

@@ -22,9 +22,9 @@ from shortgpt.measuring.step import Step
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from shortgpt.basics.inputs import Progress
     from shortgpt.measuring.calibration import Calibration
     from shortgpt.models.sequence import BlockSequence, TokenBatch
-    from shortgpt.values.inputs import Progress
 
 
 class AnyCriterion(ABC):  # noqa: B024 - its methods have a default

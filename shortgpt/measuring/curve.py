@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from shortgpt import plugins
+from shortgpt.basics.inputs import Progress
 from shortgpt.errors import SelectionError
 from shortgpt.measuring.calibration import Calibration, calibrate_and_hold_out, items_of
 from shortgpt.measuring.evaluation import DEFAULT_EVALUATOR, Evaluator, evaluate_sets, open_evaluator
@@ -23,7 +24,6 @@ from shortgpt.measuring.scoring.score import score
 from shortgpt.models.loading import tried
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.values.curves import Curve, CurveRow, Curves, Line, Point
-from shortgpt.values.inputs import Progress
 from shortgpt.values.scores import DEFAULT_CRITERION, Scores, blocks_for_ratio
 
 CONTROL = "random"

@@ -19,16 +19,16 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from shortgpt.basics import statistics as uncertainty
 from shortgpt.errors import CalibrationError, HiddenStateError, ShortGPTError
 from shortgpt.measuring.calibration import Calibration
-from shortgpt.values import statistics as uncertainty
 from shortgpt.values.effect import CONTINUATION, PERPLEXITY, SPEED, Effect, Measured
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from shortgpt.basics.inputs import Progress
     from shortgpt.models.sequence import BlockSequence, TokenBatch
-    from shortgpt.values.inputs import Progress
     from shortgpt.values.plan import Plan
 
 PROMPT_TOKENS = 32
@@ -62,9 +62,9 @@ def effect(
     Raises:
         SelectionError: there are no such blocks.
     """
+    from shortgpt.basics.block_lists import block_numbers, kept_blocks
     from shortgpt.measuring.calibration import held_out
     from shortgpt.models.sequence import check_opened
-    from shortgpt.values.block_lists import block_numbers, kept_blocks
     from shortgpt.values.plan import Plan
 
     check_opened(model)

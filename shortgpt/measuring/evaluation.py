@@ -17,19 +17,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from shortgpt import plugins
+from shortgpt.basics.registry import Extension
+from shortgpt.basics.targets import load_target
+from shortgpt.basics.value import Value
 from shortgpt.errors import CalibrationError, HiddenStateError, PluginError
 from shortgpt.measuring.batch_parts import Fitting
 from shortgpt.models.sequence import Cut
-from shortgpt.targets import load_target
-from shortgpt.values.registry import Extension
-from shortgpt.values.value import Value
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from shortgpt.basics.inputs import Progress
     from shortgpt.measuring.calibration import Calibration
     from shortgpt.models.sequence import BlockSequence, TokenBatch
-    from shortgpt.values.inputs import Progress
 
 DEFAULT_EVALUATOR = "perplexity"
 NUMBERS_AT_A_TIME = {"cpu": 1 << 21}

@@ -10,9 +10,9 @@ from shortgpt.errors import HiddenStateError, SelectionError
 from shortgpt.values.choice import WITHIN, Choice, Chosen, Refuse, anything, check_limit, exchanges
 
 if TYPE_CHECKING:
+    from shortgpt.basics.inputs import Progress
     from shortgpt.measuring.calibration import Calibration
     from shortgpt.models.sequence import BlockSequence
-    from shortgpt.values.inputs import Progress
     from shortgpt.values.scores import Scores
 
 

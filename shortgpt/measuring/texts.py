@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from shortgpt import plugins
+from shortgpt.basics.registry import Extension
+from shortgpt.basics.targets import load_target
 from shortgpt.errors import CalibrationError
-from shortgpt.targets import load_target
-from shortgpt.values.registry import Extension
 
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
 TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst", ".text", ".py"})

@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from shortgpt.basics.block_lists import NormPlacement, kept_blocks
+from shortgpt.basics.inputs import Config, Fold, OpenOptions, Source
 from shortgpt.errors import (
     ModelError,
     SelectionError,
@@ -24,8 +26,6 @@ from shortgpt.errors import (
 from shortgpt.models.configs import rules as config_rules
 from shortgpt.models.renaming import rename_blocks
 from shortgpt.models.sequence import BlockSequence
-from shortgpt.values.block_lists import NormPlacement, kept_blocks
-from shortgpt.values.inputs import Config, Fold, OpenOptions, Source
 
 ANY_MODEL_TYPE = "*"
 """Among an architecture's model types: every one that no other adapter claims with a higher priority."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from shortgpt.values.inputs import Fold
+    from shortgpt.basics.inputs import Fold
 
 
 class Widened(Mapping[str, Any]):

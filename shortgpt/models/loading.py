@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from shortgpt.basics.inputs import OpenOptions, Source
 from shortgpt.errors import ModelError, ShortGPTError, StreamingError, reason_of
 from shortgpt.models.devices import checked_dtype, default_device
 from shortgpt.models.family import Family
 from shortgpt.models.recognition import recognise, recognise_model, resolve
 from shortgpt.models.sequence import BlockSequence
-from shortgpt.values.inputs import OpenOptions, Source
 from shortgpt.values.plan import Plan
 
 T = TypeVar("T")

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from shortgpt import plugins
+from shortgpt.basics.inputs import MAX_HEADER, Source
+from shortgpt.basics.registry import Architecture
+from shortgpt.basics.targets import load_target
 from shortgpt.errors import AmbiguousArchitectureError, ModelError, PluginError, UnknownArchitectureError, reason_of
-from shortgpt.foreign import foreign
 from shortgpt.models.family import ANY_MODEL_TYPE, Family
-from shortgpt.targets import load_target
-from shortgpt.values.inputs import MAX_HEADER, Source
-from shortgpt.values.registry import Architecture
+from shortgpt.models.foreign_formats import foreign
 
 FOLDERS = {"additional_chat_templates": "*.jinja", "custom_generate": "*"}
 """The folders in a model's folder that transformers looks into → the files that it takes from there: chat templates

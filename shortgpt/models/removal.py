@@ -17,9 +17,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from shortgpt.basics.block_lists import block_numbers
 from shortgpt.errors import ModelError
 from shortgpt.models.sequence import check_opened
-from shortgpt.values.block_lists import block_numbers
 from shortgpt.values.plan import Plan
 
 if TYPE_CHECKING:

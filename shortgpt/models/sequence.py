@@ -19,15 +19,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from shortgpt.basics.block_lists import NormPlacement, kept_blocks
+from shortgpt.basics.targets import load_target
 from shortgpt.errors import ModelError, SelectionError
-from shortgpt.targets import load_target
-from shortgpt.values.block_lists import NormPlacement, kept_blocks
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from shortgpt.values.inputs import Source
+    from shortgpt.basics.inputs import Source
     from shortgpt.values.plan import Plan
 
 

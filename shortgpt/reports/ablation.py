@@ -9,9 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
+from shortgpt.basics.value import Cell, Table
 from shortgpt.reports.cells import number, short_name
 from shortgpt.values.ablation import Ablation, Correlation
-from shortgpt.values.value import Cell, Table
 
 BESIDE, BELOW = 4, 6
 """How many criteria fit into 80 columns beside the qualities, and in a table of their own."""

@@ -13,7 +13,7 @@ from rich.style import Style
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from shortgpt.values.inputs import CalibrationInfo
+    from shortgpt.basics.inputs import CalibrationInfo
 
 BAR = 20
 STRIP = 24

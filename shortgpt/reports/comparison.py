@@ -8,12 +8,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
+from shortgpt.basics.value import Cell, Table
 from shortgpt.reports.cells import STRIP, UNIT, Scale, legend, number, strip
 from shortgpt.reports.scores import TIDY
 from shortgpt.reports.scores import tidy as scores_tidy
 from shortgpt.values.comparison import THRESHOLDS, Comparison, Summary
 from shortgpt.values.scores import DEFAULT_CRITERION, Scores
-from shortgpt.values.value import Cell, Table
 
 OTHER_TEXT = "measured on other text than the first model"
 

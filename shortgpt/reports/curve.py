@@ -8,12 +8,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
+from shortgpt.basics.block_lists import format_blocks
+from shortgpt.basics.inputs import CalibrationInfo
+from shortgpt.basics.value import Cell, Table
 from shortgpt.reports.ablation import heading
 from shortgpt.reports.cells import number
-from shortgpt.values.block_lists import format_blocks
 from shortgpt.values.curves import Curve, Curves, Line
-from shortgpt.values.inputs import CalibrationInfo
-from shortgpt.values.value import Cell, Table
 
 BESIDE = 4
 """How many criteria fit into 80 columns."""

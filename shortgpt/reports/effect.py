@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from shortgpt.basics.block_lists import format_blocks
 from shortgpt.reports.cells import number, too_few_documents
-from shortgpt.values.block_lists import format_blocks
 from shortgpt.values.choice import CONTIGUOUS, Choice, Exchange
 from shortgpt.values.effect import PERPLEXITY, SPEED, Effect
 

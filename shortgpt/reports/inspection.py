@@ -6,9 +6,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
-from shortgpt.values.block_lists import format_blocks
+from shortgpt.basics.block_lists import format_blocks
+from shortgpt.basics.value import Table
 from shortgpt.values.inspection import Inspection
-from shortgpt.values.value import Table
 
 
 def inspection_table(found: Inspection) -> RenderableType:

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from shortgpt.values.value import SCHEMA, Value
+from shortgpt.basics.value import SCHEMA, Value
 
 Node = dict[str, Any]
 _SCALARS: dict[Any, Node] = {

@@ -6,8 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
-from shortgpt.values.registry import KINDS, Registry
-from shortgpt.values.value import Table
+from shortgpt.basics.registry import KINDS, Registry
+from shortgpt.basics.value import Table
 
 
 def registry_tables(found: Registry) -> RenderableType:

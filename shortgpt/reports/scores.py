@@ -9,12 +9,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
+from shortgpt.basics.block_lists import format_blocks
+from shortgpt.basics.value import Cell, Table
 from shortgpt.reports.cells import Bar, count, number, short_name, too_few_documents
 from shortgpt.reports.spans import runs, spans_map
 from shortgpt.reports.spans import tables as span_tables
-from shortgpt.values.block_lists import format_blocks
 from shortgpt.values.scores import Scores
-from shortgpt.values.value import Cell, Table
 
 BESIDE, BELOW = 36, 74
 """The columns of a line of 80 that other criteria may take beside the first one, and below."""

@@ -17,11 +17,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
+from shortgpt.basics.block_lists import format_blocks
+from shortgpt.basics.value import Table
 from shortgpt.errors import SelectionError
 from shortgpt.reports.cells import Scale, legend, number, shade
-from shortgpt.values.block_lists import format_blocks
 from shortgpt.values.spans import Spans
-from shortgpt.values.value import Table
 
 SHADES = "·░▒▓█"
 WIDTH = 48

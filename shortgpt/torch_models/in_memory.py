@@ -15,12 +15,12 @@ import copy
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from shortgpt.basics.block_lists import format_blocks
 from shortgpt.errors import VerificationError
 from shortgpt.models.folding import same_bits
-from shortgpt.models.logit_comparison import EXACT, IN_MEMORY, compare_logits, proves_nothing
 from shortgpt.models.memory import is_lack_of_memory, lacking_memory
 from shortgpt.models.precision import unrounded_products
-from shortgpt.values.block_lists import format_blocks
+from shortgpt.models.probing.logit_comparison import EXACT, IN_MEMORY, compare_logits, proves_nothing
 
 if TYPE_CHECKING:
     from shortgpt.models.sequence import BlockSequence
@@ -78,7 +78,7 @@ def _compare(
     only_look: bool = False,
 ) -> bool:
     """Whether they are equal enough; with `only_look`, without raising where they are not."""
-    from shortgpt.models.expected_logits import expected_logits, logits_on, long_logits_on
+    from shortgpt.models.probing.expected_logits import expected_logits, logits_on, long_logits_on
 
     expected = expected_logits(model, blocks)
     if nothing := proves_nothing(expected.logits):

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from shortgpt.values.block_lists import format_blocks
+from shortgpt.basics.block_lists import format_blocks
 
 
 class Reads:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from shortgpt.models.logit_comparison import EXACT, SAME_PROCESS, compare_logits
+from shortgpt.models.probing.logit_comparison import EXACT, SAME_PROCESS, compare_logits
 from shortgpt.models.sequence import Cut
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def can_read_out(model: TorchModel) -> bool:
 
 
 def _probe(model: TorchModel) -> TokenBatch:
-    from shortgpt.models.probes import probe
+    from shortgpt.models.probing.probes import probe
 
     ids = probe(model.vocab_size)[:, : min(PROBE_TOKENS, model.max_tokens or PROBE_TOKENS)]
     return {"input_ids": ids.to(model.device)}

@@ -22,6 +22,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from shortgpt.basics.block_lists import block_numbers
+from shortgpt.basics.inputs import Config, Source
 from shortgpt.errors import AdapterError, ModelError, SelectionError
 from shortgpt.models.family import Family
 from shortgpt.models.folding import rounded
@@ -32,8 +34,6 @@ from shortgpt.torch_models.reads import noting_reads
 from shortgpt.torch_models.replay import Enough, Replay, can_read_out, can_replay
 from shortgpt.torch_models.streaming import BlockWeights, logits_by_block, trace_by_block
 from shortgpt.torch_models.sublayers import Found, find_parts, silent
-from shortgpt.values.block_lists import block_numbers
-from shortgpt.values.inputs import Config, Source
 
 
 class TorchBlockSequence(TorchModel):

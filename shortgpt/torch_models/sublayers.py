@@ -63,7 +63,7 @@ def _by_name(block: nn.Module) -> dict[str, list[nn.Module]]:
 
 def _refusal(model: TorchModel, found: Parts) -> str | None:
     """Why those are not the parts, None where every block without them is the identity, on a few tokens."""
-    from shortgpt.models.probes import probe
+    from shortgpt.models.probing.probes import probe
     from shortgpt.torch_models.replay import PROBE_TOKENS
 
     ids = probe(model.vocab_size)[:, : min(PROBE_TOKENS, model.max_tokens or PROBE_TOKENS)]

@@ -16,11 +16,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Protocol
 
+from shortgpt.basics.block_lists import format_blocks
+from shortgpt.basics.statistics import RESAMPLES, difference, observed, resampled_means
+from shortgpt.basics.value import Value
 from shortgpt.errors import SelectionError
-from shortgpt.values.block_lists import format_blocks
 from shortgpt.values.spans import Spans
-from shortgpt.values.statistics import RESAMPLES, difference, observed, resampled_means
-from shortgpt.values.value import Value
 
 
 class Ranked(Protocol):

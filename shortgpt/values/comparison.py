@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shortgpt.basics.value import Value
 from shortgpt.values.scores import Scores
-from shortgpt.values.value import Value
 
 THRESHOLDS = (0.01, 0.05, 0.1)
 

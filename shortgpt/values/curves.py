@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shortgpt.basics.inputs import CalibrationInfo
+from shortgpt.basics.value import Value
 from shortgpt.errors import ShortGPTError
-from shortgpt.values.inputs import CalibrationInfo
 from shortgpt.values.scores import Scores
-from shortgpt.values.value import Value
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shortgpt.values.inputs import CalibrationInfo
-from shortgpt.values.value import Value
+from shortgpt.basics.inputs import CalibrationInfo
+from shortgpt.basics.value import Value
 
 PERPLEXITY, CONTINUATION, SPEED = "perplexity", "continuation", "tokens per second"
 
@@ -33,7 +33,7 @@ class Effect(Value):
         before, after: what was measured.
         ratio: the perplexity after over that before; None where they were not measured.
         ratio_stderr: its standard error, paired by `ratio_unit`; NaN for a single sequence.
-        ratio_unit: what that takes for independent, "document" or "sequence" (`shortgpt.values.statistics.unit`);
+        ratio_unit: what that takes for independent, "document" or "sequence" (`shortgpt.basics.statistics.unit`);
             None where there is no ratio.
         text: what the perplexity was measured on.
         prompt: what was continued, decoded.

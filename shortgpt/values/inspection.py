@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shortgpt.values.value import Value
+from shortgpt.basics.value import Value
 
 NO_RULE = "no rule: a removal stops here"
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shortgpt._version import __version__
+from shortgpt.basics.value import Value
 from shortgpt.errors import SelectionError, ShortGPTError
 from shortgpt.values.choice import Choice, Chosen
 from shortgpt.values.effect import Effect
 from shortgpt.values.scores import Scores
-from shortgpt.values.value import Value
 
 PLAN_FILE = "shortgpt.json"
 CARD_FILE = "README.md"

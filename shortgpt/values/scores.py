@@ -1,7 +1,7 @@
 """`Scores`: what scoring gives, and the choices that can be made by it.
 
 A score is a mean over tokens. Neither tokens of one text nor windows of one document are independent, so its
-uncertainty is taken with the document as the unit (`shortgpt.values.statistics`).
+uncertainty is taken with the document as the unit (`shortgpt.basics.statistics`).
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from shortgpt.basics.block_lists import format_blocks
+from shortgpt.basics.inputs import CalibrationInfo
+from shortgpt.basics.statistics import RESAMPLES, Unit, observed, ratio, resampled_means, unit
+from shortgpt.basics.targets import load_target
+from shortgpt.basics.value import Value
 from shortgpt.errors import (
     SelectionError,
     ShortGPTError,
 )
-from shortgpt.targets import load_target
-from shortgpt.values.block_lists import format_blocks
 from shortgpt.values.choice import Exchange, exchanges, least, run
-from shortgpt.values.inputs import CalibrationInfo
 from shortgpt.values.spans import Spans
-from shortgpt.values.statistics import RESAMPLES, Unit, observed, ratio, resampled_means, unit
-from shortgpt.values.value import Value
 
 DEFAULT_CRITERION = "block-influence"
 KEPT = "it was asked to stay"

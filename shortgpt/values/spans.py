@@ -15,8 +15,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
+from shortgpt.basics.value import Value
 from shortgpt.errors import SelectionError, ShortGPTError
-from shortgpt.values.value import Value
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from shortgpt.basics.inputs import OpenOptions
+from shortgpt.basics.targets import load_target
 from shortgpt.errors import AdapterError, StreamingError, VerificationError, reason_of
 from shortgpt.models.family import Family
-from shortgpt.models.logit_comparison import is_half
 from shortgpt.models.memory import SIGNS, is_lack_of_memory, lacking_memory
-from shortgpt.models.probes import NEW_TOKENS, Probe, drawn, some_of
-from shortgpt.targets import load_target
-from shortgpt.values.inputs import OpenOptions
+from shortgpt.models.probing.logit_comparison import is_half
+from shortgpt.models.probing.probes import NEW_TOKENS, Probe, drawn, some_of
 from shortgpt.values.plan import Verification
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from shortgpt.basics.inputs import OpenOptions
 from shortgpt.errors import VerificationError
-from shortgpt.models.expected_logits import Expectation
 from shortgpt.models.family import Family
-from shortgpt.models.logit_comparison import (
+from shortgpt.models.probing.expected_logits import Expectation
+from shortgpt.models.probing.logit_comparison import (
     CACHED,
     CACHED_ON_ACCELERATOR,
     ELSEWHERE,
@@ -23,7 +24,6 @@ from shortgpt.models.logit_comparison import (
     is_half,
     proves_nothing,
 )
-from shortgpt.values.inputs import OpenOptions
 from shortgpt.values.plan import Verification
 from shortgpt.verification.fresh_process import Answer
 

@@ -22,6 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shortgpt.basics import file_changes as unchanged
+from shortgpt.basics.inputs import Config, Fold, OpenOptions, Progress, Source
 from shortgpt.checkpoints import companions
 from shortgpt.checkpoints.companions import copy_companions as copy_companions
 from shortgpt.checkpoints.new_folder import new_folder
@@ -29,15 +31,13 @@ from shortgpt.checkpoints.records import write_records
 from shortgpt.checkpoints.weights import Weights, file_hash
 from shortgpt.errors import ModelError, SelectionError
 from shortgpt.models.family import Family
-from shortgpt.models.logit_comparison import EXPORTED, EXPORTED_HALF
+from shortgpt.models.probing.logit_comparison import EXPORTED, EXPORTED_HALF
 from shortgpt.models.recognition import recognise, resolve
-from shortgpt.values import unchanged
-from shortgpt.values.inputs import Config, Fold, OpenOptions, Progress, Source
 from shortgpt.values.plan import Plan, Verification
 from shortgpt.verification.unrounded import write_unrounded
 
 if TYPE_CHECKING:
-    from shortgpt.models.expected_logits import Expectation
+    from shortgpt.models.probing.expected_logits import Expectation
 
 Background = Callable[[Callable[[threading.Event], dict[str, str]]], "Future[dict[str, str]]"]
 """Begins a work that ends early when what it is called with is set."""

@@ -13,8 +13,8 @@ from shortgpt.models.folding import folded, same_bits
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from shortgpt.basics.inputs import Fold
     from shortgpt.checkpoints.weights import Weights
-    from shortgpt.values.inputs import Fold
 
 
 def write_unrounded(

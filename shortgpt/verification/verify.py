@@ -24,18 +24,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shortgpt.basics.block_lists import block_numbers
+from shortgpt.basics.inputs import Config, Fold, OpenOptions, Source
 from shortgpt.checkpoints.weights import CACHE_LINE, Weights, file_hash
 from shortgpt.errors import AdapterError, ModelError, StreamingError, VerificationError
-from shortgpt.models.expected_logits import Expectation as Expectation
-from shortgpt.models.expected_logits import expected_logits
 from shortgpt.models.family import Family
-from shortgpt.models.logit_comparison import ELSEWHERE, EXACT, HALF_ELSEWHERE, ROUNDED, compare_logits, is_half
 from shortgpt.models.memory import is_lack_of_memory, lacking_memory, release_memory
-from shortgpt.models.probes import Probe as Probe
-from shortgpt.models.probes import probe as probe
+from shortgpt.models.probing.expected_logits import Expectation as Expectation
+from shortgpt.models.probing.expected_logits import expected_logits
+from shortgpt.models.probing.logit_comparison import ELSEWHERE, EXACT, HALF_ELSEWHERE, ROUNDED, compare_logits, is_half
+from shortgpt.models.probing.probes import Probe as Probe
+from shortgpt.models.probing.probes import probe as probe
 from shortgpt.models.removal import starred
-from shortgpt.values.block_lists import block_numbers
-from shortgpt.values.inputs import Config, Fold, OpenOptions, Source
 from shortgpt.values.plan import PLAN_FILE, Plan, Verification
 from shortgpt.verification.fresh_process import Answer as Answer
 from shortgpt.verification.fresh_process import Reloaded as Reloaded

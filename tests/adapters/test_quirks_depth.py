@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, DiffLlamaConfig, MiniCPM3Config, 
 
 import shortgpt
 from shortgpt.errors import SelectionError
-from shortgpt.models.probes import probe
+from shortgpt.models.probing.probes import probe
 from shortgpt.models.recognition import recognise, resolve
 from shortgpt.testing import boundaries
 from shortgpt.verification.prune import prune_checkpoint

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LlamaForCausalLM
 
 from shortgpt import Verification
-from shortgpt.models.probes import Probe
+from shortgpt.models.probing.probes import Probe
 from shortgpt.verification.verify import Answer
 from tests.support import ids_of, tiny
 from tests.tiny_types import tiny_model

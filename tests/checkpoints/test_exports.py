@@ -13,9 +13,9 @@ import yaml
 from safetensors.torch import load_file
 
 from shortgpt import Plan, prune_checkpoint
+from shortgpt.basics.inputs import Source
 from shortgpt.checkpoints.exports import EXPORTS, check_export, mergekit, prune_layers, write_exports
 from shortgpt.errors import ModelError, UnknownNameError
-from shortgpt.values.inputs import Source
 from tests.support import Ran, saved, tiny
 
 PLAN = Plan("owner/model", "llama", 10, (0, 3, 4, 8))

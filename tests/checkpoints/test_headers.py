@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from shortgpt import prune_checkpoint
+from shortgpt.basics.inputs import MAX_HEADER
 from shortgpt.checkpoints.headers import BITS, read_header, write_header
 from shortgpt.errors import CheckpointError
-from shortgpt.values.inputs import MAX_HEADER
 from tests.support import saved, tiny
 
 A = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}

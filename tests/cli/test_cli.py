@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM
 
 import shortgpt
 from shortgpt import Comparison, Plan, Scores, plugins
+from shortgpt.basics.registry import Extension, Registry
+from shortgpt.basics.targets import load_target
 from shortgpt.checkpoints import copying
 from shortgpt.cli import cli, main
-from shortgpt.targets import load_target
-from shortgpt.values.registry import Extension, Registry
 from tests.support import Ran, ids_of, raising, saved, skipped_by_hand, tiny
 
 Run = Callable[..., Ran]

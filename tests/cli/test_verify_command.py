@@ -17,7 +17,7 @@ from torch import Tensor
 import shortgpt
 from shortgpt import Plan, Verification, prune_checkpoint
 from shortgpt.errors import ModelError, VerificationError
-from shortgpt.models.probes import probe
+from shortgpt.models.probing.probes import probe
 from shortgpt.verification import fresh_process as reloading
 from shortgpt.verification import verify as verification
 from shortgpt.verification.verify import verify_again

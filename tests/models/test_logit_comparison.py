@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from shortgpt.models.logit_comparison import compare_logits, masked, proves_nothing
+from shortgpt.models.probing.logit_comparison import compare_logits, masked, proves_nothing
 
 LOWEST = [-torch.inf, -1e9, *(torch.finfo(kind).min for kind in (torch.float16, torch.bfloat16, torch.float32))]
 

@@ -16,9 +16,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 import shortgpt
 from shortgpt import Verification
 from shortgpt.errors import VerificationError
-from shortgpt.models.expected_logits import expected_logits
-from shortgpt.models.probes import some_of
-from shortgpt.models.reach import Reach, distances
+from shortgpt.models.probing.expected_logits import expected_logits
+from shortgpt.models.probing.probes import some_of
+from shortgpt.models.probing.reach import Reach, distances
 from shortgpt.torch_models.reads import noting_reads
 from shortgpt.verification import verify as verification
 from tests.tiny_types import tiny_model

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import shortgpt
+from shortgpt.basics.block_lists import format_blocks, kept_blocks, parse_blocks
 from shortgpt.errors import CheckpointError, ConfigRewriteError, ModelError, SelectionError
 from shortgpt.models.configs.rules import COUNTS, Rule, depth_of, rewrite_config
 from shortgpt.models.renaming import rename_blocks
-from shortgpt.values.block_lists import format_blocks, kept_blocks, parse_blocks
 from tests.support import SIZES, ids_of, skipped_by_hand, tiny
 
 KEEP, DEPTH = (0, 2, 3, 5), 6  # of six blocks, 1 and 4 go

@@ -23,12 +23,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, core_model_loading
 
 import shortgpt
+from shortgpt.basics.inputs import Source
 from shortgpt.checkpoints.weights import Weights
 from shortgpt.errors import AdapterError, CheckpointError, ModelError
 from shortgpt.models.sequence import Cut
 from shortgpt.torch_models.streaming import BlockWeights, trace_by_block
 from shortgpt.torch_models.waiting_passes import Pass
-from shortgpt.values.inputs import Source
 from tests.support import Ran, ids_of, saved, skipped_by_hand, tiny
 from tests.tiny_types import tiny_batch, tiny_model, upstream_mended
 

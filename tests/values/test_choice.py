@@ -14,6 +14,7 @@ from torch import Tensor
 
 import shortgpt
 from shortgpt import Plan, Scores
+from shortgpt.basics.statistics import difference, resampled_means
 from shortgpt.errors import HiddenStateError, SelectionError
 from shortgpt.measuring import evaluation
 from shortgpt.measuring.calibration import Calibration
@@ -23,7 +24,6 @@ from shortgpt.reports.effect import choice_texts
 from shortgpt.values import choice
 from shortgpt.values.choice import Exchange
 from shortgpt.values.spans import Spans
-from shortgpt.values.statistics import difference, resampled_means
 from tests.support import Playback, raising
 
 

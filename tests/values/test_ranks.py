@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from shortgpt.values.statistics import interval, mid_ranks, spearman
+from shortgpt.basics.statistics import interval, mid_ranks, spearman
 
 
 def test_equal_values_share_the_mean_of_their_places() -> None:

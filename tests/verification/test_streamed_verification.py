@@ -19,7 +19,7 @@ import shortgpt
 from shortgpt import Plan, Verification, prune_checkpoint
 from shortgpt.checkpoints import weights
 from shortgpt.errors import StreamingError, VerificationError
-from shortgpt.models.probes import Probe, probe
+from shortgpt.models.probing.probes import Probe, probe
 from shortgpt.verification import verify as verification
 from shortgpt.verification.fresh_process import Answer
 from shortgpt.verification.verify import compare_generation, verify_again

@@ -17,12 +17,12 @@ from torch import Tensor
 
 import shortgpt
 from shortgpt import Plan, Verification, prune_checkpoint
+from shortgpt.basics.inputs import OpenOptions
 from shortgpt.checkpoints import weights
 from shortgpt.errors import VerificationError
-from shortgpt.models.expected_logits import Expectation, expected_logits
 from shortgpt.models.memory import lacking_memory
-from shortgpt.models.probes import probe
-from shortgpt.values.inputs import OpenOptions
+from shortgpt.models.probing.expected_logits import Expectation, expected_logits
+from shortgpt.models.probing.probes import probe
 from shortgpt.verification import fresh_process as reloading
 from shortgpt.verification.verify import check, compare_generation, judge
 from tests.support import Ran, ids_of, saved, skipped_by_hand, tiny

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from transformers import GenerationConfig, LlamaForCausalLM
 
+from shortgpt.basics.inputs import Config, OpenOptions, Source
 from shortgpt.checkpoints.companions import copy_companions
 from shortgpt.checkpoints.weights import Weights
 from shortgpt.errors import ModelError
-from shortgpt.values.inputs import Config, OpenOptions, Source
 from shortgpt_adapters.baichuan import model as baichuan_model
 from shortgpt_adapters.baichuan.fast_tokenizer import fast_tokenizer
 from shortgpt_adapters.own_code import BAICHUAN

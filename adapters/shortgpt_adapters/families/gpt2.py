@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from shortgpt.values.block_lists import NormPlacement
-from shortgpt.values.inputs import Config, Fold
+from shortgpt.basics.block_lists import NormPlacement
+from shortgpt.basics.inputs import Config, Fold
 from shortgpt_adapters.transformers.family import TransformersFamily
 
 

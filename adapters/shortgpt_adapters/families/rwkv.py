@@ -23,9 +23,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from shortgpt.basics.inputs import Config, OpenOptions, Source
 from shortgpt.models.renaming import rename_blocks
 from shortgpt.models.sequence import BlockSequence
-from shortgpt.values.inputs import Config, OpenOptions, Source
 from shortgpt_adapters.transformers import loader as transformers_loader
 from shortgpt_adapters.transformers.family import TransformersBlocks, TransformersFamily
 from shortgpt_adapters.transformers.loader import ReloadedCausalLM

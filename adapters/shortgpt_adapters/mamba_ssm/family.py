@@ -29,6 +29,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from shortgpt.basics.block_lists import block_numbers
+from shortgpt.basics.inputs import Config, OpenOptions, Source
 from shortgpt.checkpoints import torch_files
 from shortgpt.checkpoints.companions import copy_companions
 from shortgpt.checkpoints.weights import Weights
@@ -37,8 +39,6 @@ from shortgpt.models.configs import spelling as config_spelling
 from shortgpt.models.configs.spelling import Removal
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.torch_models.sequence import TorchBlockSequence, TorchFamily
-from shortgpt.values.block_lists import block_numbers
-from shortgpt.values.inputs import Config, OpenOptions, Source
 from shortgpt_adapters.mamba_ssm.loader import (
     WEIGHTS,
     brief,

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.mamba2 import modeling_mamba2
 
+from shortgpt.basics.inputs import Config
 from shortgpt.errors import CheckpointError, ModelError
-from shortgpt.values.inputs import Config
 from shortgpt_adapters.transformers.loader import ReloadedCausalLM
 from shortgpt_adapters.transformers.verbosity import quiet
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from shortgpt.values.inputs import Config, Fold
+from shortgpt.basics.inputs import Config, Fold
 from shortgpt_adapters.transformers.structural import Structural
 
 POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")

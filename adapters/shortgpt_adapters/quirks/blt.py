@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from shortgpt.basics.inputs import Config
 from shortgpt.errors import CalibrationError
 from shortgpt.models.sequence import Tap, TokenBatch
-from shortgpt.values.inputs import Config
 from shortgpt_adapters.transformers import loader as transformers_loader
 from shortgpt_adapters.transformers.loader import ReloadedCausalLM
 from shortgpt_adapters.transformers.structural import Structural, StructuralBlocks

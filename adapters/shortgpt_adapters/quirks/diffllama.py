@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from shortgpt.values.inputs import Config, Fold
+from shortgpt.basics.inputs import Config, Fold
 from shortgpt_adapters.transformers.structural import Structural
 
 PLACED = re.compile(r"((?:.*\.)?layers)\.(\d+)\.self_attn\.(lambda_q1|lambda_k1|o_proj\.weight)")

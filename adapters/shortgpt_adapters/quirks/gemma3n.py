@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from shortgpt.basics.inputs import Config, Fold
 from shortgpt.models.configs.rules import Blocks, Rule
-from shortgpt.values.inputs import Config, Fold
 from shortgpt_adapters.transformers.structural import Structural
 from shortgpt_adapters.transformers.structure import Structure
 

@@ -12,7 +12,7 @@ blocks whose last one attends in a window is refused: the model that transformer
 
 from collections.abc import Sequence
 
-from shortgpt.values.inputs import Config
+from shortgpt.basics.inputs import Config
 from shortgpt_adapters.quirks.gemma3n import Gemma3n
 
 

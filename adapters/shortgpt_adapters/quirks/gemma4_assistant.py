@@ -26,9 +26,9 @@ import torch
 from torch import Tensor, nn
 from transformers import Gemma4TextConfig, Gemma4UnifiedTextConfig, PreTrainedConfig, PreTrainedModel
 
+from shortgpt.basics.inputs import Config, OpenOptions, Source
 from shortgpt.errors import CalibrationError
 from shortgpt.models.sequence import BlockSequence, Tap, TokenBatch
-from shortgpt.values.inputs import Config, OpenOptions, Source
 from shortgpt_adapters.quirks.gemma4 import Gemma4
 from shortgpt_adapters.transformers import loader as transformers_loader
 from shortgpt_adapters.transformers.loader import ReloadedCausalLM, logits_of

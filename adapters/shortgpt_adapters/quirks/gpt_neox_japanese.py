@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from shortgpt.values.inputs import Config, Fold
+from shortgpt.basics.inputs import Config, Fold
 from shortgpt_adapters.transformers.structural import Structural
 
 BIAS = re.compile(r"((?:.*\.)?layers)\.(\d+)\.attention\.dense_bias")

@@ -29,12 +29,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from shortgpt.basics.block_lists import block_numbers
+from shortgpt.basics.inputs import Config
 from shortgpt.models.configs.rules import COUNT, UNCHANGED, Blocks, Rule
 from shortgpt.models.renaming import rename_blocks
 from shortgpt.models.sequence import Tap, TokenBatch
 from shortgpt.torch_models.sequence import TorchFamily
-from shortgpt.values.block_lists import block_numbers
-from shortgpt.values.inputs import Config
 from shortgpt_adapters.transformers.loader import arguments
 from shortgpt_adapters.transformers.structural import Structural, StructuralBlocks, list_in_files
 from shortgpt_adapters.transformers.structure import Structure

@@ -29,9 +29,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shortgpt.basics.block_lists import block_numbers
 from shortgpt.models.configs.rules import Blocks, Rule
 from shortgpt.models.sequence import Tap, TokenBatch
-from shortgpt.values.block_lists import block_numbers
 from shortgpt_adapters.transformers.structural import Structural, StructuralBlocks
 
 QUERY_OF_THE_FIRST = re.compile(r"(?:.*\.)?layers\.0\.attention_input\..+")

@@ -16,7 +16,7 @@ from the start, cached generation is wrong in the library before anything is rem
 import functools
 from collections.abc import Sequence
 
-from shortgpt.values.inputs import Config
+from shortgpt.basics.inputs import Config
 from shortgpt_adapters.transformers import loader as transformers_loader
 from shortgpt_adapters.transformers.loader import ReloadedCausalLM
 from shortgpt_adapters.transformers.structural import Structural

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from shortgpt.basics.block_lists import format_blocks
+from shortgpt.basics.inputs import Config
 from shortgpt.errors import CalibrationError
 from shortgpt.models.sequence import Tap, TokenBatch
-from shortgpt.values.block_lists import format_blocks
-from shortgpt.values.inputs import Config
 from shortgpt_adapters.transformers.structural import Structural, StructuralBlocks
 from shortgpt_adapters.transformers.structure import PROBE, Structure, find_structure
 

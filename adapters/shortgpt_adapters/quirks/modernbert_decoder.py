@@ -11,7 +11,7 @@ weight cannot be moved elsewhere, since the attention's input is also what the r
 
 from collections.abc import Mapping
 
-from shortgpt.values.inputs import Config
+from shortgpt.basics.inputs import Config
 from shortgpt_adapters.transformers.structural import Structural
 
 

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from shortgpt.basics.block_lists import block_numbers
+from shortgpt.basics.inputs import Config
 from shortgpt.models.renaming import rename_blocks
 from shortgpt.models.sequence import Tap, TokenBatch
 from shortgpt.torch_models.sequence import TorchFamily
-from shortgpt.values.block_lists import block_numbers
-from shortgpt.values.inputs import Config
 from shortgpt_adapters.transformers import loader as transformers_loader
 from shortgpt_adapters.transformers.loader import ReloadedCausalLM, arguments, logits_of
 from shortgpt_adapters.transformers.structural import Structural, StructuralBlocks, list_in_files

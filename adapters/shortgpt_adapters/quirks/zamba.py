@@ -21,7 +21,7 @@ from dataclasses import replace
 
 from transformers import PreTrainedModel
 
-from shortgpt.values.inputs import Config
+from shortgpt.basics.inputs import Config
 from shortgpt_adapters.transformers.structural import Structural, list_in_files
 from shortgpt_adapters.transformers.structure import Structure
 

@@ -29,8 +29,8 @@ from typing import ClassVar
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from shortgpt.basics.inputs import Config, Fold
 from shortgpt.models.configs.rules import RENUMBER, Blocks, Rule
-from shortgpt.values.inputs import Config, Fold
 from shortgpt_adapters.transformers import loader as transformers_loader
 from shortgpt_adapters.transformers.loader import UnboundedTimeSteps
 from shortgpt_adapters.transformers.structural import Structural, list_in_files

@@ -26,13 +26,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shortgpt.basics.block_lists import block_numbers
+from shortgpt.basics.inputs import Config, OpenOptions, Source
 from shortgpt.checkpoints import torch_files
 from shortgpt.errors import CheckpointError, ModelError, ShortGPTError
 from shortgpt.models.family import Family
 from shortgpt.models.renaming import rename_blocks
 from shortgpt.models.sequence import BlockSequence, Cut, Tap, TokenBatch
-from shortgpt.values.block_lists import block_numbers
-from shortgpt.values.inputs import Config, OpenOptions, Source
 from shortgpt_adapters.rwkv_package import checkpoint
 from shortgpt_adapters.rwkv_package.runtime import Row, open_file, shortened, steps_of, weights_of
 

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from shortgpt.basics.block_lists import format_blocks
 from shortgpt.errors import CheckpointError, ModelError, reason_of
-from shortgpt.values.block_lists import format_blocks
 
 Config = dict[str, Any]
 

@@ -21,15 +21,15 @@ from transformers import (
     PreTrainedModel,
 )
 
+from shortgpt.basics.inputs import Config, OpenOptions, Source
 from shortgpt.checkpoints.companions import copy_companions
 from shortgpt.errors import CheckpointError, ConfigRewriteError, ModelError, ShortGPTError, StreamingError, reason_of
 from shortgpt.models.configs import spelling as config_spelling
 from shortgpt.models.configs.spelling import Removal
-from shortgpt.models.probes import drawn
+from shortgpt.models.probing.probes import drawn
 from shortgpt.models.removal import split_block_name, starred
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.torch_models.sequence import TorchBlockSequence, TorchFamily
-from shortgpt.values.inputs import Config, OpenOptions, Source
 from shortgpt_adapters.own_code import Code
 from shortgpt_adapters.transformers import config_files as transformers_config
 from shortgpt_adapters.transformers import loader as transformers_loader

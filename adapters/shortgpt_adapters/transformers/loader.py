@@ -29,7 +29,7 @@ from transformers import (
 from transformers.utils import logging
 
 from shortgpt.errors import StreamingError
-from shortgpt.models.logit_comparison import CACHED, compare_logits
+from shortgpt.models.probing.logit_comparison import CACHED, compare_logits
 
 if TYPE_CHECKING:
     from shortgpt.torch_models.streaming import BlockWeights

@@ -37,11 +37,11 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
+from shortgpt.basics.inputs import Source
 from shortgpt.checkpoints.weights import Weights
 from shortgpt.errors import StreamingError
 from shortgpt.models.memory import SIGNS
 from shortgpt.torch_models.streaming import BlockWeights
-from shortgpt.values.inputs import Source
 from shortgpt_adapters.transformers.verbosity import quiet
 
 if "_load_pretrained_model" not in vars(PreTrainedModel):

@@ -22,12 +22,12 @@ import transformers
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, DynamicCache, PreTrainedConfig, PreTrainedModel
 
+from shortgpt.basics.inputs import Config, OpenOptions, Source
 from shortgpt.errors import AdapterError, CheckpointError, ConfigRewriteError, StreamingError, reason_of
 from shortgpt.models.configs.rules import NAMING_MODULES, Decision, decide, naming_modules, rewritten
 from shortgpt.models.recognition import describe, unknown_architecture
 from shortgpt.models.renaming import rename_blocks
 from shortgpt.models.sequence import BlockSequence
-from shortgpt.values.inputs import Config, OpenOptions, Source
 from shortgpt_adapters.transformers import loader as transformers_loader
 from shortgpt_adapters.transformers.config_files import parts
 from shortgpt_adapters.transformers.family import TransformersBlocks, TransformersFamily

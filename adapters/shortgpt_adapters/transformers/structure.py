@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from shortgpt.basics.block_lists import NormPlacement, block_numbers
 from shortgpt.errors import AdapterError, reason_of
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.torch_models.in_memory import prove
 from shortgpt.torch_models.sequence import TorchBlockSequence
-from shortgpt.values.block_lists import NormPlacement, block_numbers
 from shortgpt_adapters.transformers.loader import arguments
 
 PROBE = (2, 5)

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from shortgpt import BlockSequence, Source, TokenBatch, TorchBlockSequence, TorchFamily
+from shortgpt.basics.inputs import Config, OpenOptions
 from shortgpt.checkpoints.companions import copy_companions
 from shortgpt.errors import CheckpointError
-from shortgpt.values.inputs import Config, OpenOptions
 from shortgpt_pebble.model import VOCABULARY, Pebble, tokenize
 
 

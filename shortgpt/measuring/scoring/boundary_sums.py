@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from shortgpt.basics.inputs import Progress
     from shortgpt.measuring.scoring.requested import Asked
     from shortgpt.models.sequence import BlockSequence, TokenBatch
-    from shortgpt.values.inputs import Progress
 
 BLOCKS = 8
 """For how many blocks what is known of each token is kept before it is summed: of 8, some 20 float64 numbers, it is

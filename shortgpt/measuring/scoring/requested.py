@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shortgpt import plugins
+from shortgpt.basics.registry import Extension
+from shortgpt.basics.targets import load_target
 from shortgpt.errors import PluginError, ShortGPTError
 from shortgpt.measuring.criteria import AnyCriterion, BatchCriterion, Criterion, OrderCriterion, StepCriterion
 from shortgpt.measuring.step import Step
-from shortgpt.targets import load_target
-from shortgpt.values.registry import Extension
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from shortgpt.basics.inputs import Progress
     from shortgpt.measuring.calibration import Calibration
     from shortgpt.models.sequence import BlockSequence, TokenBatch
-    from shortgpt.values.inputs import Progress
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from shortgpt.basics.inputs import Progress
 from shortgpt.errors import CalibrationError, ShortGPTError
 from shortgpt.measuring.batch_parts import Fitting
 from shortgpt.measuring.calibration import Calibration, calibrate
@@ -25,7 +26,6 @@ from shortgpt.measuring.scoring.pairs import refuse_spans
 from shortgpt.measuring.scoring.requested import Asked, open_criteria
 from shortgpt.models import processes
 from shortgpt.models.sequence import check_opened
-from shortgpt.values.inputs import Progress
 from shortgpt.values.scores import DEFAULT_CRITERION, Scores
 from shortgpt.values.spans import Spans
 

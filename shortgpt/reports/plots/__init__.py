@@ -7,9 +7,9 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shortgpt.basics.targets import load_target
 from shortgpt.errors import OutputError
 from shortgpt.reports.files import write
-from shortgpt.targets import load_target
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

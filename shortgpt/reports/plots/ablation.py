@@ -8,11 +8,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from shortgpt.basics.statistics import mid_ranks
 from shortgpt.reports.ablation import correlation
 from shortgpt.reports.plots.quality import quality_axis
 from shortgpt.reports.plots.style import line, panels, plain, whole_numbers
 from shortgpt.values.ablation import BLOCK, Ablation
-from shortgpt.values.statistics import mid_ranks
 
 
 def ablation_figure(found: Ablation) -> Figure:

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
+from shortgpt.basics.inputs import CalibrationInfo
 from shortgpt.reports.plots.style import far_apart, plain
 from shortgpt.values.ablation import Ablation
 from shortgpt.values.curves import Curves
-from shortgpt.values.inputs import CalibrationInfo
 
 
 def quality_axis(axes: Axes, result: Ablation | Curves, held_out: CalibrationInfo, values: Iterable[float]) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import shortgpt
+from shortgpt.basics.statistics import FEWEST_DOCUMENTS, ratio, resampled_means, unit
 from shortgpt.errors import CalibrationError
 from shortgpt.measuring import effect as effects
 from shortgpt.measuring.calibration import Calibration, calibrate, calibrate_and_hold_out
@@ -18,7 +19,6 @@ from shortgpt.models.sequence import TokenBatch
 from shortgpt.reports import as_text
 from shortgpt.values.choice import run
 from shortgpt.values.scores import Scores
-from shortgpt.values.statistics import FEWEST_DOCUMENTS, ratio, resampled_means, unit
 from tests.support import Playback, byte_tokenizer, tiny
 
 DOCUMENTS, EACH = 40, 8

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import pytest
 
+from shortgpt.basics.value import Value
 from shortgpt.errors import OutputError, ShortGPTError
-from shortgpt.values.value import Value
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from shortgpt.models.reach import MARGIN, Reach
+from shortgpt.models.probing.reach import MARGIN, Reach
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shortgpt.values.value import Value
+from shortgpt.basics.value import Value
 
 
 @dataclass(frozen=True)

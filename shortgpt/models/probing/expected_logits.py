@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from shortgpt.basics.block_lists import block_numbers
 from shortgpt.errors import reason_of
-from shortgpt.models.probes import PROBE, Probe, probe_of, some_of
-from shortgpt.models.probes import probe as probe
-from shortgpt.values.block_lists import block_numbers
+from shortgpt.models.probing.probes import PROBE, Probe, probe_of, some_of
+from shortgpt.models.probing.probes import probe as probe
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+from shortgpt.basics.targets import load_target
 from shortgpt.errors import OutputError, ShortGPTError
-from shortgpt.targets import load_target
 
 T = TypeVar("T", bound="Value")
 

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shortgpt.basics import file_changes as unchanged
+from shortgpt.basics.value import Value
 from shortgpt.errors import CheckpointError, ModelError
-from shortgpt.values import unchanged
-from shortgpt.values.value import Value
 
 if TYPE_CHECKING:
     from torch import Tensor

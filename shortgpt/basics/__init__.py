@@ -1,0 +1,1 @@
+"""What every wing stands on: values with JSON, statistics, block lists, inputs, plugin entries."""
