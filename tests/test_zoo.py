@@ -3,6 +3,8 @@
 import importlib
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,11 @@ def test_there_is_a_model_of_each_family_and_together_they_are_small() -> None:
         f"zoo:{name}" for name in ("llama", "mistral", "mamba", "rwkv", "gpt2", "gpt2-postnorm", "baichuan")
     }
     assert sum(file.stat().st_size for folder in ZOO.values() for file in folder.iterdir()) <= 12_000_000
+
+
+def test_types_that_transformers_lacks_open_where_nothing_else_was_imported() -> None:
+    code = "import shortgpt; [shortgpt.load(f'zoo:{name}', device='cpu') for name in ('gpt2-postnorm', 'baichuan')]"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -8,6 +8,7 @@
 There is no final norm: boundary L is what the head reads.
 """
 
+from shortgpt_adapters.families import gpt2_postnorm_model  # noqa: F401  (registers the classes with transformers)
 from shortgpt_adapters.families.gpt2 import GPT2
 from shortgpt_adapters.own_code import POST_NORM_GPT2
 from shortgpt_adapters.transformers.family import CarryingCode
