@@ -45,7 +45,8 @@ _HOMES = {
     "effect": "measuring.effect",
     "hookimpl": "hookspecs",
     "load": "models.loading",
-    "prune_checkpoint": "verification.prune",
+    "prune": "verification.prune",
+    "prune_checkpoint": "verification.removal_on_disk",
     "remove": "models.removal",
     "score": "measuring.scoring.score",
     "verify": "verification.verify",
@@ -91,7 +92,8 @@ if TYPE_CHECKING:
     from shortgpt.values.plan import Plan as Plan
     from shortgpt.values.plan import Verification as Verification
     from shortgpt.values.scores import Scores as Scores
-    from shortgpt.verification.prune import prune_checkpoint as prune_checkpoint
+    from shortgpt.verification.prune import prune as prune
+    from shortgpt.verification.removal_on_disk import prune_checkpoint as prune_checkpoint
     from shortgpt.verification.verify import verify as verify
 
 

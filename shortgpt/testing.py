@@ -27,7 +27,7 @@ from shortgpt.models.probing.logit_comparison import compare_logits, proves_noth
 from shortgpt.models.recognition import recognise, resolve
 from shortgpt.models.sequence import BlockSequence, TokenBatch
 from shortgpt.values.scores import Scores
-from shortgpt.verification.prune import prune_checkpoint
+from shortgpt.verification.removal_on_disk import prune_checkpoint
 from shortgpt.verification.verify import compare_generation
 
 if TYPE_CHECKING:

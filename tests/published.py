@@ -41,7 +41,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from shortgpt.errors import SelectionError, ShortGPTError, VerificationError
 from shortgpt.models.family import refusal
 from shortgpt.models.recognition import recognise, resolve
-from shortgpt.verification.prune import prune_checkpoint
+from shortgpt.verification.removal_on_disk import prune_checkpoint
 from tests.support import in_this_process
 from tests.tiny_types import randomise
 from tests.type_checks import plain

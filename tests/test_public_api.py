@@ -17,6 +17,7 @@ import pytest
 from shortgpt_adapters.catalog import ARCHITECTURES
 
 import shortgpt
+from shortgpt.basics.inputs import CalibrationOptions, LoadOptions
 from shortgpt.models.family import ANY_MODEL_TYPE
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +26,7 @@ ENGINE, PLUGINS, ADAPTERS = (ROOT / p for p in ("shortgpt", "plugins/shortgpt_pl
 NAMES = {
     *("ShortGPTError", "__version__"),
     *("load", "wrap", "calibrate", "score", "remove", "prune_checkpoint", "verify", "compare"),
-    *("curve", "ablate", "effect"),
+    *("curve", "ablate", "effect", "prune"),
     *("Ablation", "Calibration", "Choice", "Comparison", "Curves", "Effect", "Plan", "Scores", "Source"),
     "Verification",
     *("BlockSequence", "Tap", "TokenBatch", "TorchBlockSequence"),
@@ -42,31 +43,36 @@ FUNCTIONS = {
     "calibrate": "(source: Any, model: BlockSequence, *, sequences: int | None = None, tokens: int | None = None, "
     "seed: int = 0, field: str | None = None, batch_size: int | None = None) -> Calibration",
     "score": "(model: BlockSequence, calibration: Any = stdlib, *, criteria: Sequence[str] = (block-influence,), "
-    "spans: bool = False, sequences: int | None = None, tokens: int | None = None, seed: int = 0, "
-    "field: str | None = None, batch_size: int | None = None, progress: Progress | None = None) -> Scores",
+    "spans: bool = False, progress: Progress | None = None, **options: Unpack[CalibrationOptions]) -> Scores",
     "remove": "(model: BlockSequence, blocks: Plan | Iterable[int]) -> BlockSequence",
     "prune_checkpoint": "(source: str | Path | Source, output: str | Path, blocks: Plan | Iterable[int], *, "
     "verify: bool = True, device: str | None = None, dtype: str = auto, trust_remote_code: bool = False, "
     "architecture: str | None = None, export_as: str | None = None, stream: bool = False, "
     "progress: Progress | None = None) -> Plan",
     "effect": "(model: BlockSequence, blocks: Plan | Iterable[int], text: Any = stdlib, *, "
-    "sequences: int | None = None, tokens: int | None = None, seed: int = 0, field: str | None = None, "
-    "batch_size: int | None = None, progress: Progress | None = None) -> Effect",
+    "progress: Progress | None = None, **options: Unpack[CalibrationOptions]) -> Effect",
+    "prune": "(model: BlockSequence | Source | str | Path, output: str | Path, *, blocks: int | None = None, "
+    "ratio: float | None = None, contiguous: int | None = None, max_perplexity_ratio: float | None = None, "
+    "remove: str | Iterable[int] | None = None, plan: Plan | str | Path | None = None, "
+    "keep: str | Iterable[int] = (), criterion: str | None = None, calibration: Any = None, "
+    "effect: bool | None = None, verify: bool = True, exports: Sequence[str] = (), export_as: str | None = None, "
+    "merge_adapter: bool = False, progress: Progress | None = None, **options: Unpack[MeasuringOptions]) "
+    "-> Plan | None",
     "verify": "(original: BlockSequence, directory: str | Path, blocks: Iterable[int], *, "
     "dtype: str = auto, trust_remote_code: bool = False, family: Family | None = None) -> Verification",
     "compare": "(models: Iterable[BlockSequence | Scores | str | Path], calibration: Any = stdlib, *, "
-    "criteria: Sequence[str] = (block-influence,), sequences: int | None = None, tokens: int | None = None, "
-    "seed: int = 0, field: str | None = None, batch_size: int | None = None, device: str | None = None, "
-    "dtype: str = auto, tokenizer: Any = None, trust_remote_code: bool = False, progress: Progress | None = None) "
-    "-> Comparison",
+    "criteria: Sequence[str] = (block-influence,), progress: Progress | None = None, "
+    "**options: Unpack[MeasuringOptions]) -> Comparison",
     "curve": "(models: BlockSequence | str | Path | Iterable[BlockSequence | str | Path], "
     "calibration: Any = stdlib, *, criteria: Sequence[str] | None = None, evaluator: str = perplexity, "
-    "most: float | None = None, sequences: int | None = None, tokens: int | None = None, seed: int = 0, "
-    "field: str | None = None, batch_size: int | None = None, device: str | None = None, dtype: str = auto, "
-    "tokenizer: Any = None, trust_remote_code: bool = False, progress: Progress | None = None) -> Curves",
+    "most: float | None = None, progress: Progress | None = None, **options: Unpack[MeasuringOptions]) -> Curves",
     "ablate": "(model: BlockSequence, calibration: Any = stdlib, *, criteria: Sequence[str] = (block-influence,), "
-    "evaluator: str = perplexity, sequences: int | None = None, tokens: int | None = None, seed: int = 0, "
-    "field: str | None = None, batch_size: int | None = None, progress: Progress | None = None) -> Ablation",
+    "evaluator: str = perplexity, progress: Progress | None = None, **options: Unpack[CalibrationOptions]) -> Ablation",
+}
+
+KEYWORDS = {
+    CalibrationOptions: "calibrate",
+    LoadOptions: "load",
 }
 
 TO_IMPLEMENT = {
@@ -113,13 +119,20 @@ def test_the_public_names() -> None:
 
 
 def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'prune'"):
-        shortgpt.prune  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'shorten'"):
+        shortgpt.shorten  # noqa: B018
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_signature_of_a_function(name: str) -> None:
     assert shape(getattr(shortgpt, name)) == FUNCTIONS[name]
+
+
+@pytest.mark.parametrize("options", KEYWORDS)
+def test_options_are_the_keywords_of_the_function_that_says_what_they_mean(options: type) -> None:
+    parameters = inspect.signature(getattr(shortgpt, KEYWORDS[options])).parameters.values()
+    keywords = {one.name: one.annotation for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}
+    assert {name: hint.__forward_arg__ for name, hint in options.__annotations__.items()} == keywords
 
 
 @pytest.mark.parametrize("name", TO_IMPLEMENT)

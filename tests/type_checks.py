@@ -36,7 +36,7 @@ from shortgpt.models.probing.logit_comparison import compare_logits
 from shortgpt.models.recognition import recognise, resolve
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.verification import verify as verification
-from shortgpt.verification.prune import prune_checkpoint
+from shortgpt.verification.removal_on_disk import prune_checkpoint
 from tests.tiny_types import MODEL_TYPES, tiny_batch, tiny_model, upstream_mended
 
 DEPTHS, SEEDS = (6, 9), (0, 1)

@@ -21,7 +21,7 @@ from typing import Any
 
 from shortgpt.basics.inputs import Config
 from shortgpt.models.configs.text import updated
-from shortgpt_adapters.transformers import loader as transformers_loader
+from shortgpt_adapters.transformers import loader
 from shortgpt_adapters.transformers.loader import ReloadedCausalLM
 
 
@@ -106,10 +106,10 @@ def _named(auto_map: Any) -> list[str]:
 def reload(directory: Path, *, trust_remote_code: bool = False, **opening: Any) -> ReloadedCausalLM:
     """Open a checkpoint with the code that it carries, if that is this package's; or else with this package's modules.
 
-    Raises as `transformers_loader.reload` does.
+    Raises as `loader.reload` does.
     """
     carried = any(code.is_in(directory) for code in ALL)
     if not carried:
         for code in ALL:
             importlib.import_module(f"shortgpt_adapters.{code.module}")  # registers the classes with transformers
-    return transformers_loader.reload(directory, trust_remote_code=trust_remote_code or carried, **opening)
+    return loader.reload(directory, trust_remote_code=trust_remote_code or carried, **opening)

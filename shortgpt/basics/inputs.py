@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from shortgpt.basics import file_changes as unchanged
+from shortgpt.basics import file_changes
 from shortgpt.basics.value import Value
 from shortgpt.errors import CheckpointError, ModelError
 
@@ -38,10 +38,10 @@ class Source:
     name: str
     path: Path
     adapter_base: str | None = None
-    stamps: Mapping[Path, unchanged.Stamp] = field(init=False, repr=False, compare=False)
+    stamps: Mapping[Path, file_changes.Stamp] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stamps", unchanged.stamps(self.path))
+        object.__setattr__(self, "stamps", file_changes.stamps(self.path))
 
     @cached_property
     def config(self) -> Config:
@@ -78,6 +78,45 @@ class OpenOptions:
     dtype: str = "auto"
     trust_remote_code: bool = False
     stream: bool = False
+
+
+class LoadOptions(TypedDict, total=False):
+    """The keywords of `shortgpt.load`, which says what each means."""
+
+    device: str | None
+    dtype: str
+    tokenizer: Any
+    trust_remote_code: bool
+    architecture: str | None
+    stream: bool
+
+
+class CalibrationOptions(TypedDict, total=False):
+    """The keywords of `shortgpt.calibrate`, which says what each means."""
+
+    sequences: int | None
+    tokens: int | None
+    seed: int
+    field: str | None
+    batch_size: int | None
+
+
+class MeasuringOptions(CalibrationOptions, LoadOptions, total=False):
+    """The keywords of what loads models and measures them: `apart` parts them again."""
+
+
+def apart(options: MeasuringOptions) -> tuple[CalibrationOptions, LoadOptions]:
+    """The keywords for `shortgpt.calibrate`, and those for `shortgpt.load`.
+
+    Raises:
+        TypeError: one is for neither, as Python itself raises it.
+    """
+    texts = {name: value for name, value in options.items() if name in CalibrationOptions.__annotations__}
+    loading = {name: value for name, value in options.items() if name in LoadOptions.__annotations__}
+    for name in options:
+        if name not in texts and name not in loading:
+            raise TypeError(f"unexpected keyword argument {name!r}")
+    return cast(CalibrationOptions, texts), cast(LoadOptions, loading)
 
 
 Progress = Callable[[str, int, int], None]

@@ -28,7 +28,7 @@ from shortgpt.checkpoints.exports import EXPORT_FILES
 from shortgpt.checkpoints.headers import quoted
 from shortgpt.checkpoints.weights import INDEXES
 from shortgpt.errors import CheckpointError, ConfigRewriteError
-from shortgpt.models.configs import rules as config_rules
+from shortgpt.models.configs import rules
 from shortgpt.models.configs.module_paths import LIST_NAMES, Renumbering
 from shortgpt.models.configs.text import updated
 from shortgpt.models.recognition import FOLDERS, code_folders
@@ -240,7 +240,7 @@ def _counts(content: Any, kept: Kept | None) -> bool:
     if not isinstance(content, dict):
         return False
     for name, value in content.items():
-        is_count = name in config_rules.COUNTS and type(value) is int
+        is_count = name in rules.COUNTS and type(value) is int
         if (is_count and (kept is None or value == kept.depth)) or _counts(value, kept):
             return True
     return False
@@ -256,7 +256,7 @@ def _recounted(content: Any, kept: Kept) -> Any:
     inner = content.values() if isinstance(content, dict) else content
     if any(_counts(value, kept) or _depends_on_blocks(value, kept) for value in inner):
         raise ValueError("a part of it depends on the blocks")
-    return config_rules.rewrite_config(content, kept.keep, kept.depth)
+    return rules.rewrite_config(content, kept.keep, kept.depth)
 
 
 def _depends_on_blocks(value: Any, kept: Kept) -> bool:
@@ -264,8 +264,8 @@ def _depends_on_blocks(value: Any, kept: Kept) -> bool:
         return any(_depends_on_blocks(item, kept) for item in value)
     if not isinstance(value, dict):
         return False
-    decisions = config_rules.decide(value, range(kept.depth), kept.depth)
-    return any(not config_rules.is_idle(one) for one in decisions) or any(
+    decisions = rules.decide(value, range(kept.depth), kept.depth)
+    return any(not rules.is_idle(one) for one in decisions) or any(
         _depends_on_blocks(inner, kept) for inner in value.values()
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from shortgpt.basics.inputs import Source
 from shortgpt.checkpoints.weights import Weights
 from shortgpt.errors import CheckpointError
-from shortgpt.models.configs import rules as config_rules
+from shortgpt.models.configs import rules
 from shortgpt.models.family import Family, refusal
 from shortgpt.values.inspection import NO_RULE, Field, Inspection
 
@@ -38,11 +38,11 @@ def inspect(
         fields=tuple(
             Field(
                 one.field,
-                config_rules.short((config | own)[one.field]),
+                rules.short((config | own)[one.field]),
                 one.rule.name if one.rule is not None else NO_RULE,
             )
             for one in family.decisions(config, [i for i in range(depth) if i not in set(removed)] or range(depth))
-            if not config_rules.is_idle(one)
+            if not rules.is_idle(one)
         ),
         pinned=dict(family.pinned(config)),
         removed=removed,

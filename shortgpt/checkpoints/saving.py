@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from shortgpt.basics import file_changes as unchanged
+from shortgpt.basics import file_changes
 from shortgpt.checkpoints import companions
 from shortgpt.checkpoints.companions import Kept
 from shortgpt.checkpoints.new_folder import new_folder
@@ -23,17 +23,31 @@ def save(model: BlockSequence, directory: str | Path) -> None:
         CheckpointError: the source, whose hashes are recorded, was changed since the model was opened.
     """
     with new_folder(directory) as temporary:
-        model.write(temporary)
-        plan = model.plan
-        if model.source is not None:
-            notes = companions.settle(model.source, temporary, _kept(model, plan))
-            plan = replace(plan, notes=(*plan.notes, *notes)) if plan is not None else None
-        if plan is not None and model.source is not None and not plan.source_hashes:
-            weights = Weights(model.source)
-            plan = replace(plan, source_hashes=weights.hashes())
-            unchanged.check(model.name, {f: stamp for f, stamp in model.source.stamps.items() if f in weights.hashed})
+        plan = write(model, temporary)
         if plan is not None:
             write_records(temporary, plan, model.source.path if model.source is not None else None)
+
+
+def write(model: BlockSequence, folder: Path) -> Plan | None:
+    """Write weights, config and what lies beside them, without the records.
+
+    Returns:
+        The plan to record; None for a model that was not made shorter.
+    """
+    model.write(folder)
+    plan = model.plan
+    if model.source is None:
+        return plan
+    notes = companions.settle(model.source, folder, _kept(model, plan))
+    if plan is None:
+        return None
+    plan = replace(plan, notes=(*plan.notes, *notes))
+    if not plan.source_hashes:
+        weights = Weights(model.source)
+        plan = replace(plan, source_hashes=weights.hashes())
+        hashed = {file: stamp for file, stamp in model.source.stamps.items() if file in weights.hashed}
+        file_changes.check(model.name, hashed)
+    return plan
 
 
 def _kept(model: BlockSequence, plan: Plan | None) -> Kept | None:

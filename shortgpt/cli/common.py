@@ -90,15 +90,25 @@ def named(
     """The model that a command was given; an adapter that is merged lies in a folder that is gone with the command."""
     from shortgpt.checkpoints.merging import merged
     from shortgpt.models.recognition import resolve
-    from shortgpt.values.plan import Plan
 
     if merge_adapter:
-        source = click.get_current_context().with_resource(merged(model, trust_remote_code=trust_remote_code))
-    else:
-        source = resolve(model, architecture)
+        return click.get_current_context().with_resource(merged(model, trust_remote_code=trust_remote_code))
+    source = resolve(model, architecture)
+    tell_unread_plan(source, quiet)
+    return source
+
+
+def tell_unread_plan(source: Source, quiet: bool) -> None:
+    """A note where the record of how a model was made cannot be read."""
+    from shortgpt.values.plan import Plan
+
     if unread := Plan.unread_beside(source.path):
         note(f"note: {unread}", quiet)
-    return source
+
+
+def is_given(context: click.Context, name: str) -> bool:
+    """Whether an option stands on the command line."""
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def demo(output: str | None, device: str | None, quiet: bool) -> None:
     from shortgpt.models.recognition import resolve
     from shortgpt.plugins import registry
     from shortgpt.values.scores import blocks_for_ratio
-    from shortgpt.verification.prune import prune_checkpoint
+    from shortgpt.verification.removal_on_disk import prune_checkpoint
 
     if output is not None:
         check_output(output)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from shortgpt.cli import choosing, common
-from shortgpt.errors import OutputError, SelectionError, VerificationError
+from shortgpt.cli import common
+from shortgpt.errors import OutputError
 
 if TYPE_CHECKING:
     from shortgpt.values.plan import Plan
 
-CALIBRATION = ("calibration", "field", "sequences", "tokens", "seed", "batch_size", "tokenizer")
-CHOOSING = ("criterion", "keep")
 TOOLS = ("mergekit", "llama.cpp")
 """Those of `shortgpt.checkpoints.exports`."""
 
@@ -42,7 +39,7 @@ class _AsOption(click.Command):
     "numbers, the largest that does.",
 )
 @click.option("--remove", metavar="LIST", help="Remove these blocks, counted from 0, such as 21-29,31.")
-@click.option("--plan", "plan_file", metavar="FILE", help="Remove what a shortgpt.json says.")
+@click.option("--plan", metavar="FILE", help="Remove what a shortgpt.json says.")
 @click.option("--keep", metavar="LIST", help="Blocks that stay whatever they score, such as 0-2,31.")
 @click.option("--criterion", help="The score to choose by. Default: block-influence.")
 @click.option("--verify/--no-verify", default=True, help="Prove the result against the original. Default: yes.")
@@ -65,28 +62,8 @@ class _AsOption(click.Command):
 @common.calibration_options
 @common.model_options
 @common.output_options
-def prune(
-    model: str,
-    output: str,
-    blocks: int | None,
-    ratio: float | None,
-    contiguous: int | None,
-    max_perplexity_ratio: float | None,
-    remove: str | None,
-    plan_file: str | None,
-    keep: str | None,
-    criterion: str | None,
-    verify: bool,
-    effect: bool | None,
-    exports: tuple[str, ...],
-    export_as: str | None,
-    architecture: str | None,
-    merge_adapter: bool,
-    stream: bool,
-    json_file: str | None,
-    quiet: bool,
-    **options: Any,
-) -> None:
+@click.pass_context
+def prune(context: click.Context, model: str, output: str, json_file: str | None, quiet: bool, **options: Any) -> None:
     """Remove blocks from MODEL and write a checkpoint that its own library loads.
 
     Give one of --blocks, --ratio, --contiguous, --max-perplexity-ratio, --remove, --plan. The result is loaded again in
@@ -96,97 +73,33 @@ def prune(
 
     Held-out text, on which the effect is measured, is what comes behind the --sequences that are scored.
     """
-    from shortgpt.basics.block_lists import parse_blocks
-    from shortgpt.checkpoints.exports import check_export
-    from shortgpt.checkpoints.new_folder import check_output
-    from shortgpt.models.devices import default_device, started
-    from shortgpt.models.memory import release_memory
-    from shortgpt.models.recognition import recognise
+    from shortgpt.models.recognition import resolve
     from shortgpt.values.plan import Plan
-    from shortgpt.verification.prune import check_plan, prune_checkpoint
+    from shortgpt.verification.prune import prune as run
 
-    wanted = choosing.Wanted.checked(
-        keep,
-        blocks=blocks,
-        ratio=ratio,
-        contiguous=contiguous,
-        max_perplexity_ratio=max_perplexity_ratio,
-        remove=remove,
-        plan=plan_file,
-    )
-    _refuse_idle(wanted, effect, verify)
-    first = started()[0] == 0
-    if not first and not wanted.scored:
-        return  # nothing is scored, so there is nothing to share
-    folder = check_output(output)
-    common.check_file(json_file)
-    if json_file not in (None, "-") and Path(json_file).expanduser().resolve() == folder:
-        raise OutputError(f"--output and --json both go to {folder}; give one of them another place")
-    plan: Plan | None = Plan.read(plan_file) if plan_file is not None else None
-    opening = {name: options.pop(name) for name in ("device", "dtype", "trust_remote_code")}
-    opening |= {"device": default_device(opening["device"]), "architecture": architecture}
-    source = common.named(model, merge_adapter, architecture, opening["trust_remote_code"], quiet)
-    for name in (*exports, *(plan.exports if plan is not None else ())):
-        check_export(name, source)
-    family = recognise(source, architecture)
-    config = family.read_config(source, trust_remote_code=opening["trust_remote_code"])
-    target = choosing.Target(source, family, config, opening, options.pop("tokenizer"))
-    wanted.check(family.depth(config), family.pinned(config))
-    if remove is not None:
-        plan = Plan(source.name, family.architecture, family.depth(config), parse_blocks(remove))
-    if plan is not None:
-        check_plan(plan, source.name, family, config)
+    _check_places(output, json_file)
+    given = {name: value for name, value in options.items() if common.is_given(context, name)}
+    if not given.get("merge_adapter"):
+        common.tell_unread_plan(resolve(model, given.get("architecture")), quiet)
     with common.progress_bars(quiet) as progress:
-        if plan is None:
-            plan = choosing.scored(
-                target,
-                wanted,
-                criterion=criterion,
-                effect=effect is not False,
-                stream=stream,
-                calibration=options,
-                progress=progress,
-            )
-        elif effect:
-            plan = choosing.measured(target, plan, options, progress)
-        if plan is None or not first:
-            return
-        release_memory()
-        plan = replace(plan, exports=tuple(dict.fromkeys((*plan.exports, *exports))))
-        try:
-            done = prune_checkpoint(
-                source, output, plan, verify=verify, export_as=export_as, stream=stream, progress=progress, **opening
-            )
-        except VerificationError as error:
-            raise VerificationError(f"{error}; nothing was kept") from error
-    if plan_file and plan.source_hashes not in ({}, done.source_hashes):
-        common.note(f"note: {plan_file} was made from other weights than those of {model}", quiet)
+        done = run(model, output, progress=progress, **given)
+    if done is None:
+        return  # the first process reports
+    if options["plan"] is not None and Plan.read(options["plan"]).source_hashes not in ({}, done.source_hashes):
+        common.note(f"note: {options['plan']} was made from other weights than those of {model}", quiet)
     if json_file != "-":
         report(done, output, quiet)
     common.write_json(done, json_file)
 
 
-def _refuse_idle(wanted: choosing.Wanted, effect: bool | None, verify: bool) -> None:
-    """Raise a `SelectionError` for options that would do nothing."""
-    context = click.get_current_context()
+def _check_places(output: str, json_file: str | None) -> None:
+    """Raise an `OutputError` where the folder or the file cannot be written, or both are one."""
+    from shortgpt.checkpoints.new_folder import check_output
 
-    def given(*names: str) -> str:
-        told = (name for name in names if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE)
-        return ", ".join(f"--{name.replace('_', '-')}" for name in told)
-
-    if wanted.scored:
-        if wanted.max_perplexity_ratio is not None and given("stream"):
-            raise SelectionError(
-                "--max-perplexity-ratio runs the whole model, and --stream leaves its weights in their files; take one"
-            )
-        return
-    way = "--remove" if wanted.remove is not None else "--plan"
-    if effect and given("stream"):
-        raise SelectionError("--effect runs the whole model, and --stream leaves its weights in their files; take one")
-    if idle := given(*CHOOSING, *([] if verify else ["stream"])):
-        raise SelectionError(f"{idle}: nothing is scored with {way}; leave them out")
-    if not effect and (idle := given(*CALIBRATION)):
-        raise SelectionError(f"{idle}: nothing is scored with {way}; leave them out, or measure the --effect on it")
+    folder = check_output(output)
+    common.check_file(json_file)
+    if json_file not in (None, "-") and Path(json_file).expanduser().resolve() == folder:
+        raise OutputError(f"--output and --json both go to {folder}; give one of them another place")
 
 
 def report(plan: Plan, output: str | None, quiet: bool) -> None:

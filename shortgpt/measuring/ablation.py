@@ -11,10 +11,10 @@ ShortGPT, arXiv:2403.03853).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from shortgpt import plugins
-from shortgpt.basics.inputs import Progress
+from shortgpt.basics.inputs import CalibrationOptions, Progress
 from shortgpt.basics.statistics import interval, spearman
 from shortgpt.measuring.calibration import calibrate_and_hold_out
 from shortgpt.measuring.evaluation import DEFAULT_EVALUATOR, evaluate, evaluate_cuts, open_evaluator
@@ -30,12 +30,8 @@ def ablate(
     *,
     criteria: Sequence[str] = (DEFAULT_CRITERION,),
     evaluator: str = DEFAULT_EVALUATOR,
-    sequences: int | None = None,
-    tokens: int | None = None,
-    seed: int = 0,
-    field: str | None = None,
-    batch_size: int | None = None,
     progress: Progress | None = None,
+    **options: Unpack[CalibrationOptions],
 ) -> Ablation:
     """Leave out each block alone and, where they are known, its mixer and its MLP alone.
 
@@ -46,7 +42,7 @@ def ablate(
     Args:
         criteria: names of installed criteria, to be held against the ablation.
         evaluator: the name of an installed evaluator.
-        calibration and the rest: as for `shortgpt.score`.
+        calibration, options: as for `shortgpt.score`.
         progress: also called with "cuts" after each part of each batch.
 
     Raises:
@@ -58,9 +54,7 @@ def ablate(
     for name in criteria:
         plugins.lookup("criterion", plugins.registry().criteria, name)
     judge = open_evaluator(evaluator)
-    data, held_out = calibrate_and_hold_out(
-        calibration, model, sequences=sequences, tokens=tokens, seed=seed, field=field, batch_size=batch_size
-    )
+    data, held_out = calibrate_and_hold_out(calibration, model, **options)
     scores = score(model, data, criteria=criteria, progress=progress)
     whole = judge.summary(evaluate(model, held_out, judge).mean)
     depth = range(len(model))

@@ -84,7 +84,8 @@ def calibrate(
         source: the name of an installed source (`stdlib`, `wikitext2`, `hub:NAME`, ...); the path of a text file, a
             folder of them, or a JSON Lines file; an iterable of texts, each a sequence and a document of its own; or an
             iterable of token batches, which are taken as they are. `document_ids` in a batch, a LongTensor [batch],
-            says which of its sequences, and of those in other batches, are of one document.
+            says which of its sequences, and of those in other batches, are of one document. A `Calibration` is given
+            back as it is.
         sequences: how many windows to take; default 32. Of iterables: how many items; default all.
         tokens: the length of a window; default 512, less where the model's own window is shorter.
         field: the text's field in JSON Lines, or its column in a data set (`hub:NAME`). Default: `text`, or the only
@@ -96,6 +97,8 @@ def calibrate(
             tokenizer.
         UnknownNameError: no source of that name is installed.
     """
+    if isinstance(source, Calibration):
+        return source
     if not isinstance(source, (str, Path)):
         items = items_of(source)
         if not items:
@@ -123,7 +126,7 @@ def calibrate(
 
 
 def held_out(
-    source: str | Path,
+    source: Any,
     model: BlockSequence,
     *,
     sequences: int | None = None,
@@ -136,11 +139,14 @@ def held_out(
     was scored on. As many, or as many as the source still gives.
 
     Args:
+        source: a named source or a path; a `Calibration` is given back as it is.
         batch_size: sequences in a batch; default 1,024 tokens' worth, for logits take more memory than scoring does.
 
     Raises:
         CalibrationError: it gives no more, or windows are no share of it, as of an iterable of texts.
     """
+    if isinstance(source, Calibration):
+        return source
     if not isinstance(source, (str, Path)):
         raise CalibrationError("texts and token batches that were handed in are all scored, so none is held out")
     length, count = _length(model, sequences, tokens, batch_size), sequences or SEQUENCES

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from shortgpt.basics.inputs import Progress
+from shortgpt.basics.inputs import MeasuringOptions, Progress, apart
 from shortgpt.errors import ShortGPTError
 from shortgpt.measuring.calibration import Calibration, items_of
 from shortgpt.measuring.scoring.score import score
@@ -21,16 +21,8 @@ def compare(
     calibration: Any = "stdlib",
     *,
     criteria: Sequence[str] = (DEFAULT_CRITERION,),
-    sequences: int | None = None,
-    tokens: int | None = None,
-    seed: int = 0,
-    field: str | None = None,
-    batch_size: int | None = None,
-    device: str | None = None,
-    dtype: str = "auto",
-    tokenizer: Any = None,
-    trust_remote_code: bool = False,
     progress: Progress | None = None,
+    **options: Unpack[MeasuringOptions],
 ) -> Comparison:
     """Score models one after the other.
 
@@ -38,8 +30,8 @@ def compare(
         models: block sequences; names and paths, each loaded, scored and let go again; or scores already measured, as
             values or as the path of the JSON file they were written to, for which nothing is loaded.
         criteria: what they are compared by. A model that cannot serve all of them is compared by the others.
-        tokenizer: for those models that bring none.
-        calibration and the rest: as for `shortgpt.score` and `shortgpt.load`.
+        calibration, options: as for `shortgpt.score` and `shortgpt.load`; a `tokenizer` serves the models that bring
+            none.
         progress: also called with "models" before each one.
 
     Returns:
@@ -56,19 +48,7 @@ def compare(
             plugins.lookup("criterion", plugins.registry().criteria, criterion)
     if not isinstance(calibration, (str, Path, Calibration)):
         calibration = items_of(calibration)  # each model reads it
-    loading: dict[str, Any] = {
-        "device": device,
-        "dtype": dtype,
-        "trust_remote_code": trust_remote_code,
-        "tokenizer": tokenizer,
-    }
-    texts: dict[str, Any] = {
-        "sequences": sequences,
-        "tokens": tokens,
-        "seed": seed,
-        "field": field,
-        "batch_size": batch_size,
-    }
+    texts, loading = apart(options)
 
     def measure(model: BlockSequence) -> Scores:
         return score(model, calibration, criteria=criteria, progress=progress, **texts)

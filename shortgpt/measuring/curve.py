@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from shortgpt import plugins
-from shortgpt.basics.inputs import Progress
+from shortgpt.basics.inputs import MeasuringOptions, Progress, apart
 from shortgpt.errors import SelectionError
 from shortgpt.measuring.calibration import Calibration, calibrate_and_hold_out, items_of
 from shortgpt.measuring.evaluation import DEFAULT_EVALUATOR, Evaluator, evaluate_sets, open_evaluator
@@ -37,16 +37,8 @@ def curve(
     criteria: Sequence[str] | None = None,
     evaluator: str = DEFAULT_EVALUATOR,
     most: float | None = None,
-    sequences: int | None = None,
-    tokens: int | None = None,
-    seed: int = 0,
-    field: str | None = None,
-    batch_size: int | None = None,
-    device: str | None = None,
-    dtype: str = "auto",
-    tokenizer: Any = None,
-    trust_remote_code: bool = False,
     progress: Progress | None = None,
+    **options: Unpack[MeasuringOptions],
 ) -> Curves:
     """Measure how well models do without 0, 1, 2, ... blocks, one model after the other.
 
@@ -60,8 +52,8 @@ def curve(
         evaluator: the name of an installed evaluator.
         most: the largest number of blocks to remove (an int), or a share of them (a float below 1); default: half of
             them. Never more than may go: pinned blocks stay, and at least one.
-        tokenizer: for those models that bring none.
-        calibration and the rest: as for `shortgpt.score` and `shortgpt.load`.
+        calibration, options: as for `shortgpt.score` and `shortgpt.load`; a `tokenizer` serves the models that bring
+            none.
         progress: also called with "models" before each one, and with "cuts" after each removal of each batch.
 
     Returns:
@@ -79,19 +71,7 @@ def curve(
     asked: list[Any] = [models] if isinstance(models, (BlockSequence, str, Path)) else list(models)
     if not isinstance(calibration, (str, Path, Calibration)):
         calibration = items_of(calibration)  # each model reads it
-    loading: dict[str, Any] = {
-        "device": device,
-        "dtype": dtype,
-        "trust_remote_code": trust_remote_code,
-        "tokenizer": tokenizer,
-    }
-    texts: dict[str, Any] = {
-        "sequences": sequences,
-        "tokens": tokens,
-        "seed": seed,
-        "field": field,
-        "batch_size": batch_size,
-    }
+    texts, loading = apart(options)
 
     def measure(model: BlockSequence) -> Curve:
         data, held_out = calibrate_and_hold_out(calibration, model, **texts)

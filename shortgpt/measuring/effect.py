@@ -17,7 +17,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from shortgpt.basics import statistics as uncertainty
 from shortgpt.errors import CalibrationError, HiddenStateError, ShortGPTError
@@ -27,7 +27,7 @@ from shortgpt.values.effect import CONTINUATION, PERPLEXITY, SPEED, Effect, Meas
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from shortgpt.basics.inputs import Progress
+    from shortgpt.basics.inputs import CalibrationOptions, Progress
     from shortgpt.models.sequence import BlockSequence, TokenBatch
     from shortgpt.values.plan import Plan
 
@@ -43,12 +43,8 @@ def effect(
     blocks: Plan | Iterable[int],
     text: Any = "stdlib",
     *,
-    sequences: int | None = None,
-    tokens: int | None = None,
-    seed: int = 0,
-    field: str | None = None,
-    batch_size: int | None = None,
     progress: Progress | None = None,
+    **options: Unpack[CalibrationOptions],
 ) -> Effect:
     """Measure what the removal of blocks does to a model: perplexity, a greedy continuation, tokens per second.
 
@@ -58,6 +54,7 @@ def effect(
             it with the same arguments are taken (`shortgpt.measuring.calibration.held_out`). A `Calibration` is taken
             as it is. Of anything else no text is held out, which `Effect.not_measured` then says.
         progress: called with "effect" after each step.
+        options: as for `shortgpt.score`.
 
     Raises:
         SelectionError: there are no such blocks.
@@ -73,14 +70,11 @@ def effect(
     if model.streamed:
         return not_measured("the weights are still in their files (stream)", str(model.device))
     reasons: dict[str, str] = {}
-    data = text if isinstance(text, Calibration) else None
-    if data is None:
-        try:
-            data = held_out(
-                text, model, sequences=sequences, tokens=tokens, seed=seed, field=field, batch_size=batch_size
-            )
-        except CalibrationError as error:
-            reasons = dict.fromkeys((PERPLEXITY, CONTINUATION), str(error))
+    data = None
+    try:
+        data = held_out(text, model, **options)
+    except CalibrationError as error:
+        reasons = dict.fromkeys((PERPLEXITY, CONTINUATION), str(error))
     return _Measuring(model, gone, data, reasons, progress or (lambda what, done, total: None)).effect()
 
 

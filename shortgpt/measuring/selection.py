@@ -1,4 +1,4 @@
-"""How many blocks may go, judged on held-out text."""
+"""The blocks that a selection comes to, by scores; and how many may go, judged on held-out text."""
 
 from __future__ import annotations
 
@@ -7,13 +7,38 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shortgpt.errors import HiddenStateError, SelectionError
-from shortgpt.values.choice import WITHIN, Choice, Chosen, Refuse, anything, check_limit, exchanges
+from shortgpt.values.choice import WITHIN, Choice, Chosen, Refuse, anything, check_limit, exchanges, least, run
 
 if TYPE_CHECKING:
     from shortgpt.basics.inputs import Progress
     from shortgpt.measuring.calibration import Calibration
     from shortgpt.models.sequence import BlockSequence
     from shortgpt.values.scores import Scores
+    from shortgpt.values.selection import Selection
+
+
+def choose(
+    selection: Selection,
+    scores: Scores,
+    model: BlockSequence,
+    text: Calibration | None,
+    refuse: Refuse = anything,
+    progress: Progress | None = None,
+) -> Chosen:
+    """The blocks that go by a selection that takes scores, and how sure that is.
+
+    Args:
+        text: held out, for a limit of the perplexity; it may be None for another rule.
+
+    Raises:
+        SelectionError: the family refuses all sets of that rule.
+    """
+    if selection.contiguous is not None:
+        return run(scores, selection.contiguous, refuse)
+    if selection.max_perplexity_ratio is not None:
+        assert text is not None
+        return within(scores, model, text, selection.max_perplexity_ratio, refuse, progress)
+    return least(scores, selection.number(len(scores)), refuse)
 
 
 def within(

@@ -6,8 +6,8 @@
                   │  │  │  │          tensors  layers.3.mlp.weight → layers.2.mlp.weight ...
     renumbered    0  1  2  3
 
-The same two rewrites serve in memory (`remove`) and on disk (`shortgpt.verification.prune`). That of the config is
-driven by `shortgpt.models.configs.rules`; that of the names is `shortgpt.models.renaming`.
+The same two rewrites serve in memory (`remove`) and on disk (`shortgpt.verification.removal_on_disk`). That of the
+config is driven by `shortgpt.models.configs.rules`; that of the names is `shortgpt.models.renaming`.
 """
 
 from __future__ import annotations
@@ -64,10 +64,7 @@ def remove(model: BlockSequence, blocks: Plan | Iterable[int]) -> BlockSequence:
 
     check_opened(model)
     plan = blocks if isinstance(blocks, Plan) else plan_of(model, blocks)
-    if plan.architecture != model.architecture:
-        raise ModelError(f"the plan is for the architecture {plan.architecture}, {model.name} is {model.architecture}")
-    if plan.depth != len(model):
-        raise ModelError(f"the plan is for a model of {plan.depth} blocks, {model.name} has {len(model)}")
+    check_plan(model, plan)
     shorter = model.without(plan.blocks)
     shorter.plan = replace(
         plan,
@@ -78,6 +75,14 @@ def remove(model: BlockSequence, blocks: Plan | Iterable[int]) -> BlockSequence:
         notes=model.notes,
     )
     return shorter
+
+
+def check_plan(model: BlockSequence, plan: Plan) -> None:
+    """Raise a `ModelError` where a plan is for another architecture or depth."""
+    if plan.architecture != model.architecture:
+        raise ModelError(f"the plan is for the architecture {plan.architecture}, {model.name} is {model.architecture}")
+    if plan.depth != len(model):
+        raise ModelError(f"the plan is for a model of {plan.depth} blocks, {model.name} has {len(model)}")
 
 
 def plan_of(model: BlockSequence, blocks: Iterable[int]) -> Plan:

@@ -1,306 +1,176 @@
-"""The rewrite on disk: kept tensors move from file to file as bytes, without a model being loaded.
+"""From a model to a proven shorter checkpoint: the whole road in one call.
 
 ::
 
-    model-00001-of-3.safetensors ─┐   rename, drop    ┌─ model-00001-of-2.safetensors
-    model-00002-of-3.safetensors ─┼──────────────────▶┼─ model-00002-of-2.safetensors      .out.partial-x/ ─▶ out/
-    model-00003-of-3.safetensors ─┘                   └─ index, tokenizer ..., config.json last
-
-Everything is written into a folder beside the target and renamed into place at the end: a run that dies leaves nothing
-that carries the target's name.
+    selection ─┬─ by scores ─▶ score ─▶ choose ─┐
+               └─ by name, by plan ─────────────┴─▶ Plan ─▶ effect ─▶ remove ─▶ verify ─▶ output/
 """
 
 from __future__ import annotations
 
-import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Unpack
 
-from shortgpt.basics import file_changes as unchanged
-from shortgpt.basics.inputs import Config, Fold, OpenOptions, Progress, Source
-from shortgpt.checkpoints import companions
-from shortgpt.checkpoints.companions import copy_companions as copy_companions
-from shortgpt.checkpoints.new_folder import new_folder
-from shortgpt.checkpoints.records import write_records
-from shortgpt.checkpoints.weights import Weights, file_hash
-from shortgpt.errors import ModelError, SelectionError
-from shortgpt.models.family import Family
-from shortgpt.models.probing.logit_comparison import EXPORTED, EXPORTED_HALF
-from shortgpt.models.recognition import recognise, resolve
-from shortgpt.values.plan import Plan, Verification
-from shortgpt.verification.unrounded import write_unrounded
+from shortgpt.basics.inputs import CalibrationOptions, MeasuringOptions, Progress, Source, apart
+from shortgpt.checkpoints.new_folder import check_output
+from shortgpt.errors import SelectionError, VerificationError
+from shortgpt.measuring.calibration import held_out
+from shortgpt.measuring.effect import effect as measured_effect
+from shortgpt.measuring.scoring.score import score
+from shortgpt.measuring.selection import choose
+from shortgpt.models import processes
+from shortgpt.models.devices import started
+from shortgpt.models.memory import release_memory
+from shortgpt.models.sequence import BlockSequence
+from shortgpt.values.plan import Plan
+from shortgpt.values.scores import DEFAULT_CRITERION
+from shortgpt.values.selection import Selection
+from shortgpt.verification.targets import Target, Written, opened
 
-if TYPE_CHECKING:
-    from shortgpt.models.probing.expected_logits import Expectation
-
-Background = Callable[[Callable[[threading.Event], dict[str, str]]], "Future[dict[str, str]]"]
-"""Begins a work that ends early when what it is called with is set."""
+DEFAULT_CALIBRATION = "stdlib"
 
 
-def prune_checkpoint(
-    source: str | Path | Source,
+def prune(
+    model: BlockSequence | Source | str | Path,
     output: str | Path,
-    blocks: Plan | Iterable[int],
     *,
+    blocks: int | None = None,
+    ratio: float | None = None,
+    contiguous: int | None = None,
+    max_perplexity_ratio: float | None = None,
+    remove: str | Iterable[int] | None = None,
+    plan: Plan | str | Path | None = None,
+    keep: str | Iterable[int] = (),
+    criterion: str | None = None,
+    calibration: Any = None,
+    effect: bool | None = None,
     verify: bool = True,
-    device: str | None = None,
-    dtype: str = "auto",
-    trust_remote_code: bool = False,
-    architecture: str | None = None,
+    exports: Sequence[str] = (),
     export_as: str | None = None,
-    stream: bool = False,
+    merge_adapter: bool = False,
     progress: Progress | None = None,
-) -> Plan:
-    """Remove blocks from a checkpoint on disk, without loading the model, and prove the result.
+    **options: Unpack[MeasuringOptions],
+) -> Plan | None:
+    """Choose blocks of a model, remove them, write the shorter checkpoint, and prove it.
+
+    One of `blocks`, `ratio`, `contiguous`, `max_perplexity_ratio`, `remove`, `plan` says which blocks go;
+    `shortgpt.values.selection.Selection` says what each means. A model that is named is never in memory when it is made
+    shorter: its files are rewritten (`shortgpt.prune_checkpoint`). One that is handed over is written as it is in
+    memory.
 
     Args:
-        source: a model folder or file, a hub id, or a shipped name.
+        model: a model folder or file, a hub id, a shipped name; or a block sequence.
         output: a folder that does not exist, or is empty.
-        blocks: what goes: block numbers, or a `Plan`.
-        verify: open both models, one after the other, and compare; see `shortgpt.verification.verify`.
-        device, dtype: of the verification, as `shortgpt.load` takes them.
-        export_as: write the result as another architecture that the family can be written as, exactly.
-        stream: verify with the weights read block by block, so that neither model is ever in memory. So it is done
-            anyway where memory does not suffice.
-        progress: called after every tensor written.
+        keep: blocks that stay whatever they score.
+        criterion: the score to choose by; default: Block Influence.
+        calibration: what is scored, as `shortgpt.score` takes it; default: `stdlib`.
+        effect: measure perplexity, a continuation and speed before and after, on text that comes after what is scored
+            (`shortgpt.effect`). Default: where blocks are chosen by score.
+        verify: open the result in a fresh process, and compare it with the original with these blocks skipped.
+        exports: other tools, for which the same removal is written beside the result.
+        export_as: write the result as this architecture.
+        merge_adapter: the model is a LoRA folder of peft: take it merged into its base model.
+        progress: called with what is being counted, how many are done, and of how many.
+        options: how the model is opened (`shortgpt.load`; with `stream` it is scored and verified with the weights
+            read block by block), and what text is taken (`shortgpt.calibrate`).
 
     Returns:
-        The plan, with its verification and the source's hashes, as it stands in the output's `shortgpt.json`.
+        The plan as it stands in the output's `shortgpt.json`. None in all processes that `torchrun` started but the
+        first, which writes.
 
     Raises:
-        ModelError: the source cannot be read, or was changed meanwhile. SelectionError: the blocks may not go.
-            OutputError: the output cannot be written. VerificationError: the result is not what skipping says it should
-            be. In every case nothing is left at `output`.
+        SelectionError: which blocks go is not said, or said twice; they may not go; or an option would do nothing.
+        VerificationError: the result is not what skipping says it should be.
+        ModelError, CalibrationError, UnknownNameError, OutputError: as what is called here raises them.
+            In every case nothing is left at `output`.
     """
-    origin = source if isinstance(source, Source) else resolve(source, architecture)
-    companions.check(origin)
-    family = recognise(origin, architecture)
-    removal = _planned(origin, family, blocks, export_as, trust_remote_code)
-    options = _opening(removal, device, dtype, trust_remote_code, stream)
-    with new_folder(output) as folder, unchanged.during(origin.name, origin.stamps), _background() as background:
-        unasked = Verification(verified=False, reason="it was not asked for")
-        expected = _expected(removal, options) if verify else unasked
-        written, hashes = _write(removal, folder, progress, trust_remote_code)
-        notes = (*_of_source(origin), *companions.settle(origin, folder, removal.kept))
-        if isinstance(expected, Verification):
-            outcome = expected
+    selection = Selection.of(
+        blocks=blocks,
+        ratio=ratio,
+        contiguous=contiguous,
+        max_perplexity_ratio=max_perplexity_ratio,
+        remove=remove,
+        plan=plan,
+        keep=keep,
+    )
+    texts, opening = apart(options)
+    given = {"criterion": criterion, "keep": selection.keep or None, "calibration": calibration, **texts, **opening}
+    _refuse_idle(selection, effect, verify, [name for name, value in given.items() if value is not None])
+    first = started()[0] == 0
+    if not first and not selection.scored:
+        return None  # nothing is scored, so there is nothing to share
+    check_output(output)
+    written = Written(Path(output), tuple(exports), export_as, verify)
+    source = DEFAULT_CALIBRATION if calibration is None else calibration
+    with opened(model, opening, merge_adapter) as target:
+        target.check(selection, written)
+        if selection.scored:
+            whether = effect is not False
+            made = _scored(target, selection, criterion or DEFAULT_CRITERION, whether, source, texts, progress)
         else:
-            outcome = _verify(removal, written, folder, expected, options, background)
-            notes += _left_over(expected.left_over, removal.plan.export_as)
-        plan = _record(removal, written, hashes, outcome, notes)
-        plan = write_records(folder, plan, origin.path)
-    return plan
-
-
-@dataclass(frozen=True)
-class _Removal:
-    """What is removed from what: a checkpoint, its family and config, the plan, and the tensors that stay.
-
-    Attributes:
-        keep: the blocks that stay.
-        renamed: new tensor name → old one.
-        folds: new tensor name → the change of that tensor.
-        base: how the source itself had been made shorter; None for an original.
-    """
-
-    origin: Source
-    family: Family
-    config: Config
-    plan: Plan
-    keep: tuple[int, ...]
-    weights: Weights
-    renamed: Mapping[str, str]
-    folds: Mapping[str, Fold]
-    base: Plan | None
-
-    @property
-    def kept(self) -> companions.Kept:
-        """What a companion may name."""
-        return companions.Kept(self.keep, self.plan.depth, self.family.block_lists)
-
-
-def _of_source(origin: Source) -> tuple[str, ...]:
-    """Notes on where the source came from."""
-    notes = []
-    if origin.adapter_base is not None:
-        notes.append(f"`{origin.name}` is an adapter; it was merged into `{origin.adapter_base}` before the removal.")
-    if unread := Plan.unread_beside(origin.path):
-        notes.append(f"{unread[0].upper()}{unread[1:]}.")
-    return tuple(notes)
-
-
-def _left_over(names: Iterable[str], export_as: str | None) -> tuple[str, ...]:
-    """The note on tensors that the library passes over; see `BlockSequence.left_over`."""
-    found = sorted(names)
-    if not found or export_as is not None:
-        return ()
-    told = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
-    return (f"Tensors that the library passes over were copied as they are (`*` is a block's number): {told}.",)
-
-
-def _planned(
-    origin: Source, family: Family, blocks: Plan | Iterable[int], export_as: str | None, trust_remote_code: bool
-) -> _Removal:
-    """Everything that is known before anything is written, after every check."""
-    if export_as is None and isinstance(blocks, Plan):
-        export_as = blocks.export_as
-    if export_as is not None and export_as not in family.exports:
-        can = ", ".join(family.exports) or "none"
-        raise ModelError(f"{origin.name}: {family.architecture} cannot be written as {export_as!r} (supported: {can})")
-    config = family.read_config(origin, trust_remote_code=trust_remote_code)
-    reason = export_as and family.refuse_export(config, export_as)
-    if reason:
-        raise ModelError(f"{origin.name}: {reason}")
-    keep = family.keep(config, blocks.blocks if isinstance(blocks, Plan) else blocks)
-    depth = family.depth(config)
-    if len(keep) == depth:
-        raise SelectionError("no blocks were asked for, so there is nothing to remove; name at least one")
-    if isinstance(blocks, Plan):
-        plan = blocks
-        check_plan(plan, origin.name, family, config)
-    else:
-        gone = tuple(i for i in range(depth) if i not in set(keep))
-        plan = Plan(model=origin.name, architecture=family.architecture, depth=depth, blocks=gone)
-    weights = Weights(origin)
-    family.check_tensors(config, weights.names)
-    renamed = family.rename(weights.names, depth, keep)
-    folds = family.folds(config, keep, renamed)
-    plan, base = replace(plan, export_as=export_as), Plan.beside(origin.path)
-    return _Removal(origin, family, config, plan, keep, weights, renamed, folds, base)
-
-
-def _opening(removal: _Removal, device: str | None, dtype: str, trust_remote_code: bool, stream: bool) -> OpenOptions:
-    """How both models are opened to be compared."""
-    from shortgpt.models.loading import open_options
-    from shortgpt.verification import verify as verification
-
-    family = removal.family
-    options = open_options(removal.origin, family, device, dtype, trust_remote_code, stream and family.streams)
-    options = replace(options, stream=stream)  # verification says what cannot be streamed; the removal is done
-    exported = removal.plan.export_as is not None
-    return verification.in_float32_if(options, family, folded=bool(removal.folds), exported=exported)
-
-
-def _expected(removal: _Removal, options: OpenOptions) -> Expectation | Verification:
-    from shortgpt.verification import verify as verification
-
-    return verification.expectation(
-        removal.origin, removal.family, removal.config, removal.plan.blocks, removal.weights, options
-    )
-
-
-def _write(
-    removal: _Removal, folder: Path, progress: Progress | None, trust_remote_code: bool
-) -> tuple[Family, dict[str, str]]:
-    """Write weights, config and what lies beside them.
-
-    Returns:
-        The family of what was written, and the hashes of the source.
-    """
-    origin, family, export_as = removal.origin, removal.family, removal.plan.export_as
-    with tempfile.TemporaryDirectory(dir=folder) as inner:
-        stage = folder if export_as is None else Path(inner)
-        hashes = removal.weights.write(stage, removal.renamed, removal.folds, progress)
-        family.write_shorter(removal.config, removal.keep, origin, stage)
-        if export_as is None:
-            return family, hashes
-        family.export(Source(origin.name, stage), export_as, folder)
-    exported = Source(str(folder), folder)
-    written = recognise(exported)
-    written.read_config(exported, trust_remote_code=trust_remote_code)
-    return written, hashes
-
-
-def _verify(
-    removal: _Removal,
-    written: Family,
-    folder: Path,
-    expected: Expectation,
-    options: OpenOptions,
-    background: Background,
-) -> Verification:
-    """Compare what was written with what is expected of it, and take its hashes meanwhile."""
-    from shortgpt.verification import verify as verification
-
-    made = Weights(resolve(folder))
-    exported = removal.plan.export_as is not None
-    hashes = background(made.hashes)  # while the other process is at work
-    rounding = 0.0
-    if exported:
-        rounding = EXPORTED_HALF if removal.weights.is_half else EXPORTED
-    check = partial(
-        verification.check,
-        folder,
-        written,
-        folded=bool(removal.folds),
-        shifted=not exported and verification.moved(removal.weights, made, removal.renamed),
-        rounding=rounding,
-    )
-    with tempfile.TemporaryDirectory(dir=folder) as inner:
-        rounded_to = None
-        if removal.folds and not exported:
-            rounded_to = write_unrounded(made, removal.weights, removal.renamed, removal.folds, Path(inner))
-        outcome = check(expected, options, unrounded=None if rounded_to is None else (Path(inner), rounded_to))
-    if verification.needs_float32(outcome):
-        options = replace(options, dtype="float32")
-        again = _expected(removal, options)
-        outcome = again if isinstance(again, Verification) else check(again, options)
-    hashed = hashes.result()
-    others = {
-        file.name: file_hash(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name not in hashed
-    }
-    # The config is judged by what the model computes: some of its fields may change.
-    return replace(outcome, files={n: h for n, h in (hashed | others).items() if n != "config.json"})
-
-
-def _record(
-    removal: _Removal, written: Family, hashes: dict[str, str], outcome: Verification, notes: tuple[str, ...]
-) -> Plan:
-    """The plan as it stands beside the result."""
-    family, config, plan, weights = removal.family, removal.config, removal.plan, removal.weights
-    same = plan.source_hashes in ({}, hashes)  # what else the plan tells was measured on those weights
-    return replace(
-        plan,
-        model=removal.origin.name,
-        adapter_base=removal.origin.adapter_base,
-        verification=outcome,
-        parameters_before=family.parameters(config) or weights.parameters(weights.names),
-        parameters_after=family.parameters(family.rewrite_config(config, removal.keep))
-        or weights.parameters(removal.renamed.values()),
-        source_hashes=hashes,
-        effect=plan.effect if same else None,
-        load=written.load_example,
-        notes=(*family.notes(config), *notes),
-        base=removal.base or (plan.base if same else None),
-    )
-
-
-@contextmanager
-def _background() -> Iterator[Background]:
-    """Runs one thing beside what is done here. An interruption does not wait for it: it is told to stop."""
-    stop = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
+            made = selection.plan or target.plan(selection.remove or ())
+            if effect:
+                made = replace(made, effect=measured_effect(target.load(), made, source, progress=progress, **texts))
+        if made is None or not first:
+            return None
+        release_memory()
+        made = replace(made, exports=tuple(dict.fromkeys((*made.exports, *exports))))
         try:
-            yield lambda work: pool.submit(work, stop)
-        finally:
-            stop.set()
+            return target.prune(made, written, progress)
+        except VerificationError as error:
+            raise VerificationError(f"{error}; nothing was kept") from error
 
 
-def check_plan(plan: Plan, name: str, family: Family, config: Config) -> None:
-    """Raise where a plan is not for the model `name`.
+def _scored(
+    target: Target,
+    selection: Selection,
+    criterion: str,
+    effect: bool,
+    calibration: Any,
+    texts: CalibrationOptions,
+    progress: Progress | None,
+) -> Plan | None:
+    """The plan by scores, with its effect where that is asked for; None in all processes but the first."""
+    text = None
+    with processes.group(target.device):
+        model = processes.agreed(target.load)
+        if selection.max_perplexity_ratio is not None:
+            text = processes.agreed(lambda: held_out(calibration, model, **texts))
+        spans = selection.contiguous is not None
+        scores = score(model, calibration, criteria=(criterion,), spans=spans, progress=progress, **texts)
+    if started()[0] > 0:
+        return None
+    scores = scores.keeping(selection.keep)
+    plan = Plan.chosen(scores, choose(selection, scores, model, text, target.refuse, progress))
+    if not effect:
+        return plan
+    held = calibration if text is None else text
+    return replace(plan, effect=measured_effect(model, plan, held, progress=progress, **texts))
 
-    Raises:
-        ModelError: it is for another architecture or depth. SelectionError: its blocks may not go.
+
+def _refuse_idle(selection: Selection, effect: bool | None, verify: bool, given: Sequence[str]) -> None:
+    """Raise a `SelectionError` for options that would do nothing.
+
+    Args:
+        given: the names of those that were given.
     """
-    depth = family.depth(config)
-    if plan.architecture != family.architecture:
-        raise ModelError(f"the plan is for the architecture {plan.architecture}, {name} is {family.architecture}")
-    if plan.depth != depth:
-        raise ModelError(f"the plan is for a model of {plan.depth} blocks, {name} has {depth}")
-    family.keep(config, plan.blocks)
+
+    def told(names: Iterable[str]) -> str:
+        return ", ".join(f"--{name.replace('_', '-')}" for name in names if name in given)
+
+    if selection.scored:
+        if selection.max_perplexity_ratio is not None and told(["stream"]):
+            raise SelectionError(
+                "--max-perplexity-ratio runs the whole model, and --stream leaves its weights in their files; take one"
+            )
+        return
+    if effect and told(["stream"]):
+        raise SelectionError("--effect runs the whole model, and --stream leaves its weights in their files; take one")
+    if idle := told(["criterion", "keep", *([] if verify else ["stream"])]):
+        raise SelectionError(f"{idle}: nothing is scored with {selection.rule}; leave them out")
+    if not effect and (idle := told(["calibration", *CalibrationOptions.__annotations__, "tokenizer"])):
+        raise SelectionError(
+            f"{idle}: nothing is scored with {selection.rule}; leave them out, or measure the --effect on it"
+        )

@@ -19,7 +19,7 @@ from shortgpt.errors import SelectionError
 from shortgpt.models.probing.probes import probe
 from shortgpt.models.recognition import recognise, resolve
 from shortgpt.testing import boundaries
-from shortgpt.verification.prune import prune_checkpoint
+from shortgpt.verification.removal_on_disk import prune_checkpoint
 from tests.tiny_types import tiny_batch, tiny_config, tiny_model
 
 

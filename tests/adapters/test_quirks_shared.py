@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, Gemma4TextConfig, GenerationConfi
 
 import shortgpt
 from shortgpt.errors import CalibrationError, SelectionError
-from shortgpt.verification.prune import prune_checkpoint
+from shortgpt.verification.removal_on_disk import prune_checkpoint
 from tests.tiny_types import tiny_batch, tiny_config, tiny_model, upstream_mended
 
 SHARED_KEYS = ("gemma3n_text", "gemma4_text", "gemma4_unified_text")

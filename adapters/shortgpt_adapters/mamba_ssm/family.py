@@ -35,7 +35,7 @@ from shortgpt.checkpoints import torch_files
 from shortgpt.checkpoints.companions import copy_companions
 from shortgpt.checkpoints.weights import Weights
 from shortgpt.errors import CheckpointError, ModelError, ShortGPTError
-from shortgpt.models.configs import spelling as config_spelling
+from shortgpt.models.configs import spelling
 from shortgpt.models.configs.spelling import Removal
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.torch_models.sequence import TorchBlockSequence, TorchFamily
@@ -129,7 +129,7 @@ class MambaSsm(TorchFamily):
         """Write a config that was rewritten in the words of the source's."""
         original = resolved(source.config, source.name)
         depth = self.depth(original)
-        config_spelling.write(
+        spelling.write(
             (source.path / "config.json").read_bytes().decode("utf-8"),
             Removal(original, config, range(depth), depth),  # its library keeps every field under its one name
             directory / "config.json",

@@ -24,14 +24,14 @@ from transformers import (
 from shortgpt.basics.inputs import Config, OpenOptions, Source
 from shortgpt.checkpoints.companions import copy_companions
 from shortgpt.errors import CheckpointError, ConfigRewriteError, ModelError, ShortGPTError, StreamingError, reason_of
-from shortgpt.models.configs import spelling as config_spelling
+from shortgpt.models.configs import spelling
 from shortgpt.models.configs.spelling import Removal
 from shortgpt.models.probing.probes import drawn
 from shortgpt.models.removal import split_block_name, starred
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.torch_models.sequence import TorchBlockSequence, TorchFamily
 from shortgpt_adapters.own_code import Code
-from shortgpt_adapters.transformers import config_files as transformers_config
+from shortgpt_adapters.transformers import config_files
 from shortgpt_adapters.transformers import loader as transformers_loader
 from shortgpt_adapters.transformers.config_reads import ConfigReads, reads_of
 from shortgpt_adapters.transformers.loader import arguments, leaving_blocks_in_files, logits_of, placement, unfit
@@ -122,16 +122,14 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
     def _removal(self, original: PreTrainedConfig, rewritten: Config, keep: Sequence[int] | None) -> Removal:
         resolved = dict(original.to_dict())
         depth = self.depth(resolved)
-        names = transformers_config.aliases(original, self.part)
+        names = config_files.aliases(original, self.part)
         return Removal(resolved, rewritten, keep or range(depth), depth, self.part, names, self.rules)
 
     def _write_text(self, removal: Removal, source: Source, directory: Path) -> None:
         """Write the config that stays of a removal, in the words of the source's config.json."""
         text = (source.path / "config.json").read_bytes().decode("utf-8")
         written = Source(source.name, directory)
-        config_spelling.write(
-            text, removal, directory / "config.json", lambda: dict(_config(written, self.trusted).to_dict())
-        )
+        spelling.write(text, removal, directory / "config.json", lambda: dict(_config(written, self.trusted).to_dict()))
 
     def config_of(self, model: Any) -> Config:
         return dict(model.config.to_dict())
@@ -281,11 +279,11 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
         saved = dict(read().to_dict())
         removal = own._removal_from(blocks)
         if removal is None or blocks.source is None or removal.differences(saved):
-            transformers_config.add_old_names(directory / "config.json", read)
+            config_files.add_old_names(directory / "config.json", read)
             return
         own._write_text(removal, blocks.source, directory)
         file = directory / "config.json"
-        file.write_text(transformers_config.with_dtypes(file.read_text(encoding="utf-8"), saved), encoding="utf-8")
+        file.write_text(config_files.with_dtypes(file.read_text(encoding="utf-8"), saved), encoding="utf-8")
 
     def _removal_from(self, blocks: TransformersBlocks) -> Removal | None:
         """How the config of a source folder became that of a model in memory; None where there is no such folder."""

@@ -28,7 +28,7 @@ from shortgpt.models.configs.rules import NAMING_MODULES, Decision, decide, nami
 from shortgpt.models.recognition import describe, unknown_architecture
 from shortgpt.models.renaming import rename_blocks
 from shortgpt.models.sequence import BlockSequence
-from shortgpt_adapters.transformers import loader as transformers_loader
+from shortgpt_adapters.transformers import loader
 from shortgpt_adapters.transformers.config_files import parts
 from shortgpt_adapters.transformers.family import TransformersBlocks, TransformersFamily
 from shortgpt_adapters.transformers.structure import FoundBlocks, Structure, find_structure, is_empty
@@ -65,7 +65,7 @@ class Structural(TransformersFamily):
 
     architecture = "structural"
     sequence = StructuralBlocks
-    opener = staticmethod(transformers_loader.loading_class)
+    opener = staticmethod(loader.loading_class)
     structure: Structure
     own_names: frozenset[str]  # the model's tensors
     left_out: re.Pattern[str]  # tensors in files that the library does not load: extra prediction heads
@@ -80,7 +80,7 @@ class Structural(TransformersFamily):
     def admit(self, source: Source) -> None:
         config = source.config
         known = config.get("model_type") in CONFIG_MAPPING or "auto_map" in config
-        if not known and transformers_loader.named_class(config.get("architectures")) is None:
+        if not known and loader.named_class(config.get("architectures")) is None:
             found = f"{describe(source)}; transformers {transformers.__version__} has no such type"
             raise unknown_architecture(source.name, found)
 

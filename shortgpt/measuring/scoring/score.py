@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from shortgpt.basics.inputs import Progress
+from shortgpt.basics.inputs import CalibrationOptions, Progress
 from shortgpt.errors import CalibrationError, ShortGPTError
 from shortgpt.measuring.batch_parts import Fitting
 from shortgpt.measuring.calibration import Calibration, calibrate
@@ -46,12 +46,8 @@ def score(
     *,
     criteria: Sequence[str] = (DEFAULT_CRITERION,),
     spans: bool = False,
-    sequences: int | None = None,
-    tokens: int | None = None,
-    seed: int = 0,
-    field: str | None = None,
-    batch_size: int | None = None,
     progress: Progress | None = None,
+    **options: Unpack[CalibrationOptions],
 ) -> Scores:
     """Score every block of a model, in one pass over the calibration set.
 
@@ -61,13 +57,14 @@ def score(
     from the first block on.
 
     Args:
-        calibration: a named source, a path, an iterable of texts or of token batches, or a `Calibration`; with the
-            other arguments as `shortgpt.calibrate` takes them.
+        calibration: a named source, a path, an iterable of texts or of token batches, or a `Calibration`, which is
+            taken as it is.
         criteria: names of installed criteria; the first is the one that `Scores` ranks by. All that look at the stream
             are taken in the same pass.
         spans: measure the first criterion between all pairs of boundaries too, in the same pass: `Scores.spans`. The
             boundaries of a batch are then all held until it is done; of a streamed model, those of all batches.
         progress: called after every block and every batch.
+        options: how many windows of how many tokens, and which: the keywords of `shortgpt.calibrate`.
 
     Returns:
         Scores, which batch size, order, padding and accumulation do not move, but for what they make the model's own
@@ -93,13 +90,7 @@ def score(
     spanning = asked[0] if spans else None
     if spanning is not None:
         refuse_spans(spanning)
-    data = calibration
-    if not isinstance(data, Calibration):
-        data = processes.agreed(
-            lambda: calibrate(
-                calibration, model, sequences=sequences, tokens=tokens, seed=seed, field=field, batch_size=batch_size
-            )
-        )
+    data = processes.agreed(lambda: calibrate(calibration, model, **options))
     report = progress or (lambda what, done, total: None)
     rank, size = processes.rank_and_size()
     parts = processes.gathered(processes.agreed(lambda: _share(model, data, asked, spanning, report, rank, size)))

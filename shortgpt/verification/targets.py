@@ -1,0 +1,179 @@
+"""What is made shorter: a checkpoint, rewritten file by file, or a model in memory, saved."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from shortgpt.basics.inputs import Config, LoadOptions, Progress, Source
+from shortgpt.checkpoints import saving
+from shortgpt.checkpoints.exports import check_export
+from shortgpt.checkpoints.merging import merged
+from shortgpt.checkpoints.new_folder import new_folder
+from shortgpt.checkpoints.records import write_records
+from shortgpt.errors import ModelError, SelectionError
+from shortgpt.models import loading, removal
+from shortgpt.models.devices import default_device
+from shortgpt.models.family import Family, refusal
+from shortgpt.models.recognition import recognise, resolve
+from shortgpt.models.sequence import BlockSequence
+from shortgpt.values.plan import Plan
+from shortgpt.values.selection import Selection
+from shortgpt.verification.removal_on_disk import check_plan, prune_checkpoint
+from shortgpt.verification.verify import verify
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where the result goes, as what, and whether it is proven."""
+
+    output: Path
+    exports: tuple[str, ...]
+    export_as: str | None
+    verify: bool
+
+
+class Target(ABC):
+    """The model that is made shorter.
+
+    Attributes:
+        name: what the user called it.
+        architecture: the adapter.
+        depth: its blocks.
+        pinned: blocks that cannot be removed, each with its reason.
+        device: as `shortgpt.load` takes it.
+    """
+
+    name: str
+    architecture: str
+    depth: int
+    pinned: Mapping[int, str]
+    device: str | None
+
+    def check(self, selection: Selection, written: Written) -> None:
+        """Raise for what cannot be, before anything takes time."""
+        selection.check(self.depth, self.pinned)
+        plan = selection.plan if selection.remove is None else self.plan(selection.remove)
+        self.check_exports((*written.exports, *(plan.exports if plan is not None else ())), written.export_as)
+        if plan is not None:
+            self.check_plan(plan)
+
+    def plan(self, blocks: Iterable[int]) -> Plan:
+        """The plan that removes these."""
+        return Plan(self.name, self.architecture, self.depth, tuple(sorted(set(blocks))))
+
+    @abstractmethod
+    def check_exports(self, exports: Sequence[str], export_as: str | None) -> None:
+        """Raise a `ShortGPTError` for what cannot be written."""
+
+    @abstractmethod
+    def check_plan(self, plan: Plan) -> None:
+        """Raise a `ShortGPTError` where the plan is not for this model."""
+
+    @abstractmethod
+    def refuse(self, blocks: tuple[int, ...]) -> str | None:
+        """Why these blocks may not go, None where they may."""
+
+    @abstractmethod
+    def load(self) -> BlockSequence:
+        """The model in memory."""
+
+    @abstractmethod
+    def prune(self, plan: Plan, written: Written, progress: Progress | None) -> Plan:
+        """Write it without the plan's blocks, and verify that."""
+
+
+class OnDisk(Target):
+    """A checkpoint: it is loaded to be scored, and rewritten file by file."""
+
+    def __init__(self, source: Source, options: LoadOptions) -> None:
+        self.source = source
+        self.options: LoadOptions = {**options, "device": default_device(options.get("device"))}
+        self.family: Family = recognise(source, options.get("architecture"))
+        trusted = options.get("trust_remote_code", False)
+        self.config: Config = self.family.read_config(source, trust_remote_code=trusted)
+        self.name, self.architecture = source.name, self.family.architecture
+        self.depth, self.pinned = self.family.depth(self.config), self.family.pinned(self.config)
+        self.device = self.options["device"]
+
+    def check_exports(self, exports: Sequence[str], export_as: str | None) -> None:
+        for name in exports:
+            check_export(name, self.source)
+
+    def check_plan(self, plan: Plan) -> None:
+        check_plan(plan, self.name, self.family, self.config)
+
+    def refuse(self, blocks: tuple[int, ...]) -> str | None:
+        return refusal(self.family, self.config, blocks)
+
+    def load(self) -> BlockSequence:
+        return loading.load(self.source, **self.options)
+
+    def prune(self, plan: Plan, written: Written, progress: Progress | None) -> Plan:
+        options: dict[str, Any] = {name: value for name, value in self.options.items() if name != "tokenizer"}
+        return prune_checkpoint(
+            self.source,
+            written.output,
+            plan,
+            verify=written.verify,
+            export_as=written.export_as,
+            progress=progress,
+            **options,
+        )
+
+
+class InMemory(Target):
+    """A block sequence: it is made shorter in memory and saved."""
+
+    def __init__(self, model: BlockSequence) -> None:
+        self.model = model
+        self.name, self.architecture = model.name, model.architecture
+        self.depth, self.pinned = len(model), model.pinned
+        self.device = str(model.device)
+
+    def check_exports(self, exports: Sequence[str], export_as: str | None) -> None:
+        if exports or export_as is not None:
+            raise ModelError(
+                f"{self.name}: other tools and architectures are written from a checkpoint; save the model, and prune "
+                "the folder by its name"
+            )
+
+    def check_plan(self, plan: Plan) -> None:
+        removal.check_plan(self.model, plan)
+        if (reason := self.refuse(plan.blocks)) is not None:
+            raise SelectionError(f"{self.name}: {reason}")
+
+    def refuse(self, blocks: tuple[int, ...]) -> str | None:
+        return self.model.refuse_removal(blocks)
+
+    def load(self) -> BlockSequence:
+        return self.model
+
+    def prune(self, plan: Plan, written: Written, progress: Progress | None) -> Plan:
+        shorter = removal.remove(self.model, plan)
+        with new_folder(written.output) as folder:
+            done = saving.write(shorter, folder)
+            assert done is not None
+            if written.verify:
+                done = replace(done, verification=verify(self.model, folder, plan.blocks))
+            return write_records(folder, done, self.model.source.path if self.model.source is not None else None)
+
+
+@contextmanager
+def opened(model: BlockSequence | Source | str | Path, options: LoadOptions, merge_adapter: bool) -> Iterator[Target]:
+    """What was named or handed over; an adapter that is merged lies in a folder that is gone with the context."""
+    if isinstance(model, BlockSequence):
+        if merge_adapter or options:
+            given = ", ".join([*options, *(["merge_adapter"] if merge_adapter else [])])
+            raise SelectionError(f"{model.name} is in memory, so that {given} would do nothing; leave it out")
+        yield InMemory(model)
+    elif merge_adapter:
+        name = model.path if isinstance(model, Source) else model
+        with merged(name, trust_remote_code=options.get("trust_remote_code", False)) as source:
+            yield OnDisk(source, options)
+    else:
+        yield OnDisk(model if isinstance(model, Source) else resolve(model, options.get("architecture")), options)
