@@ -24,6 +24,7 @@ _HOMES = {
     "Curves": "values.curves",
     "Cut": "models.sequence",
     "Effect": "values.effect",
+    "Evaluation": "values.evaluation.evaluation",
     "Evaluator": "measuring.evaluation",
     "Extension": "basics.registry",
     "Family": "models.family",
@@ -43,6 +44,7 @@ _HOMES = {
     "compare": "measuring.comparison",
     "curve": "measuring.curve",
     "effect": "measuring.effect",
+    "evaluate": "measuring.tasks.evaluate",
     "hookimpl": "hookspecs",
     "load": "models.loading",
     "prune": "verification.prune",
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from shortgpt.measuring.influence import BlockInfluence as BlockInfluence
     from shortgpt.measuring.scoring.score import score as score
     from shortgpt.measuring.step import Step as Step
+    from shortgpt.measuring.tasks.evaluate import evaluate as evaluate
     from shortgpt.models.family import Family as Family
     from shortgpt.models.loading import load as load
     from shortgpt.models.loading import wrap as wrap
@@ -89,6 +92,7 @@ if TYPE_CHECKING:
     from shortgpt.values.comparison import Comparison as Comparison
     from shortgpt.values.curves import Curves as Curves
     from shortgpt.values.effect import Effect as Effect
+    from shortgpt.values.evaluation.evaluation import Evaluation as Evaluation
     from shortgpt.values.plan import Plan as Plan
     from shortgpt.values.plan import Verification as Verification
     from shortgpt.values.scores import Scores as Scores

@@ -11,6 +11,8 @@
     │   ├── CheckpointError            files are missing, truncated, or say something else than the config
     │   └── StreamingError             its weights cannot be read block by block
     ├── CalibrationError           no tokens can be made of that text
+    ├── TaskDataError              a task's items cannot be had
+    ├── RequirementError           a requirement that says nothing, or of a task that was not run
     ├── HiddenStateError           NaN, infinity or zero vectors in the residual stream
     ├── SelectionError             those blocks cannot be removed
     │   └── ConfigRewriteError         a per-block config field that no rule explains
@@ -70,6 +72,14 @@ class StreamingError(ModelError):
 
 class CalibrationError(ShortGPTError):
     """The calibration source is empty, too short, or cannot be tokenised."""
+
+
+class TaskDataError(ShortGPTError):
+    """A task is known, and its items cannot be had: the others of a run go on."""
+
+
+class RequirementError(ShortGPTError):
+    """A requirement cannot be read, or names a task that was not run."""
 
 
 class HiddenStateError(ShortGPTError):

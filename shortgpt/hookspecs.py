@@ -52,3 +52,15 @@ def shortgpt_reporters() -> Iterable[Extension]:
 def shortgpt_models() -> Iterable[Extension]:
     """Models that ship with the plugin: a name such as `zoo:llama`, the target the path of its folder or file."""
     raise AssertionError("a specification, never called")
+
+
+@hookspec
+def shortgpt_tasks() -> Iterable[Extension]:
+    """Tasks for `--task`: each target a `shortgpt.measuring.tasks.task.OwnTask` class of that name."""
+    raise AssertionError("a specification, never called")
+
+
+@hookspec
+def shortgpt_task_suites() -> Iterable[Extension]:
+    """Many tasks of another library, asked for names that are no single task's: each target a `TaskSuite` class."""
+    raise AssertionError("a specification, never called")

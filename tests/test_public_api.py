@@ -26,7 +26,7 @@ ENGINE, PLUGINS, ADAPTERS = (ROOT / p for p in ("shortgpt", "plugins/shortgpt_pl
 NAMES = {
     *("ShortGPTError", "__version__"),
     *("load", "wrap", "calibrate", "score", "remove", "prune_checkpoint", "verify", "compare"),
-    *("curve", "ablate", "effect", "prune"),
+    *("curve", "ablate", "effect", "prune", "evaluate", "Evaluation"),
     *("Ablation", "Calibration", "Choice", "Comparison", "Curves", "Effect", "Plan", "Scores", "Source"),
     "Verification",
     *("BlockSequence", "Tap", "TokenBatch", "TorchBlockSequence"),

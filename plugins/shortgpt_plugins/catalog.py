@@ -70,3 +70,13 @@ def shortgpt_reporters() -> tuple[Extension, ...]:
         Extension("csv", f"{HERE}.reporters:as_csv", "a row a block"),
         Extension("markdown", f"{HERE}.reporters:as_markdown", "a table for a README or a paper's notes"),
     )
+
+
+@hookimpl
+def shortgpt_tasks() -> tuple[Extension, ...]:
+    return (
+        Extension("bits-per-byte", f"{HERE}.tasks.reading:BitsPerByte", "bits per byte of held-out text"),
+        Extension("perplexity", f"{HERE}.tasks.reading:TaskPerplexity", "exp of the mean loss per token of the same"),
+        Extension("next-token", f"{HERE}.tasks.reading:NextToken", "how often the next token is the likeliest"),
+        Extension("cloze", f"{HERE}.tasks.reading:Cloze", "which of four continuations is the passage's own"),
+    )

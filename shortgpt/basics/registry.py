@@ -78,6 +78,8 @@ class Registry(Value):
         criteria, calibrations, evaluators, reporters: what `--criterion`, `--calibration`, `--evaluator` and `--format`
             take.
         models: small models that ship with a plugin.
+        tasks: what `--task` takes.
+        suites: libraries of more tasks.
     """
 
     records: tuple[PluginRecord, ...]
@@ -87,6 +89,8 @@ class Registry(Value):
     evaluators: tuple[Extension, ...] = ()
     reporters: tuple[Extension, ...] = ()
     models: tuple[Extension, ...] = ()
+    tasks: tuple[Extension, ...] = ()
+    suites: tuple[Extension, ...] = ()
 
     @property
     def failed(self) -> tuple[PluginRecord, ...]:
@@ -107,6 +111,8 @@ _HOOKS: dict[str, tuple[str, type[Extension]]] = {
     "evaluators": ("shortgpt_evaluators", Extension),
     "reporters": ("shortgpt_reporters", Extension),
     "models": ("shortgpt_models", Extension),
+    "tasks": ("shortgpt_tasks", Extension),
+    "suites": ("shortgpt_task_suites", Extension),
 }
 
 

@@ -31,7 +31,7 @@ FEWEST_DOCUMENTS = 8
 """Fewer say too little of how documents differ: of 8 the error is known to a quarter of itself, 1/√(2 (G − 1))."""
 
 
-def unit(counts: Sequence[int], documents: Sequence[int] = ()) -> Unit:
+def unit(counts: Sequence[float], documents: Sequence[int] = ()) -> Unit:
     """What errors and resamples take for independent: the document, where there are enough, else the sequence.
 
     Documents count by their tokens t: (Σ t)² / Σ t² is their effective number (Kish, Survey Sampling, 1965), which is
@@ -41,7 +41,7 @@ def unit(counts: Sequence[int], documents: Sequence[int] = ()) -> Unit:
         counts: the tokens of each sequence, [sequences].
         documents: the document that each sequence is of, [sequences]. Empty: each is of its own.
     """
-    tokens: defaultdict[int, int] = defaultdict(int)
+    tokens: defaultdict[int, float] = defaultdict(float)
     for document, count in zip(documents, counts, strict=bool(documents)):
         tokens[document] += count
     squares = sum(count**2 for count in tokens.values())
@@ -64,7 +64,7 @@ def ratio(sums: Sequence[float], counts: Sequence[int], documents: Sequence[int]
     total = sum(counts)
     mean = sum(sums) / total
     errors = [part - mean * count for part, count in zip(sums, counts, strict=True)]
-    groups = _groups(counts, documents)
+    groups = clusters(counts, documents)
     n = len(groups)
     if n < 2:
         return mean, float("nan")
@@ -101,7 +101,7 @@ def resampled_means(
     """
     import numpy
 
-    groups = _groups(counts, documents)
+    groups = clusters(counts, documents)
     rows = numpy.asarray(sums)
     by_group = numpy.stack([rows[group].sum(0) for group in groups])
     weight = numpy.array([sum(counts[row] for row in group) for group in groups])
@@ -111,8 +111,8 @@ def resampled_means(
     return means
 
 
-def _groups(counts: Sequence[int], documents: Sequence[int]) -> list[list[int]]:
-    """The sequences that have tokens, by what is independent."""
+def clusters(counts: Sequence[float], documents: Sequence[int]) -> list[list[int]]:
+    """The sequences that have tokens, by what is independent (see `unit`): their numbers, [clusters][sequences]."""
     by_document = unit(counts, documents) == "document"
     groups: defaultdict[int, list[int]] = defaultdict(list)
     for row, count in enumerate(counts):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from shortgpt.basics.block_lists import NormPlacement, kept_blocks
 from shortgpt.basics.targets import load_target
 from shortgpt.errors import ModelError, SelectionError
+from shortgpt.models.generation import Stop, uncached
 
 if TYPE_CHECKING:
     import torch
@@ -191,6 +192,22 @@ class BlockSequence(ABC):
             with self.skipping(blocks):
                 logits = self.logits(batch)
             yield logits
+
+    def greedy(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, stop: Stop = lambda row, made: False
+    ) -> list[list[int]]:
+        """The likeliest tokens after each prompt, one after another. A family with a cache uses it, where that is seen
+        to give what it gives without.
+
+        Args:
+            prompts: token ids, [rows][tokens], of any lengths but 0; generated together.
+            new_tokens: a row's new tokens at most. The model's window has room for them behind each prompt.
+            stop: (row, its new tokens so far) → whether that row is done. The token that made it so is kept.
+
+        Returns:
+            The new tokens, [rows][at most new_tokens].
+        """
+        return uncached(self.logits, self.device, prompts, new_tokens, stop)
 
     def refuse_readouts(self) -> str | None:
         """Why the model's final norm and head cannot be applied at every boundary, None where they can."""

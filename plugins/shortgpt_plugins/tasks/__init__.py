@@ -1,0 +1,1 @@
+"""Tasks that need no download: made from any text, or by a seeded generator."""

@@ -1,0 +1,100 @@
+"""Which models are put to tasks: the original, the original without blocks, other models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shortgpt.basics.block_lists import format_blocks
+from shortgpt.errors import ModelError
+from shortgpt.measuring.tasks.language_model import LanguageModel
+from shortgpt.models.sequence import BlockSequence
+from shortgpt.values.evaluation.evaluation import EvaluatedModel
+from shortgpt.values.plan import Plan
+
+Model = BlockSequence | str | Path
+Blocks = Plan | Iterable[int]
+
+PROBE = "The quick brown fox, 1234 + 5678: déjà vu → 日本語\n\tif x: return y"
+"""A text whose tokens tell tokenizers apart."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a column is of: a model and the blocks that it is without."""
+
+    model: Model
+    removed: tuple[int, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What a report calls it."""
+        name = self.model.name if isinstance(self.model, BlockSequence) else str(self.model)
+        return f"{name} without {format_blocks(self.removed)}" if self.removed else name
+
+
+def subjects_of(models: Model | Iterable[Model], removed: Blocks | Iterable[Blocks] = ()) -> tuple[Subject, ...]:
+    """The columns: the first model, it without each of the sets of blocks, the other models.
+
+    Raises:
+        ModelError: there is no model, or one stands there twice.
+    """
+    named = [models] if isinstance(models, (BlockSequence, str, Path)) else list(models)
+    if not named:
+        raise ModelError("no model to evaluate; name one or more, the original first")
+    original, *others = named
+    without = [Subject(original, blocks) for blocks in _sets(removed)]
+    found = (Subject(original), *without, *(Subject(other) for other in others))
+    twice = [subject.label for at, subject in enumerate(found) if subject in found[:at]]
+    if twice:
+        raise ModelError(f"{twice[0]} stands there twice; name each model once")
+    return found
+
+
+def _sets(removed: Blocks | Iterable[Blocks]) -> list[tuple[int, ...]]:
+    """One set of blocks, or several, as sorted numbers."""
+    if isinstance(removed, Plan):
+        return [removed.blocks]
+    given: list[Any] = list(removed)
+    if given and all(isinstance(one, int) for one in given):
+        given = [given]
+    return [one.blocks if isinstance(one, Plan) else tuple(sorted(set(one))) for one in given]
+
+
+def described(subject: Subject, lm: LanguageModel) -> EvaluatedModel:
+    """What is recorded of a model that was run."""
+    model = lm.model
+    return EvaluatedModel(
+        model=subject.label,
+        removed=subject.removed,
+        skipped=bool(lm.skipped),
+        architecture=model.architecture,
+        blocks=len(model) + (0 if lm.skipped else len(subject.removed)),
+        parameters=model.total_parameters(),
+        device=str(model.device),
+        dtype=_dtype(model),
+        window=lm.window,
+        batch_size=lm.batch_size,
+        tokenizer_hash=tokenizer_hash(lm),
+    )
+
+
+def tokenizer_hash(lm: LanguageModel) -> str:
+    """SHA-256 of a tokenizer's vocabulary, where it tells one, and of how it cuts a text."""
+    vocabulary: dict[str, int] = getattr(lm.tokenizer, "get_vocab", dict)()
+    told = [sorted(vocabulary.items()), lm.encode(PROBE)]
+    return hashlib.sha256(json.dumps(told, default=str).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _dtype(model: BlockSequence) -> str:
+    """Of the residual stream."""
+    import torch
+
+    seen: list[torch.dtype] = []
+    few = {"input_ids": torch.zeros(1, 2, dtype=torch.long, device=model.device)}
+    model.trace(few, lambda boundary, hidden: seen.append(hidden.dtype))
+    return str(seen[-1]).removeprefix("torch.")
