@@ -59,7 +59,7 @@ import shortgpt.measuring.batch_parts
 from shortgpt import plugins
 from shortgpt.basics.targets import load_target
 from shortgpt.measuring.calibration import TOKENS_PER_BATCH
-from shortgpt.measuring.scoring import boundary_sums as tally
+from shortgpt.measuring.scoring import boundary_sums as batch_tap
 from shortgpt.measuring.scoring import score as engine
 
 DTYPES = ("float32", "bfloat16")
@@ -399,14 +399,14 @@ def timed_tap(setting: Setting) -> Iterator[Callable[[], float]]:
             return sum(end - begin for begin, end in spans)
         return sum(begin.elapsed_time(end) for begin, end in spans) / 1000
 
-    methods = {name: getattr(tally.Tally, name) for name in ("tap", "result")}
+    methods = {name: getattr(batch_tap.BatchTap, name) for name in ("tap", "result")}
     for name, method in methods.items():
-        setattr(tally.Tally, name, timed(method))
+        setattr(batch_tap.BatchTap, name, timed(method))
     try:
         yield spent
     finally:
         for name, method in methods.items():
-            setattr(tally.Tally, name, method)
+            setattr(batch_tap.BatchTap, name, method)
 
 
 def peak(name: str, way: Callable[[], object], setting: Setting) -> int:

@@ -94,18 +94,18 @@ def lookup(kind: str, entries: Iterable[E], name: str) -> E:
         PluginError: two plugins provide it.
     """
     entries = tuple(entries)
-    found = [entry for entry in entries if entry.name == name]
-    if len(found) > 1:
-        plugins = " and ".join(entry.plugin for entry in found)
+    matching = [entry for entry in entries if entry.name == name]
+    if len(matching) > 1:
+        plugins = " and ".join(entry.plugin for entry in matching)
         raise PluginError(f"{kind} {name!r} is provided by the plugins {plugins}; uninstall one of them")
-    if not found:
+    if not matching:
         names = sorted({entry.name for entry in entries})
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise UnknownNameError(
             f"unknown {kind} {name!r}.{hint} Installed: {', '.join(names) or 'none'}.{registry().failures_note()}"
         )
-    return found[0]
+    return matching[0]
 
 
 def _describe(entry_point: importlib.metadata.EntryPoint) -> PluginRecord:

@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from shortgpt_adapters.families import gpt2_postnorm_model  # noqa: F401  (registers its classes with transformers)
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from torch import Tensor

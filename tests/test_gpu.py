@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import shortgpt
-from shortgpt.measuring.scoring import boundary_sums as tally
+from shortgpt.measuring.scoring import boundary_sums as batch_tap
 from shortgpt.testing import boundaries
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -67,7 +67,7 @@ def test_the_kernel_gives_the_float64_norms_of_the_tokens_that_count(dtype: torc
     hidden[0, 1] = float("nan")
     chosen = torch.tensor([0, 2, 69, 70, 71, 150, 209], device="cuda")
     norms, updates = torch.zeros(2, len(chosen), dtype=torch.float64, device="cuda")
-    kernel = tally._kernel_for(hidden)
+    kernel = batch_tap._kernel_for(hidden)
     assert kernel is not None
     kernel(held, hidden, chosen, norms, updates)
     x, y = (part.flatten(0, 1)[chosen].double() for part in (held, hidden))
@@ -83,7 +83,7 @@ def test_scores_by_the_kernel_are_those_without_it(dtype: torch.dtype, monkeypat
     given = [{"input_ids": IDS, "attention_mask": mask}]
     criteria = ("block-influence", "relative-magnitude")
     fused = shortgpt.score(sequence, given, criteria=criteria)
-    monkeypatch.setattr(tally, "_kernel_for", lambda hidden: None)
+    monkeypatch.setattr(batch_tap, "_kernel_for", lambda hidden: None)
     plain = shortgpt.score(sequence, given, criteria=criteria)
     for criterion in criteria:
         assert fused.of(criterion).values == pytest.approx(plain.of(criterion).values, rel=1e-9)

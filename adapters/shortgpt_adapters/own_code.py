@@ -98,8 +98,8 @@ ALL = (POST_NORM_GPT2, BAICHUAN)
 
 def _named(auto_map: Any) -> list[str]:
     """The names in an `auto_map`: one for each class, or two, one of them perhaps null."""
-    found = auto_map.values() if isinstance(auto_map, dict) else ()
-    names = [name for item in found for name in (item if isinstance(item, list) else [item])]
+    entries = auto_map.values() if isinstance(auto_map, dict) else ()
+    names = [name for item in entries for name in (item if isinstance(item, list) else [item])]
     return [name for name in names if isinstance(name, str)]
 
 

@@ -30,8 +30,8 @@ class RemovalPerplexity(BatchCriterion):
 
     def measure(self, model: BlockSequence, batch: TokenBatch) -> tuple[Tensor, Sequence[int]]:
         cuts = [Cut(block) for block in range(len(model))]
-        found = [batch_sums(logits, batch, Perplexity()) for logits in model.ablated(batch, cuts)]
-        return torch.stack([sums for sums, _ in found], 1), found[0][1]
+        results = [batch_sums(logits, batch, Perplexity()) for logits in model.ablated(batch, cuts)]
+        return torch.stack([sums for sums, _ in results], 1), results[0][1]
 
 
 class KlDivergence(BatchCriterion):
@@ -81,8 +81,8 @@ class Greedy(OrderCriterion):
 
     def order(self, model: BlockSequence, data: Calibration, progress: Progress) -> Sequence[int]:
         def cost(allowed: Sequence[int], gone: Sequence[int]) -> list[float]:
-            found = evaluate_cuts(model, data, Perplexity(), [Cut(block) for block in allowed], gone, progress)
-            return [quality.mean for quality in found]
+            qualities = evaluate_cuts(model, data, Perplexity(), [Cut(block) for block in allowed], gone, progress)
+            return [quality.mean for quality in qualities]
 
         return _one_by_one(model, cost, progress)
 

@@ -59,13 +59,13 @@ def source_metadata(card: Path) -> dict[str, Any]:
     if not REGEX_YAML_BLOCK.search(text):
         return {}
     try:
-        found = ModelCard(text, ignore_metadata_errors=True).data.to_dict()
+        metadata = ModelCard(text, ignore_metadata_errors=True).data.to_dict()
     except Exception as error:  # YAML has errors of its own, and what it holds can break the library in any way
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"its front matter is damaged ({reason[:200]})") from None
-    if found.get("language") is False:
-        found["language"] = "no"  # Norwegian, which YAML takes for a truth value
-    return {field: value for field in CARRIED if (value := _text(found.get(field))) is not None}
+    if metadata.get("language") is False:
+        metadata["language"] = "no"  # Norwegian, which YAML takes for a truth value
+    return {field: value for field in CARRIED if (value := _text(metadata.get(field))) is not None}
 
 
 def _text(value: Any) -> str | list[str] | None:

@@ -166,8 +166,8 @@ def _is_settled(name: str) -> bool:
 
 def _carried_folders(source: Source) -> dict[Path, str]:
     """The folders of which files go along → a pattern for the files."""
-    wanted = dict.fromkeys(code_folders(source.path), "*.py") | FOLDERS
-    return {folder: wanted[folder.name] for folder in _folders(source) if folder.name in wanted}
+    patterns = dict.fromkeys(code_folders(source.path), "*.py") | FOLDERS
+    return {folder: patterns[folder.name] for folder in _folders(source) if folder.name in patterns}
 
 
 def _checked(file: Path, source: Source) -> Path:

@@ -105,5 +105,5 @@ def _dtype_of(directory: Path) -> str | None:
     file = directory / "config.json"
     config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     parts = (config, config.get("text_config") or {})
-    found = [part.get(key) for part in parts for key in ("dtype", "torch_dtype")]
-    return next((dtype for dtype in found if isinstance(dtype, str)), None)
+    dtypes = [part.get(key) for part in parts for key in ("dtype", "torch_dtype")]
+    return next((dtype for dtype in dtypes if isinstance(dtype, str)), None)

@@ -122,14 +122,14 @@ def elements(shape: tuple[int, ...], limit: int | None = None) -> int:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    content: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
+        if name in content:
             raise ValueError(f"the name {quoted(name)} stands there twice")
         if not _is_text(name) or (isinstance(value, str) and not _is_text(value)):
             raise ValueError(f"{quoted(name)}: half a character")
-        found[name] = value
-    return found
+        content[name] = value
+    return content
 
 
 def _is_text(text: str) -> bool:

@@ -78,12 +78,12 @@ class Weights:
 
     def parameters(self, names: Iterable[str]) -> int:
         """The number of elements of the named tensors; tied ones count once."""
-        wanted = set(names)
+        selected = set(names)
         places = {
             (file, entry.begin, entry.end): entry
             for file, table in self.tensors.items()
             for name, entry in table.items()
-            if name in wanted
+            if name in selected
         }
         return sum(elements(entry.shape) for entry in places.values())
 
@@ -94,10 +94,10 @@ class Weights:
 
     def bytes_in(self, dtype: str, names: Iterable[str] | None = None) -> int:
         """What the named tensors, or all, take in memory when the model is opened in that dtype."""
-        wanted = set(self.names if names is None else names)
+        selected = set(self.names if names is None else names)
         if dtype != "auto":
-            return self.parameters(wanted) * (4 if dtype == "float32" else 2)
-        return sum(entry.nbytes for table in self.tensors.values() for name, entry in table.items() if name in wanted)
+            return self.parameters(selected) * (4 if dtype == "float32" else 2)
+        return sum(entry.nbytes for table in self.tensors.values() for name, entry in table.items() if name in selected)
 
     @property
     def hashed(self) -> list[Path]:
@@ -136,13 +136,13 @@ class Weights:
             if progress is not None:
                 progress("tensors", done, len(renamed))
 
-        found: dict[Path, str] = {}
+        hashes: dict[Path, str] = {}
 
         def copied(file: Path, one_more: Callable[[], None], stop: threading.Event) -> None:
-            found[file] = self._write_safetensors(file, folder / names[file], parts[file], folds, one_more, stop)
+            hashes[file] = self._write_safetensors(file, folder / names[file], parts[file], folds, one_more, stop)
 
         def hashed(file: Path, one_more: Callable[[], None], stop: threading.Event) -> None:
-            found[file] = file_hash(file, stop)
+            hashes[file] = file_hash(file, stop)
 
         jobs: list[Job] = []
         for file in self.hashed:
@@ -160,7 +160,7 @@ class Weights:
             weight_map = {new: names[file] for file, part in parts.items() for new in part}
             index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
             (folder / self.index).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        return {file.name: found[file] for file in self.hashed}
+        return {file.name: hashes[file] for file in self.hashed}
 
     def _parts(self, renamed: Mapping[str, str]) -> dict[Path, dict[str, str]]:
         """The renamed tensors (new name → old) by the file they are in, without files of which nothing stays."""
@@ -220,18 +220,18 @@ class Weights:
 
     def _check_index(self) -> None:
         """Every tensor is in one file, and that is the one that the index says."""
-        found: dict[str, Path] = {}
+        files: dict[str, Path] = {}
         for file, entries in self.tensors.items():
             for name in entries:
-                if name in found:
+                if name in files:
                     raise CheckpointError(
-                        f"{self.source.name}: the tensor {quoted(name)} is in two files, {found[name].name} and "
+                        f"{self.source.name}: the tensor {quoted(name)} is in two files, {files[name].name} and "
                         f"{file.name}; fetch or save the model again"
                     )
-                found[name] = file
+                files[name] = file
         for name, shard in self.weight_map.items():
-            if name not in found or found[name].name != shard:
-                where = f"is in {found[name].name}" if name in found else "is in no file"
+            if name not in files or files[name].name != shard:
+                where = f"is in {files[name].name}" if name in files else "is in no file"
                 raise CheckpointError(
                     f"{self.source.name}: {self.index} says that the tensor {quoted(name)} is in {shard}, but it "
                     f"{where}; fetch or save the model again"

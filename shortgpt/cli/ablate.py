@@ -22,44 +22,23 @@ from shortgpt.cli import common
 @common.calibration_options
 @common.model_options
 @common.result_options
-def ablate(
-    model: str,
-    criteria: tuple[str, ...],
-    evaluator: str,
-    architecture: str | None,
-    device: str | None,
-    dtype: str,
-    trust_remote_code: bool,
-    wishes: common.Wishes,
-    **calibration: Any,
-) -> None:
+def ablate(model: str, criteria: tuple[str, ...], evaluator: str, outputs: common.Outputs, **options: Any) -> None:
     """Measure MODEL without each of its blocks alone and, where they are known, without its mixer or its MLP.
 
     The mixer is attention or what stands for it. Beside each block stand the criteria's scores, and below how their
     ranks agree with the damage. The criteria look at the calibration's windows, the quality is that on as many others
     of the same text.
     """
+    from shortgpt.basics.inputs import apart
     from shortgpt.measuring.ablation import ablate as run
     from shortgpt.models.loading import load
     from shortgpt.values.scores import DEFAULT_CRITERION
 
-    common.check(wishes)
-    opened = load(
-        model,
-        device=device,
-        dtype=dtype,
-        tokenizer=calibration.pop("tokenizer"),
-        trust_remote_code=trust_remote_code,
-        architecture=architecture,
-    )
-    source = calibration.pop("calibration")
-    with common.progress_bars(wishes.quiet) as progress:
-        found = run(
-            opened,
-            source,
-            criteria=criteria or (DEFAULT_CRITERION,),
-            evaluator=evaluator,
-            progress=progress,
-            **calibration,
-        )
-    common.emit(found, found, wishes)
+    common.check(outputs)
+    source = options.pop("calibration")
+    texts, opening = apart(options)  # type: ignore[arg-type]
+    opened = load(model, **opening)
+    names = criteria or (DEFAULT_CRITERION,)
+    with common.progress_bars(outputs.quiet) as progress:
+        ablation = run(opened, source, criteria=names, evaluator=evaluator, progress=progress, **texts)
+    common.emit(ablation, ablation, outputs)

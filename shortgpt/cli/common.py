@@ -112,7 +112,7 @@ def is_given(context: click.Context, name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Outputs:
     """What the user wants of a result.
 
     Attributes:
@@ -131,7 +131,7 @@ class Wishes:
 
 
 def report_options(command: Command) -> Command:
-    """How a result is told: the command is called with `wishes`, which `check` checks before anything takes time."""
+    """How a result is told: the command is called with `outputs`, which `check` checks before anything takes time."""
     options = (
         click.option("--format", "form", metavar="NAME", help="Print as json, csv, markdown, ... Default: a table."),
         click.option("--output", "-o", metavar="FILE", help="Print into this file."),
@@ -140,7 +140,7 @@ def report_options(command: Command) -> Command:
     @functools.wraps(command)
     def called(**given: Any) -> Any:
         names = ("form", "output", "plot", "json_file", "quiet")
-        return command(wishes=Wishes(**{name: given.pop(name) for name in names if name in given}), **given)
+        return command(outputs=Outputs(**{name: given.pop(name) for name in names if name in given}), **given)
 
     return output_options(_with(options, called))
 
@@ -211,7 +211,7 @@ def progress_bars(quiet: bool) -> Iterator[Progress | None]:
         yield advance
 
 
-def emit(result: Value, rendered: Any, wishes: Wishes, **shown: Any) -> None:
+def emit(result: Value, rendered: Any, outputs: Outputs, **shown: Any) -> None:
     """Write a result as JSON, draw it, and print it, as a table or by a reporter, where asked.
 
     JSON comes first: what took long to measure is safe before somebody's reporter sees it.
@@ -223,44 +223,44 @@ def emit(result: Value, rendered: Any, wishes: Wishes, **shown: Any) -> None:
     from shortgpt import plugins
     from shortgpt.basics.targets import load_target
 
-    if wishes.json_file != "-":
-        write_json(result, wishes.json_file)
+    if outputs.json_file != "-":
+        write_json(result, outputs.json_file)
     text = None
-    if wishes.form is not None:
-        entry = plugins.lookup("format", plugins.registry().reporters, wishes.form)
+    if outputs.form is not None:
+        entry = plugins.lookup("format", plugins.registry().reporters, outputs.form)
         reporter = load_target(entry.target)
         with plugins.running(f"{type(result).__name__} in format", entry):
             text = str(reporter(result)).rstrip("\n")
-    if wishes.plot is not None:
+    if outputs.plot is not None:
         from shortgpt.reports.plots import draw
 
-        draw(result, wishes.plot, **shown)
-    if wishes.output is not None:
+        draw(result, outputs.plot, **shown)
+    if outputs.output is not None:
         from shortgpt.reports import as_text
 
-        write_text((as_text(rendered) if text is None else text) + "\n", wishes.output)
+        write_text((as_text(rendered) if text is None else text) + "\n", outputs.output)
     elif text is not None:
         click.echo(text)
-    elif wishes.json_file != "-":
+    elif outputs.json_file != "-":
         console().print(rendered)
-    if wishes.json_file == "-":
-        write_json(result, wishes.json_file)
+    if outputs.json_file == "-":
+        write_json(result, outputs.json_file)
 
 
-def check(wishes: Wishes, kind: str | None = None) -> None:
+def check(outputs: Outputs, kind: str | None = None) -> None:
     """Raise for what cannot be: a file that cannot be written, a format that is not installed, two results in one
     place, a picture without matplotlib, or of a kind of result (the name of its class) of which there is none."""
     from shortgpt import plugins
 
-    if wishes.form is not None:
-        plugins.lookup("format", plugins.registry().reporters, wishes.form)
-    if wishes.plot is not None:
+    if outputs.form is not None:
+        plugins.lookup("format", plugins.registry().reporters, outputs.form)
+    if outputs.plot is not None:
         from shortgpt.reports.plots import check_plot
 
-        check_plot(wishes.plot, kind)
-    printed = {"--format": "-"} if wishes.form is not None and wishes.output is None else {"--output": wishes.output}
+        check_plot(outputs.plot, kind)
+    printed = {"--format": "-"} if outputs.form is not None and outputs.output is None else {"--output": outputs.output}
     taken: dict[str, str] = {}
-    for option, file in (printed | {"--plot": wishes.plot, "--json": wishes.json_file}).items():
+    for option, file in (printed | {"--plot": outputs.plot, "--json": outputs.json_file}).items():
         if file is None:
             continue
         place = "the standard output" if file == "-" else os.path.realpath(Path(file).expanduser())

@@ -21,7 +21,7 @@ from shortgpt.errors import ShortGPTError
 def compare(
     models: tuple[str, ...],
     criteria: tuple[str, ...],
-    wishes: common.Wishes,
+    outputs: common.Outputs,
     **options: Any,
 ) -> None:
     """Compare how redundant the blocks of MODELS are, over relative depth.
@@ -34,14 +34,14 @@ def compare(
     from shortgpt.models.devices import default_device
     from shortgpt.values.scores import DEFAULT_CRITERION
 
-    common.check(wishes, "Comparison")
+    common.check(outputs, "Comparison")
     if not all(is_measured(model) for model in models):
         options["device"] = default_device(options["device"])
     source = options.pop("calibration")
-    with common.progress_bars(wishes.quiet) as progress:
+    with common.progress_bars(outputs.quiet) as progress:
         comparison = run(models, source, criteria=criteria or (DEFAULT_CRITERION,), progress=progress, **options)
     if all(row.scores is None for row in comparison.rows):
-        common.write_json(comparison, wishes.json_file)
+        common.write_json(comparison, outputs.json_file)
         reasons = "; ".join(f"{model}: {why}" for model, why in comparison.failures())
         raise ShortGPTError(f"no model could be measured ({reasons})")
-    common.emit(comparison, comparison, wishes)
+    common.emit(comparison, comparison, outputs)

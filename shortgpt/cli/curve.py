@@ -28,7 +28,7 @@ def curve(
     criteria: tuple[str, ...],
     evaluator: str,
     most: str | None,
-    wishes: common.Wishes,
+    outputs: common.Outputs,
     **options: Any,
 ) -> None:
     """Measure MODELS without 0, 1, 2, ... blocks, as each criterion would choose them.
@@ -40,10 +40,10 @@ def curve(
     from shortgpt.measuring.curve import curve as run
     from shortgpt.models.devices import default_device
 
-    common.check(wishes)
+    common.check(outputs)
     options["device"] = default_device(options["device"])
     source = options.pop("calibration")
-    with common.progress_bars(wishes.quiet) as progress:
+    with common.progress_bars(outputs.quiet) as progress:
         curves = run(
             models,
             source,
@@ -56,7 +56,7 @@ def curve(
     if not curves.measured():
         reasons = "; ".join(f"{model}: {reason}" for model, reason in curves.failures())
         raise ShortGPTError(f"no model could be measured ({reasons})")
-    common.emit(curves, curves, wishes)
+    common.emit(curves, curves, outputs)
 
 
 def _number(text: str | None) -> float | None:

@@ -18,7 +18,7 @@ def inspect(
     remove: str | None,
     architecture: str | None,
     trust_remote_code: bool,
-    wishes: common.Wishes,
+    outputs: common.Outputs,
 ) -> None:
     """Show the blocks of MODEL, how they hand the stream on, and the rule for every config field that depends on them.
 
@@ -29,8 +29,8 @@ def inspect(
     from shortgpt.models.recognition import recognise, resolve
     from shortgpt.reports.inspection import inspection_table
 
-    common.check(wishes)
+    common.check(outputs)
     blocks = parse_blocks(remove) if remove is not None else ()
     source = resolve(model, architecture)
-    found = look(source, recognise(source, architecture), blocks, trust_remote_code=trust_remote_code)
-    common.emit(found, inspection_table(found), wishes)
+    inspection = look(source, recognise(source, architecture), blocks, trust_remote_code=trust_remote_code)
+    common.emit(inspection, inspection_table(inspection), outputs)

@@ -9,9 +9,9 @@ from shortgpt.cli import common
 
 @click.command(epilog="Example:  shortgpt plugins --json -")
 @common.report_options
-def plugins(wishes: common.Wishes) -> None:
+def plugins(outputs: common.Outputs) -> None:
     """List the installed plugins and what they provide; of those that failed to load, why."""
     from shortgpt.plugins import registry
 
-    common.check(wishes)
-    common.emit(registry(), registry(), wishes)
+    common.check(outputs)
+    common.emit(registry(), registry(), outputs)

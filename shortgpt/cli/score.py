@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from shortgpt.cli import common
+
+if TYPE_CHECKING:
+    from shortgpt.models.sequence import BlockSequence
+    from shortgpt.values.scores import Scores
 
 DEFAULT_RATIO = 0.25
 
@@ -32,15 +36,10 @@ def score(
     blocks: int | None,
     ratio: float | None,
     keep: str | None,
-    architecture: str | None,
     merge_adapter: bool,
-    stream: bool,
     spans: bool,
-    device: str | None,
-    dtype: str,
-    trust_remote_code: bool,
-    wishes: common.Wishes,
-    **calibration: Any,
+    outputs: common.Outputs,
+    **options: Any,
 ) -> None:
     """Score every block of MODEL.
 
@@ -48,55 +47,60 @@ def score(
     what `shortgpt prune` would remove. Under `torchrun --no-python shortgpt score ...` each process takes a share of
     the calibration, on a GPU of its own where there are some.
     """
-    from rich.console import Group
-
     from shortgpt.basics.block_lists import parse_blocks
+    from shortgpt.basics.inputs import apart
     from shortgpt.measuring.scoring.score import score as run
     from shortgpt.models import processes
     from shortgpt.models.devices import started
     from shortgpt.models.loading import load
-    from shortgpt.reports.effect import choice_lines
-    from shortgpt.reports.scores import scores_table
-    from shortgpt.values import choice
-    from shortgpt.values.scores import DEFAULT_CRITERION, KEPT, check_kept, check_number
+    from shortgpt.values.scores import DEFAULT_CRITERION
 
-    common.check(wishes)
+    common.check(outputs)
     common.number_of_blocks(blocks, ratio, 100, DEFAULT_RATIO)  # a mistake here is told before the model is loaded
     kept = parse_blocks(keep) if keep is not None else ()
-    tokenizer = calibration.pop("tokenizer")
-    with processes.group(device) as place:
-        opened = processes.agreed(
-            lambda: load(
-                common.named(model, merge_adapter, architecture, trust_remote_code, wishes.quiet),
-                device=place,
-                dtype=dtype,
-                tokenizer=tokenizer,
-                trust_remote_code=trust_remote_code,
-                architecture=architecture,
-                stream=stream,
-            )
-        )
-        count = common.number_of_blocks(blocks, ratio, len(opened), DEFAULT_RATIO)
-        check_kept(kept, len(opened), opened.pinned)
-        stay = dict.fromkeys(kept, KEPT) | dict(opened.pinned)
-        if blocks is not None or ratio is not None:
-            check_number(count, len(opened), stay)
-        count = min(count, len(opened) - max(1, len(stay)))  # a model of one block is scored, and nothing is marked
-        source = calibration.pop("calibration")
-        with common.progress_bars(wishes.quiet) as progress:
-            scores = run(
-                opened,
-                source,
-                criteria=criteria or (DEFAULT_CRITERION,),
-                spans=spans,
-                progress=progress,
-                **calibration,
-            )
-    if started()[0] > 0:
-        return  # the first process reports
-    scores = scores.keeping(kept)
+    source = options.pop("calibration")
+    texts, opening = apart(options)  # type: ignore[arg-type]
+    with processes.group(opening["device"]) as device:
+        opening["device"] = device
+
+        def opened() -> BlockSequence:
+            architecture, trusted = opening["architecture"], opening["trust_remote_code"]
+            return load(common.named(model, merge_adapter, architecture, trusted, outputs.quiet), **opening)
+
+        sequence = processes.agreed(opened)
+        count = _marked(sequence, blocks, ratio, kept)
+        with common.progress_bars(outputs.quiet) as progress:
+            names = criteria or (DEFAULT_CRITERION,)
+            scores = run(sequence, source, criteria=names, spans=spans, progress=progress, **texts)
+    if started()[0] == 0:  # the first process reports
+        _report(scores.keeping(kept), count, outputs)
+
+
+def _marked(model: BlockSequence, blocks: int | None, ratio: float | None, kept: tuple[int, ...]) -> int:
+    """How many blocks are marked as those that would go; none of a model of one block.
+
+    Raises:
+        SelectionError: so many cannot go, or a block that is to be kept is not there.
+    """
+    from shortgpt.values.scores import KEPT, check_kept, check_number
+
+    count = common.number_of_blocks(blocks, ratio, len(model), DEFAULT_RATIO)
+    check_kept(kept, len(model), model.pinned)
+    stay = dict.fromkeys(kept, KEPT) | dict(model.pinned)
+    if blocks is not None or ratio is not None:
+        check_number(count, len(model), stay)
+    return min(count, len(model) - max(1, len(stay)))
+
+
+def _report(scores: Scores, count: int, outputs: common.Outputs) -> None:
+    from rich.console import Group
+
+    from shortgpt.reports.effect import choice_lines
+    from shortgpt.reports.scores import scores_table
+    from shortgpt.values.choice import least
+
     if not count:
-        common.emit(scores, scores_table(scores), wishes)
+        common.emit(scores, scores_table(scores), outputs)
         return
-    marked, chosen = choice.least(scores, count)
-    common.emit(scores, Group(scores_table(scores, marked), choice_lines(chosen)), wishes, marked=marked)
+    marked, choice = least(scores, count)
+    common.emit(scores, Group(scores_table(scores, marked), choice_lines(choice)), outputs, marked=marked)

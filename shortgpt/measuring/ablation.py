@@ -60,8 +60,8 @@ def ablate(
     depth = range(len(model))
     cuts = [Cut(block) for block in depth]
     cuts += [Cut(block, part) for block, parts in enumerate(model.parts) for part in parts]
-    found = evaluate_cuts(model, held_out, judge, cuts, progress=progress)
-    quality = {cut: judge.summary(one.mean) for cut, one in zip(cuts, found, strict=True)}
+    qualities = evaluate_cuts(model, held_out, judge, cuts, progress=progress)
+    quality = {cut: judge.summary(one.mean) for cut, one in zip(cuts, qualities, strict=True)}
     without = {part or BLOCK: tuple(quality.get(Cut(block, part)) for block in depth) for part in _parts(cuts)}
     damage = [quality[Cut(block)] * (1 if judge.lower_is_better else -1) for block in depth]
     return Ablation(

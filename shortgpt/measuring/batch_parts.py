@@ -33,7 +33,7 @@ def rows_of(batch: TokenBatch, first: int, count: int) -> TokenBatch:
     }
 
 
-class Fitting:
+class BatchParts:
     """Work on batches, in parts that fit into memory.
 
     Attributes:
@@ -51,11 +51,11 @@ class Fitting:
             torch.OutOfMemoryError: not even one sequence fits.
         """
         total, done = len(batch["input_ids"]), 0
-        found: list[T] = []
+        results: list[T] = []
         while done < total:
             now = min(self.rows, most, total - done)
             try:
-                found.append(work(rows_of(batch, done, now)))
+                results.append(work(rows_of(batch, done, now)))
             except RuntimeError as error:  # torch's OutOfMemoryError is one
                 if now == 1 or not is_lack_of_memory(error):
                     raise
@@ -64,7 +64,7 @@ class Fitting:
                 done += now
                 continue
             release_memory()  # outside the `except`, whose error holds what the work held
-        return found
+        return results
 
     def together(
         self,

@@ -379,7 +379,7 @@ def _documents_of(batches: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
     """The `document_ids` of all sequences; none where no batch has any."""
     import torch
 
-    found: list[int] = []
+    numbers: list[int] = []
     for number, batch in enumerate(batches):
         ids = batch.get(DOCUMENTS)
         if (ids is None) != (batches[0].get(DOCUMENTS) is None):
@@ -392,8 +392,8 @@ def _documents_of(batches: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
                 f"token batch {number}: {DOCUMENTS} must be a LongTensor [batch], a document's number for each "
                 f"sequence, found {told}"
             )
-        found += ids.tolist()
-    return _numbered(found)
+        numbers += ids.tolist()
+    return _numbered(numbers)
 
 
 def repacked(batch: Mapping[str, Any], number: int = 0) -> TokenBatch:

@@ -42,8 +42,8 @@ def compare(
     """
     from shortgpt import plugins
 
-    asked: Sequence[Any] = [models] if isinstance(models, (BlockSequence, Scores, str, Path)) else list(models)
-    if not all(is_measured(model) for model in asked):  # elsewhere other criteria may be installed
+    listed: Sequence[Any] = [models] if isinstance(models, (BlockSequence, Scores, str, Path)) else list(models)
+    if not all(is_measured(model) for model in listed):  # elsewhere other criteria may be installed
         for criterion in criteria:
             plugins.lookup("criterion", plugins.registry().criteria, criterion)
     if not isinstance(calibration, (str, Path, Calibration)):
@@ -54,9 +54,9 @@ def compare(
         return score(model, calibration, criteria=criteria, progress=progress, **texts)
 
     rows = []
-    for number, model in enumerate(asked):
+    for number, model in enumerate(listed):
         if progress is not None:
-            progress("models", number, len(asked))
+            progress("models", number, len(listed))
         rows.append(_recorded(model, criteria) if is_measured(model) else Row(*tried(model, measure, **loading)))
     return Comparison(tuple(rows), tuple(criteria))
 

@@ -68,7 +68,7 @@ def curve(
         plugins.lookup("criterion", plugins.registry().criteria, name)
     judge = open_evaluator(evaluator)
     number_of_blocks(most, 100)
-    asked: list[Any] = [models] if isinstance(models, (BlockSequence, str, Path)) else list(models)
+    listed: list[Any] = [models] if isinstance(models, (BlockSequence, str, Path)) else list(models)
     if not isinstance(calibration, (str, Path, Calibration)):
         calibration = items_of(calibration)  # each model reads it
     texts, loading = apart(options)
@@ -78,9 +78,9 @@ def curve(
         return _measured(model, data, held_out, names, judge, most, progress)
 
     rows = []
-    for number, model in enumerate(asked):
+    for number, model in enumerate(listed):
         if progress is not None:
-            progress("models", number, len(asked))
+            progress("models", number, len(listed))
         rows.append(CurveRow(*tried(model, measure, **loading)))
     return Curves(evaluator, judge.lower_is_better, tuple(rows))
 
@@ -117,10 +117,10 @@ def _measured(
     limit = number_of_blocks(most, len(model))
     chosen = {name: _choices(scores.of(name), limit) for name in scores.criteria}
     sets = list(dict.fromkeys(blocks for choices in chosen.values() for blocks in choices))
-    found = evaluate_sets(model, held_out, evaluator, sets, progress)
+    qualities = evaluate_sets(model, held_out, evaluator, sets, progress)
     points = {
         blocks: Point(blocks, evaluator.summary(quality.mean), model.refuse_removal(blocks) if blocks else None)
-        for blocks, quality in zip(sets, found, strict=True)
+        for blocks, quality in zip(sets, qualities, strict=True)
     }
     lines = tuple(Line(name, tuple(points[blocks] for blocks in choices)) for name, choices in chosen.items())
     return Curve(scores, held_out.info, lines)

@@ -161,8 +161,8 @@ class _Measuring:
         ids, mask = batch["input_ids"][0], batch.get("attention_mask")
         real: list[int] = (ids if mask is None else ids[mask[0].bool()]).tolist()
         longest = self.model.max_tokens
-        room = PROMPT_TOKENS if longest is None else min(PROMPT_TOKENS, longest - NEW_TOKENS)
-        return real[: max(room, 0)]
+        most = PROMPT_TOKENS if longest is None else min(PROMPT_TOKENS, longest - NEW_TOKENS)
+        return real[: max(most, 0)]
 
     def _random_batch(self) -> TokenBatch:
         import torch

@@ -21,7 +21,7 @@ from shortgpt.basics.registry import Extension
 from shortgpt.basics.targets import load_target
 from shortgpt.basics.value import Value
 from shortgpt.errors import CalibrationError, HiddenStateError, PluginError
-from shortgpt.measuring.batch_parts import Fitting
+from shortgpt.measuring.batch_parts import BatchParts
 from shortgpt.models.sequence import Cut
 
 if TYPE_CHECKING:
@@ -105,14 +105,14 @@ def evaluate(model: BlockSequence, data: Calibration, evaluator: Evaluator, remo
     gone = tuple(removed)
     sums: list[float] = []
     counts: list[int] = []
-    fitting = Fitting()
+    batch_parts = BatchParts()
 
     def work(part: TokenBatch) -> tuple[Tensor, list[int]]:
         with model.skipping(gone):
             return batch_sums(model.logits(part), part, evaluator)
 
     for batch in data.batches:
-        for found, predictions in fitting.each(batch, work):
+        for found, predictions in batch_parts.each(batch, work):
             sums += found.tolist()
             counts += predictions
     return _checked(model, sums, counts, _without(gone))
@@ -170,20 +170,20 @@ def _evaluated(
     sums: list[list[float]] = [[] for _ in left_out]
     counts: list[int] = []
     before, total = 0, len(left_out) * len(data.batches)
-    fitting = Fitting()
+    batch_parts = BatchParts()
 
     def work(part: TokenBatch) -> tuple[list[list[float]], list[int]]:
         columns: list[list[float]] = []
         predictions: list[int] = []
         for logits in run(part):
-            found, predictions = batch_sums(logits, part, evaluator)
-            columns.append(found.tolist())
+            values, predictions = batch_sums(logits, part, evaluator)
+            columns.append(values.tolist())
             if progress is not None:
                 progress("cuts", before + len(columns), total)
         return columns, predictions
 
     for batch in data.batches:
-        for columns, predictions in fitting.each(batch, work):
+        for columns, predictions in batch_parts.each(batch, work):
             for column, found in zip(sums, columns, strict=True):
                 column += found
             counts += predictions
@@ -213,11 +213,11 @@ def batch_sums(logits: Tensor, batch: TokenBatch, evaluator: Evaluator) -> tuple
     sums = torch.zeros(len(ids), dtype=torch.float64, device=home)
     for row, count in enumerate(predictions):
         for at in range(0, count, size):
-            here, wanted = logits[row, at : min(at + size, count)], ids[row, at + 1 : min(at + size, count) + 1]
+            here, targets = logits[row, at : min(at + size, count)], ids[row, at + 1 : min(at + size, count) + 1]
             with plugins.running("evaluator", entry):
-                values = evaluator.values(here.float(), wanted)
-                if values.shape != wanted.shape:
-                    raise ValueError(f"it gave values of shape {tuple(values.shape)} for {len(wanted)} predictions")
+                values = evaluator.values(here.float(), targets)
+                if values.shape != targets.shape:
+                    raise ValueError(f"it gave values of shape {tuple(values.shape)} for {len(targets)} predictions")
             sums[row] += values.to(home, torch.float64).sum()
     return sums.cpu(), predictions
 

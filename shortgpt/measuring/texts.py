@@ -137,13 +137,13 @@ def _of_plugin(entry: Extension, argument: str, field: str | None, seed: int) ->
     if field is not None and not takes_field:
         raise _no_records(entry.name, field)
     with plugins.running("calibration source", entry):
-        found = texts(argument, seed, field=field) if takes_field else texts(argument, seed)
+        given = texts(argument, seed, field=field) if takes_field else texts(argument, seed)
 
     def one_by_one() -> Iterator[str]:
         with plugins.running("calibration source", entry):
-            yield from found
+            yield from given
 
-    return Texts(one_by_one(), found.field if isinstance(found, Texts) else None)
+    return Texts(one_by_one(), given.field if isinstance(given, Texts) else None)
 
 
 def _is_json(file: Path) -> bool:

@@ -78,9 +78,9 @@ def agreed(work: Callable[[], T]) -> T:
     told = gathered(None if failure is None else (type(failure).__name__, str(failure)))
     if failure is not None:
         raise failure
-    for rank, found in enumerate(told):
-        if found is not None:
-            kind, text = found
+    for rank, failed in enumerate(told):
+        if failed is not None:
+            kind, text = failed
             ours = getattr(errors, kind, None)
             raise ours(text) if ours else ShortGPTError(f"process {rank} failed: {kind}: {text}")
     return result

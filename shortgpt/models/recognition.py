@@ -167,16 +167,16 @@ def _family(entry: Architecture) -> Family:
 def code_folders(path: Path) -> set[str]:
     """The folders in a model's folder from which its own code is loaded, there or not: those that an `auto_map` names
     (`code/modeling.Model`), and those from which its modules import (`from .code.layers import Layer`)."""
-    found: set[str] = set()
+    folders: set[str] = set()
     for file in sorted(path.iterdir()) if path.is_dir() else ():
         if file.suffix not in (".json", ".py") or not file.is_file() or file.stat().st_size > MAX_HEADER:
             continue
         text = file.read_text(encoding="utf-8", errors="replace")
         if file.suffix == ".py":
-            found |= set(re.findall(r"^\s*(?:from|import)\s+\.(\w+)", text, re.MULTILINE))
+            folders |= set(re.findall(r"^\s*(?:from|import)\s+\.(\w+)", text, re.MULTILINE))
         elif '"auto_map"' in text:
-            found |= set(re.findall(r'"([\w-]+)/[\w/-]+\.\w+"', text[text.index('"auto_map"') :]))
-    return {name for name in found if not (path / f"{name}.py").is_file()}
+            folders |= set(re.findall(r'"([\w-]+)/[\w/-]+\.\w+"', text[text.index('"auto_map"') :]))
+    return {name for name in folders if not (path / f"{name}.py").is_file()}
 
 
 def _folders_but(folders: Collection[str]) -> list[str]:

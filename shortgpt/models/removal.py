@@ -34,8 +34,8 @@ def starred(names: Iterable[str], path: str, depth: int) -> frozenset[str]:
     """
 
     def star(name: str) -> str:
-        found = split_block_name(name, path)
-        return f"{found[0]}.*.{found[2]}" if found is not None and found[1] < depth else name
+        split = split_block_name(name, path)
+        return f"{split[0]}.*.{split[2]}" if split is not None and split[1] < depth else name
 
     return frozenset(map(star, names))
 

@@ -88,11 +88,11 @@ def runs(spans: Spans) -> Iterator[tuple[int, int, float]]:
 
 def best_runs(spans: Spans, kept: Collection[int] = ()) -> dict[int, tuple[int, ...]]:
     """For each length of which a run may go, the least influential one that holds none of the `kept` blocks."""
-    found = {}
+    runs = {}
     for length in range(1, spans.depth):
         with contextlib.suppress(SelectionError):  # none of that length may go
-            found[length] = spans.best(length, kept)
-    return found
+            runs[length] = spans.best(length, kept)
+    return runs
 
 
 def _ruler(depth: int, fold: int, wide: int) -> str:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PROBE_TOKENS = 12
 
 
-class Enough(Exception):
+class PassEnded(Exception):
     """Ends a pass behind the last block. Never leaves this package."""
 
 
@@ -53,13 +53,13 @@ class Replay:
         def after(module: nn.Module, args: Any, output: Any) -> None:
             self.outputs.append(output)
             if module is model.blocks[-1]:
-                raise Enough
+                raise PassEnded
 
         with torch.no_grad(), model.skipping(removed), ExitStack() as hooks:
             for index, block in enumerate(model.blocks):  # hooks run in the order in which they came: after skipping's
                 hooks.callback(block.register_forward_pre_hook(before(index), with_kwargs=True).remove)
                 hooks.callback(block.register_forward_hook(after).remove)
-            with suppress(Enough):
+            with suppress(PassEnded):
                 model.forward(batch)
         self.streams.append(model.stream_out(len(model) - 1, self.outputs[-1]))
 
@@ -119,10 +119,10 @@ def _is_skipping(model: TorchModel, removed: Sequence[int]) -> bool:
                 expected.append(model.logits(batch)[:, -1].clone())
         # Not before all of these: what a block leaves lying somewhere must not be that of the same pass.
         replay = Replay(model, batch, removed)
-        found = [replay.without(Cut(block))[:, -1].clone() for block in blocks]
+        replayed = [replay.without(Cut(block))[:, -1].clone() for block in blocks]
     except Exception:  # code of any kind runs here, without blocks and in an order that it was not written for
         return False
-    return all(map(_equal, found, expected))
+    return all(map(_equal, replayed, expected))
 
 
 def can_read_out(model: TorchModel) -> bool:
@@ -132,10 +132,10 @@ def can_read_out(model: TorchModel) -> bool:
     try:
         replay = Replay(model, batch)
         shapes = {replay.readout(boundary).shape for boundary in range(len(model))}
-        found = replay.readout(len(model))
+        read_out = replay.readout(len(model))
     except Exception:  # as above
         return False
-    return shapes == {expected.shape} and _equal(found, expected)
+    return shapes == {expected.shape} and _equal(read_out, expected)
 
 
 def _probe(model: TorchModel) -> TokenBatch:

@@ -31,9 +31,9 @@ from shortgpt.models.sequence import BlockSequence, Cut, Tap, TokenBatch
 from shortgpt.torch_models.in_memory import prove
 from shortgpt.torch_models.interface import TorchModel
 from shortgpt.torch_models.reads import noting_reads
-from shortgpt.torch_models.replay import Enough, Replay, can_read_out, can_replay
+from shortgpt.torch_models.replay import PassEnded, Replay, can_read_out, can_replay
 from shortgpt.torch_models.streaming import BlockWeights, logits_by_block, trace_by_block
-from shortgpt.torch_models.sublayers import Found, find_parts, silent
+from shortgpt.torch_models.sublayers import PartsOrRefusal, find_parts, silent
 
 
 class TorchBlockSequence(TorchModel):
@@ -169,13 +169,13 @@ class TorchBlockSequence(TorchModel):
 
         def after(module: nn.Module, args: Any, output: Any) -> None:
             see(last + 1, self.stream_out(last, output))
-            raise Enough
+            raise PassEnded
 
         with torch.no_grad(), ExitStack() as hooks:
             for index, block in enumerate(self.blocks):
                 hooks.callback(block.register_forward_pre_hook(before(index), with_kwargs=True).remove)
             hooks.callback(self.blocks[last].register_forward_hook(after).remove)
-            with suppress(Enough):
+            with suppress(PassEnded):
                 self.forward(self._placed(batch))
         if seen != list(range(last + 2)):
             raise AdapterError(
@@ -209,8 +209,12 @@ class TorchBlockSequence(TorchModel):
             yield reads.idle
 
     @cached_property
-    def _parts(self) -> Found:
-        return Found((), "the blocks of a streamed model are not in memory") if self.streamed else find_parts(self)
+    def _parts(self) -> PartsOrRefusal:
+        return (
+            PartsOrRefusal((), "the blocks of a streamed model are not in memory")
+            if self.streamed
+            else find_parts(self)
+        )
 
     @property
     def parts(self) -> tuple[tuple[str, ...], ...]:

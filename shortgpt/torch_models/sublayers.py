@@ -32,25 +32,25 @@ Parts = tuple[dict[str, list[nn.Module]], ...]
 """For each block, its modules by part; a part that a block lacks is not there."""
 
 
-class Found(NamedTuple):
+class PartsOrRefusal(NamedTuple):
     """The parts of a model's blocks, or none and why."""
 
     parts: Parts
     refusal: str | None = None
 
 
-def find_parts(model: TorchModel) -> Found:
+def find_parts(model: TorchModel) -> PartsOrRefusal:
     """The parts of every block, where there are both kinds and they are all that the blocks do."""
-    found: Parts = tuple(_by_name(block) for block in model.blocks)
-    kinds = {label for parts in found for label in parts}
-    if kinds != {MIXER, MLP} or all(len(parts) < 2 for parts in found):
+    by_block: Parts = tuple(_by_name(block) for block in model.blocks)
+    kinds = {label for parts in by_block for label in parts}
+    if kinds != {MIXER, MLP} or all(len(parts) < 2 for parts in by_block):
         kind = type(model.blocks[0]).__name__
-        return Found((), f"a {kind} has no two parts that are known by their names for a mixer and an MLP")
-    uses = Counter(id(module) for parts in found for modules in parts.values() for module in modules)
+        return PartsOrRefusal((), f"a {kind} has no two parts that are known by their names for a mixer and an MLP")
+    uses = Counter(id(module) for parts in by_block for modules in parts.values() for module in modules)
     if max(uses.values()) > 1:
-        return Found((), "several blocks share a part, so it cannot be left out of one alone")
-    refusal = _refusal(model, found)
-    return Found((), refusal) if refusal else Found(found)
+        return PartsOrRefusal((), "several blocks share a part, so it cannot be left out of one alone")
+    refusal = _refusal(model, by_block)
+    return PartsOrRefusal((), refusal) if refusal else PartsOrRefusal(by_block)
 
 
 def _by_name(block: nn.Module) -> dict[str, list[nn.Module]]:
@@ -61,7 +61,7 @@ def _by_name(block: nn.Module) -> dict[str, list[nn.Module]]:
     return dict(sorted(parts.items()))
 
 
-def _refusal(model: TorchModel, found: Parts) -> str | None:
+def _refusal(model: TorchModel, by_block: Parts) -> str | None:
     """Why those are not the parts, None where every block without them is the identity, on a few tokens."""
     from shortgpt.models.probing.probes import probe
     from shortgpt.torch_models.replay import PROBE_TOKENS
@@ -73,7 +73,7 @@ def _refusal(model: TorchModel, found: Parts) -> str | None:
         streams.append(hidden.clone().cpu())
 
     try:
-        with silent([module for parts in found for modules in parts.values() for module in modules]):
+        with silent([module for parts in by_block for modules in parts.values() for module in modules]):
             model.trace({"input_ids": ids.to(model.device)}, see)
     except Exception as error:  # code of any kind runs here, on values that it was not written for
         return f"the blocks do not run without what looks like their parts ({type(error).__name__}: {error})"

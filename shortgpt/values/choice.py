@@ -147,13 +147,13 @@ def least(scores: Ranked, n: int, refuse: Refuse = anything) -> Chosen:
 def exchanges(scores: Ranked, blocks: Collection[int], refuse: Refuse = anything) -> tuple[Exchange, ...]:
     """The exchanges of a block that goes for one that stays, as `Choice` has them."""
     columns = list(zip(*scores.sums[0], strict=True))
-    found = [
+    candidates = [
         Exchange((gone,), (other,), *difference(columns[gone], columns[other], scores.counts[0], scores.grouping))
         for gone in sorted(blocks)
         for other in range(len(scores))
         if other not in blocks and other not in scores.pinned
     ]
-    return _nearest(found, lambda one: refuse(tuple(sorted({*blocks, *one.instead} - {*one.gone}))) is None)
+    return _nearest(candidates, lambda one: refuse(tuple(sorted({*blocks, *one.instead} - {*one.gone}))) is None)
 
 
 def run(scores: Ranked, n: int, refuse: Refuse = anything, *, resamples: int = RESAMPLES, seed: int = 0) -> Chosen:
@@ -194,12 +194,12 @@ def run(scores: Ranked, n: int, refuse: Refuse = anything, *, resamples: int = R
         deeper_first = resampled_means(sums, spans.counts, resamples, seed, documents)[:, ::-1]
         stability = float((deeper_first.argmin(1) == len(firsts) - 1 - taken).mean())
     by_run = list(zip(*sums, strict=True))
-    found = []
+    candidates = []
     for at in left:
         only = set(blocks_of(at)) ^ set(blocks_of(taken))
         gone, instead = (tuple(sorted(only & set(blocks_of(k)))) for k in (taken, at))
-        found.append(Exchange(gone, instead, *difference(by_run[taken], by_run[at], spans.counts, documents)))
-    return blocks_of(taken), Choice(CONTIGUOUS, stability, _nearest(found), reason)
+        candidates.append(Exchange(gone, instead, *difference(by_run[taken], by_run[at], spans.counts, documents)))
+    return blocks_of(taken), Choice(CONTIGUOUS, stability, _nearest(candidates), reason)
 
 
 def free_runs(depth: int, n: int, kept: Collection[int]) -> list[int]:

@@ -50,24 +50,24 @@ def judge(
     if needs_float32:
         tolerance = EXACT
     differences = []
-    for on, logits, wanted in _pairs(answer, expected):
-        if nothing := proves_nothing(wanted):
+    for on, logits, without_blocks in _pairs(answer, expected):
+        if nothing := proves_nothing(without_blocks):
             return Verification(
                 verified=False,
                 reason=f"the original's logits{on} with these blocks skipped {nothing}, which proves nothing",
             )
-        found = compare_logits(logits, wanted, tolerance)
-        if needs_float32 and not found.equal:
+        difference = compare_logits(logits, without_blocks, tolerance)
+        if needs_float32 and not difference.equal:
             reason = f"in {answer.dtype} rounding would hide what is wrong"
             return Verification(verified=False, reason=reason, dtype=answer.dtype)
-        if not found.equal:
+        if not difference.equal:
             skipped = "the original's with these blocks skipped"
-            raise VerificationError(f"the shorter model's logits{on} {found.told(skipped)}")
-        differences.append(found)
+            raise VerificationError(f"the shorter model's logits{on} {difference.told(skipped)}")
+        differences.append(difference)
     long = expected.long_logits if answer.float32_long_logits is None else answer.float32_long_logits
     return Verification(
         verified=True,
-        max_difference=max(found.difference for found in differences),
+        max_difference=max(difference.difference for difference in differences),
         max_logit=differences[0].largest,
         tolerance=tolerance,
         probe=tuple(expected.input_ids.shape),
@@ -150,9 +150,9 @@ def compare_generation(cached: Tensor, uncached: Tensor, eps: float, least: floa
     """
     tolerance = min(max(64 * eps, least), 0.125)
     for step, (with_cache, without) in enumerate(zip(cached, uncached, strict=True)):
-        found = compare_logits(with_cache, without, tolerance)
-        if not found.equal:
-            by = found.fault or f"by {found.difference:.3g} ({found.bounds})"
+        difference = compare_logits(with_cache, without, tolerance)
+        if not difference.equal:
+            by = difference.fault or f"by {difference.difference:.3g} ({difference.bounds})"
             raise VerificationError(f"cached generation differs from uncached at token {step}: its logits {by}")
         if int(with_cache.argmax()) != int(without.argmax()):
             return step

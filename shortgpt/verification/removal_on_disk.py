@@ -137,10 +137,10 @@ def _of_source(origin: Source) -> tuple[str, ...]:
 
 def _left_over(names: Iterable[str], export_as: str | None) -> tuple[str, ...]:
     """The note on tensors that the library passes over; see `BlockSequence.left_over`."""
-    found = sorted(names)
-    if not found or export_as is not None:
+    ordered = sorted(names)
+    if not ordered or export_as is not None:
         return ()
-    told = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+    told = ", ".join(ordered[:5]) + (", ..." if len(ordered) > 5 else "")
     return (f"Tensors that the library passes over were copied as they are (`*` is a block's number): {told}.",)
 
 

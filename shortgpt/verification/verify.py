@@ -295,8 +295,8 @@ def _refuse_left_over(answer: Answer, family: Family, depth: int, allowed: Colle
     """
     if answer.left_over is None:
         return
-    found = starred(answer.left_over.split("\n"), family.block_lists[0], depth)
-    if strange := sorted(found.difference(allowed)):
+    left_over = starred(answer.left_over.split("\n"), family.block_lists[0], depth)
+    if strange := sorted(left_over.difference(allowed)):
         raise VerificationError(
             f"the files hold {len(strange)} tensors ({strange[0]}, ...) that the library passes over, and that it does "
             "not pass over in the original"
@@ -355,24 +355,25 @@ def verify_again(
     _refuse_left_over(answer, family, family.depth(config), made.left_over)
     half = is_half(answer.dtype)
     tolerance = max(made.tolerance or EXACT, HALF_ELSEWHERE if half else ELSEWHERE)
-    found = compare_logits(
+    difference = compare_logits(
         torch.tensor((*fingerprint(answer.logits), *_of_long(answer))),
         torch.tensor((*made.fingerprint, *made.long_fingerprint)),
         tolerance,
         largest=made.max_logit,
     )
-    if not found.equal:
-        raise VerificationError(f"its logits {found.told('those that were expected when it was made')}")
-    if half and found.difference > 0:
+    if not difference.equal:
+        raise VerificationError(f"its logits {difference.told('those that were expected when it was made')}")
+    if half and difference.difference > 0:
         return plan, Verification(
             verified=False,
             reason=f"its record was taken in {answer.dtype}, in which rounding hides what is wrong: logits differ by "
-            f"{found.difference:.3g} (largest logit {found.largest:.4g}); compare it with its original (--original)",
+            f"{difference.difference:.3g} (largest logit {difference.largest:.4g}); "
+            "compare it with its original (--original)",
         )
     tokens = generated(answer, options.device)
     return plan, replace(
         made,
-        max_difference=found.difference,
+        max_difference=difference.difference,
         tolerance=tolerance,
         generated=tokens,
         device=device,

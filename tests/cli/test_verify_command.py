@@ -387,7 +387,7 @@ def test_one_that_was_not_verified_when_it_was_made_needs_its_original(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "not a plan that shortgpt wrote"), ('{"model": "a", "wishes": 3}', "unknown keys ['wishes']")],
+    [("{", "not a plan that shortgpt wrote"), ('{"model": "a", "outputs": 3}', "unknown keys ['outputs']")],
 )
 def test_a_damaged_record_is_a_mistake(copy: Path, check: Run, content: str, message: str) -> None:
     (copy / "shortgpt.json").write_text(content)

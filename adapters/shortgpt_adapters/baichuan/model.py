@@ -144,23 +144,23 @@ class BaichuanConfig(PreTrainedConfig):
 
     def _resolved_position_embedding(self) -> str:
         size, published = PUBLISHED_SHAPES.get((self.hidden_size, self.num_attention_heads), (None, None))
-        found = self.position_embedding
-        if found is None:
-            found = published or ("alibi" if self.max_position_embeddings is None else "rope")
-        if found not in ("rope", "alibi"):
-            raise ValueError(f"position_embedding must be 'rope' or 'alibi' (or None, to infer it): found {found!r}")
-        if published is not None and found != published:
+        kind = self.position_embedding
+        if kind is None:
+            kind = published or ("alibi" if self.max_position_embeddings is None else "rope")
+        if kind not in ("rope", "alibi"):
+            raise ValueError(f"position_embedding must be 'rope' or 'alibi' (or None, to infer it): found {kind!r}")
+        if published is not None and kind != published:
             raise ValueError(
                 f"hidden_size {self.hidden_size} with {self.num_attention_heads} heads is Baichuan {size}, which has "
-                f"{published!r} positions: found position_embedding={found!r}; set {published!r} or leave it out"
+                f"{published!r} positions: found position_embedding={kind!r}; set {published!r} or leave it out"
             )
-        if found == "alibi" and self.max_position_embeddings is not None:
+        if kind == "alibi" and self.max_position_embeddings is not None:
             raise ValueError(
                 "Baichuan with 'alibi' positions (13B) has no max_position_embeddings: found "
                 f"{self.max_position_embeddings}; give the window as model_max_length"
                 + ("" if published else ", or set position_embedding='rope' for a model with rotary positions (7B)")
             )
-        return found
+        return kind
 
     def _inferred_norm_head(self) -> bool:
         if self.vocab_size >= SECOND_VOCABULARY:

@@ -79,11 +79,11 @@ def load_model(directory: Path, config: Config, device: str, dtype: str) -> nn.M
     """
     reason = why_not(config, device)
     stored = stored_tensors(directory, mapped=True)["backbone.embedding.weight"].dtype
-    wanted = stored if dtype == "auto" else getattr(torch, dtype)
+    opened_in = stored if dtype == "auto" else getattr(torch, dtype)
     if reason is None:
         from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
 
-        return MambaLMHeadModel.from_pretrained(str(directory), device=device, dtype=wanted).eval()
+        return MambaLMHeadModel.from_pretrained(str(directory), device=device, dtype=opened_in).eval()
     way_out = (
         "run it on a CUDA device with mamba-ssm's kernels: pip install 'shortgpt-blocks[mamba]' "
         "(to prune its folder with --no-verify takes neither)"
@@ -96,7 +96,9 @@ def load_model(directory: Path, config: Config, device: str, dtype: str) -> nn.M
         )
     tensors = stored_tensors(directory)
     if dtype != "auto":  # the library keeps A and D in float32 whatever Mamba's other tensors are in
-        tensors = {name: t.float() if name.endswith(("A_log", ".D")) else t.to(wanted) for name, t in tensors.items()}
+        tensors = {
+            name: t.float() if name.endswith(("A_log", ".D")) else t.to(opened_in) for name, t in tensors.items()
+        }
     model = through_transformers(config, {name: tensor.to(device) for name, tensor in tensors.items()})
     try:
         with quiet(), torch.no_grad():

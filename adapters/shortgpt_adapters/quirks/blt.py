@@ -45,15 +45,15 @@ class BltBlocks(StructuralBlocks):
         return super().forward(batch)
 
     def trace(self, batch: TokenBatch, tap: Tap) -> None:
-        found: list[Tensor] = []
+        patches: list[Tensor] = []
 
         def of_bytes(boundary: int, hidden: Tensor) -> None:
-            patch_ids = found[0].to(hidden.device)
+            patch_ids = patches[0].to(hidden.device)
             tap(boundary, hidden.gather(1, patch_ids[..., None].expand(-1, -1, hidden.shape[-1])))
 
         encoder = self.model.get_submodule(self.structure.path.replace(f"{STACK}.layers", "local_encoder"))
         hook = encoder.register_forward_pre_hook(
-            lambda module, args, kwargs: found.append(kwargs["patch_ids"]), with_kwargs=True
+            lambda module, args, kwargs: patches.append(kwargs["patch_ids"]), with_kwargs=True
         )
         with hook:
             super().trace(batch, of_bytes)

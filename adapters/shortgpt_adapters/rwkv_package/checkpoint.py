@@ -143,7 +143,7 @@ def config_of(file: Path, tensors: Mapping[str, Tensor]) -> Config:
 
 
 def _version(file: Path, blocks: Mapping[int, set[str]]) -> str:
-    found: dict[str, list[int]] = {}
+    versions: dict[str, list[int]] = {}
     broken = []
     for index, names in sorted(blocks.items()):
         if index == 0:
@@ -151,17 +151,17 @@ def _version(file: Path, blocks: Mapping[int, set[str]]) -> str:
             names |= _FIRST_VALUES if "att.r_k" in names else set()
         for version, expected in TENSORS.items():
             if names == expected or (version in ("5.0", "5.1", "6") and names == expected | _TUNED_STATE):
-                found.setdefault(version, []).append(index)
+                versions.setdefault(version, []).append(index)
                 break
         else:
             broken.append(index)
-    if len(found) > 1:
-        parts = "; ".join(f"RWKV {version}: blocks {format_blocks(indices)}" for version, indices in found.items())
+    if len(versions) > 1:
+        parts = "; ".join(f"RWKV {version}: blocks {format_blocks(indices)}" for version, indices in versions.items())
         raise CheckpointError(f"{file}: mixes versions ({parts}); no model has such blocks")
     if not broken:
-        return next(iter(found))
+        return next(iter(versions))
     block = broken[0]
-    nearest = next(iter(found), None) or min(TENSORS, key=lambda version: len(TENSORS[version] ^ blocks[block]))
+    nearest = next(iter(versions), None) or min(TENSORS, key=lambda version: len(TENSORS[version] ^ blocks[block]))
     if missing := sorted(TENSORS[nearest] - blocks[block]):
         raise CheckpointError(f"{file}: blocks.{block}.{missing[0]} of RWKV {nearest} is missing; fetch the file again")
     name = f"blocks.{block}.{min(blocks[block] - TENSORS[nearest])}"

@@ -231,12 +231,12 @@ class _Part:
         self.w = weights
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self.model, name)
+        function = getattr(self.model, name)
         if not name.startswith("ffn_"):
-            return found
+            return function
 
         def last(*args: Any) -> None:
-            raise _Reached(found(*args)[0])
+            raise _Reached(function(*args)[0])
 
         return last
 

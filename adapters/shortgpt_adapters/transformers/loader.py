@@ -50,8 +50,8 @@ STREAMED_BY = "5.17 to 5.23"
 
 def unfit(info: dict[str, Any]) -> dict[str, list[str]]:
     """What `from_pretrained` had to invent, drop or could not fit, by kind."""
-    found = {kind: sorted(map(str, names)) for kind, names in info.items()}
-    return {kind: names for kind, names in found.items() if names}
+    problems = {kind: sorted(map(str, names)) for kind, names in info.items()}
+    return {kind: names for kind, names in problems.items() if names}
 
 
 def read_config(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
@@ -99,8 +99,8 @@ def _names(classes: Any) -> set[str]:
 def named_class(names: Any) -> Any:
     """The model class of transformers that a config's `architectures` names first; None where it is none."""
     first = names[0] if isinstance(names, (list, tuple)) and names else None
-    found = getattr(transformers, first, None) if isinstance(first, str) else None
-    return found if isinstance(found, type) and issubclass(found, PreTrainedModel) else None
+    named = getattr(transformers, first, None) if isinstance(first, str) else None
+    return named if isinstance(named, type) and issubclass(named, PreTrainedModel) else None
 
 
 def arguments(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from shortgpt.basics.inputs import Progress
-    from shortgpt.measuring.scoring.requested import Asked
+    from shortgpt.measuring.scoring.requested import RequestedCriterion
     from shortgpt.models.sequence import BlockSequence, TokenBatch
 
 BLOCKS = 8
@@ -41,7 +41,7 @@ BLOCKS = 8
 small beside a boundary, and there are a few large sums in place of many small ones."""
 
 
-class Room:
+class Workspace:
     """Memory in a wide float for chunks of the stream: one for all batches, for they look in turn."""
 
     held: Tensor | None = None
@@ -56,27 +56,27 @@ class Room:
         return held[:size].view(shape)
 
 
-class Tally:
+class BatchTap:
     """The sums of one batch, taken by its `tap` as the boundaries come by.
 
     Args:
-        asked: the criteria; of those that look at no stream nothing is taken here.
+        requested: the criteria; of those that look at no stream nothing is taken here.
         spans: the one to be measured between all pairs of boundaries too.
     """
 
     def __init__(
         self,
         model: BlockSequence,
-        asked: Sequence[Asked],
-        spans: Asked | None,
+        requested: Sequence[RequestedCriterion],
+        spans: RequestedCriterion | None,
         report: Progress,
-        room: Room,
+        workspace: Workspace,
         batch: TokenBatch,
     ) -> None:
         import torch
 
-        self.model, self.spans, self.report, self.room = model, spans, report, room
-        looking = [(one, one.criterion) for one in asked if isinstance(one.criterion, Criterion)]
+        self.model, self.spans, self.report, self.workspace = model, spans, report, workspace
+        looking = [(one, one.criterion) for one in requested if isinstance(one.criterion, Criterion)]
         self.every = [one for one, criterion in looking if criterion.tokens == "all"]
         self.at_last = [one for one, criterion in looking if criterion.tokens == "last"]
         mask = batch.get("attention_mask")
@@ -203,16 +203,16 @@ class Tally:
         """Those of a boundary, at `norms`, and of what leads to it; a piece at a time."""
         from shortgpt.measuring.angles import norm, turn_
 
-        before_room, after_room = self.room.of(self.norms, 2, self.chunk, hidden.shape[-1])
+        before_wide, after_wide = self.workspace.of(self.norms, 2, self.chunk, hidden.shape[-1])
         tables = (self.norms[self.full], self.norms[norms], self.moved[self.full])
         known = zip(*(table.split(self.chunk) for table in tables), strict=True)
         held = repeat(None) if self.held is None else self._pieces(self.held)
         for (before_norms, after_norms, moved), now, then in zip(known, self._pieces(hidden), held, strict=False):
-            after = after_room[: len(now)].copy_(now)
+            after = after_wide[: len(now)].copy_(now)
             norm(after, out=after_norms)
             if then is None:
                 continue
-            before = before_room[: len(now)].copy_(then)
+            before = before_wide[: len(now)].copy_(then)
             if self.by_turns:
                 turn_(after, before, after_norms, before_norms)
             else:

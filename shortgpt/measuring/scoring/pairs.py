@@ -15,17 +15,17 @@ from shortgpt.measuring.criteria import Criterion
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from shortgpt.measuring.scoring.requested import Asked
+    from shortgpt.measuring.scoring.requested import RequestedCriterion
 
 CHUNKS = 8
 """How many chunks of a single boundary a chunk of all of them is worth: what it costs a token falls with its size."""
 
 
-def refuse_spans(asked: Asked) -> None:
+def refuse_spans(requested: RequestedCriterion) -> None:
     """Raise a `ShortGPTError` for a criterion that looks at no stream."""
-    if not isinstance(asked.criterion, Criterion):
+    if not isinstance(requested.criterion, Criterion):
         raise ShortGPTError(
-            f"spans are measured between boundaries of the stream, at which {asked.name!r} does not look; name a "
+            f"spans are measured between boundaries of the stream, at which {requested.name!r} does not look; name a "
             "criterion first that does, such as block-influence"
         )
 
@@ -34,14 +34,14 @@ class Pairs:
     """The sums of one batch.
 
     Args:
-        asked: what is measured between each pair.
+        requested: what is measured between each pair.
         lengths: of the sequences, in tokens; where only the last token counts, ones.
         places: where those tokens lie, counted along the rows of the batch; None for all.
     """
 
-    def __init__(self, asked: Asked, lengths: list[int], places: Tensor | None) -> None:
-        self.asked, self.lengths, self.places = asked, lengths, places
-        self.only_last = isinstance(asked.criterion, Criterion) and asked.criterion.tokens == "last"
+    def __init__(self, requested: RequestedCriterion, lengths: list[int], places: Tensor | None) -> None:
+        self.requested, self.lengths, self.places = requested, lengths, places
+        self.only_last = isinstance(requested.criterion, Criterion) and requested.criterion.tokens == "last"
         self.held: list[tuple[Tensor, int]] = []
 
     def keep(self, hidden: Tensor) -> None:
@@ -72,20 +72,20 @@ class Pairs:
         boundaries = len(self.held)
         pairs = list(combinations(range(boundaries), 2))
         chunk = min(max(1, CHUNKS * tokens_at_a_time(first) // boundaries), max(self.lengths))
-        room = precise(first[:0]).new_empty(boundaries, chunk, first.shape[-1])
-        by_products = type(self.asked.criterion) is BlockInfluence and room.dtype == torch.float64
+        workspace = precise(first[:0]).new_empty(boundaries, chunk, first.shape[-1])
+        by_products = type(self.requested.criterion) is BlockInfluence and workspace.dtype == torch.float64
         sums = torch.zeros(len(self.lengths), len(pairs), dtype=torch.float64, device=blocks.device)
         begin = 0
         for sequence, length in enumerate(self.lengths):
             for at in range(begin, begin + length, chunk):
                 here = slice(at, min(at + chunk, begin + length))
-                vectors = room[:, : here.stop - at]
+                vectors = workspace[:, : here.stop - at]
                 for hidden, wide in zip((hidden for hidden, _ in self.held), vectors, strict=True):
                     wide.copy_(self._tokens(hidden, here))
                 if by_products:
                     values = _distances(vectors)
                 else:
-                    values = torch.stack([self.asked.values(vectors[i], vectors[j]) for i, j in pairs])
+                    values = torch.stack([self.requested.values(vectors[i], vectors[j]) for i, j in pairs])
                 sums[sequence] += values.to(sums).sum(1)
             begin += length
         self.held = []

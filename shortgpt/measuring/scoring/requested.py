@@ -1,4 +1,4 @@
-"""The criteria that a pass was asked for: made anew for it, and each called, and checked, under its plugin's name."""
+"""The criteria of a pass: made anew for it, each called and checked under its plugin's name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestedCriterion:
     """A criterion of this pass, and where it comes from."""
 
     name: str
@@ -72,7 +72,7 @@ class Asked:
         return [order.index(block) for block in range(len(model))]
 
 
-def open_criteria(names: Sequence[str]) -> list[Asked]:
+def open_criteria(names: Sequence[str]) -> list[RequestedCriterion]:
     """New instances of criteria.
 
     Raises:
@@ -82,7 +82,7 @@ def open_criteria(names: Sequence[str]) -> list[Asked]:
     """
     if len(set(names)) < len(names):
         raise ShortGPTError(f"a criterion was named twice ({', '.join(names)}); name each once")
-    asked = []
+    opened = []
     for name in names:
         entry = plugins.lookup("criterion", plugins.registry().criteria, name)
         criterion = load_target(entry.target)
@@ -93,8 +93,8 @@ def open_criteria(names: Sequence[str]) -> list[Asked]:
                 f"criterion {name!r} (plugin {entry.plugin}) is a {type(made).__name__}, not a shortgpt.Criterion, "
                 "BatchCriterion or OrderCriterion"
             )
-        asked.append(Asked(name, entry, made))
-    return asked
+        opened.append(RequestedCriterion(name, entry, made))
+    return opened
 
 
 def _for_each(tokens: Tensor, values: Tensor) -> Tensor:

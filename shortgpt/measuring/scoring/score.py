@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from shortgpt.basics.inputs import CalibrationOptions, Progress
 from shortgpt.errors import CalibrationError, ShortGPTError
-from shortgpt.measuring.batch_parts import Fitting
+from shortgpt.measuring.batch_parts import BatchParts
 from shortgpt.measuring.calibration import Calibration, calibrate
 from shortgpt.measuring.criteria import BatchCriterion, OrderCriterion
 from shortgpt.measuring.scoring.batch_sums import BatchSums, joined
-from shortgpt.measuring.scoring.boundary_sums import Room, Tally
+from shortgpt.measuring.scoring.boundary_sums import BatchTap, Workspace
 from shortgpt.measuring.scoring.pairs import refuse_spans
-from shortgpt.measuring.scoring.requested import Asked, open_criteria
+from shortgpt.measuring.scoring.requested import RequestedCriterion, open_criteria
 from shortgpt.models import processes
 from shortgpt.models.sequence import check_opened
 from shortgpt.values.scores import DEFAULT_CRITERION, Scores
@@ -81,32 +81,32 @@ def score(
     import torch
 
     check_opened(model)
-    asked = open_criteria(criteria)
-    refused = {one.name: reason for one in asked if (reason := one.refuse(model))}
-    asked = [one for one in asked if one.name not in refused]
-    if not asked:
+    requested = open_criteria(criteria)
+    refused = {one.name: reason for one in requested if (reason := one.refuse(model))}
+    requested = [one for one in requested if one.name not in refused]
+    if not requested:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items()) or "none was given"
         raise ShortGPTError(f"{model.name}: there is no criterion to score it by ({reasons})")
-    spanning = asked[0] if spans else None
+    spanning = requested[0] if spans else None
     if spanning is not None:
         refuse_spans(spanning)
     data = processes.agreed(lambda: calibrate(calibration, model, **options))
     report = progress or (lambda what, done, total: None)
     rank, size = processes.rank_and_size()
-    parts = processes.gathered(processes.agreed(lambda: _share(model, data, asked, spanning, report, rank, size)))
+    parts = processes.gathered(processes.agreed(lambda: _share(model, data, requested, spanning, report, rank, size)))
     if len({token_hash for token_hash, _ in parts}) > 1:
         raise CalibrationError("the processes read different calibration texts; give all of them the same")
-    found = sorted((batch for _, batches in parts for batch in batches), key=lambda batch: batch.number)
-    lengths = [length for batch in found for length in batch.lengths]
-    norms = torch.cat([batch.norms for batch in found]).sum(0) / sum(lengths)
+    batches_summed = sorted((batch for _, batches in parts for batch in batches), key=lambda batch: batch.number)
+    lengths = [length for batch in batches_summed for length in batch.lengths]
+    norms = torch.cat([batch.norms for batch in batches_summed]).sum(0) / sum(lengths)
     tables: dict[str, tuple[Tensor, Sequence[int]]] = {}
-    for one in asked:
+    for one in requested:
         if isinstance(one.criterion, OrderCriterion):
             places = processes.agreed(partial(one.places, model, data, report))
             tables[one.name] = torch.tensor([places], dtype=torch.float64), (1,)
         else:
-            sums = torch.cat([batch.sums[one.name] for batch in found])
-            tables[one.name] = sums, [count for batch in found for count in batch.counts[one.name]]
+            sums = torch.cat([batch.sums[one.name] for batch in batches_summed])
+            tables[one.name] = sums, [count for batch in batches_summed for count in batch.counts[one.name]]
         if not sum(tables[one.name][1]):
             raise CalibrationError(f"criterion {one.name!r}: no sequence has two tokens; give longer texts")
     return Scores(
@@ -124,24 +124,24 @@ def score(
         total_parameters=model.total_parameters(),
         pinned=dict(model.pinned),
         calibration=data.info,
-        dtype=found[-1].dtype,
+        dtype=batches_summed[-1].dtype,
         refused=refused,
-        spans=None if spanning is None else _spans(spanning.name, len(model), found),
+        spans=None if spanning is None else _spans(spanning.name, len(model), batches_summed),
         documents=data.documents,
     )
 
 
-def _spans(criterion: str, depth: int, found: Sequence[BatchSums]) -> Spans:
-    rows = [row for batch in found if batch.spans is not None for row in batch.spans.tolist()]
-    counts = tuple(count for batch in found for count in batch.counts[criterion])
+def _spans(criterion: str, depth: int, batches: Sequence[BatchSums]) -> Spans:
+    rows = [row for batch in batches if batch.spans is not None for row in batch.spans.tolist()]
+    counts = tuple(count for batch in batches for count in batch.counts[criterion])
     return Spans(criterion, depth, tuple(map(tuple, rows)), counts)
 
 
 def _share(
     model: BlockSequence,
     data: Calibration,
-    asked: Sequence[Asked],
-    spans: Asked | None,
+    requested: Sequence[RequestedCriterion],
+    spans: RequestedCriterion | None,
     report: Progress,
     rank: int,
     size: int,
@@ -152,28 +152,28 @@ def _share(
     when it is done: a model that breaks does so there, as a rule.
     """
     mine = list(enumerate(data.batches))[rank::size]
-    look = partial(Tally, model, asked, spans, report, Room())
-    found: list[BatchSums] = []
-    fitting = Fitting()
+    tap_for = partial(BatchTap, model, requested, spans, report, Workspace())
+    summed: list[BatchSums] = []
+    batch_parts = BatchParts()
     if model.streamed:
 
         def traced(parts: list[list[TokenBatch]]) -> list[BatchSums]:
-            tallies = [[look(part) for part in of_batch] for of_batch in parts]
-            model.trace_all(list(chain(*parts)), [tally.tap for tally in chain(*tallies)])
+            batch_taps = [[tap_for(part) for part in of_batch] for of_batch in parts]
+            model.trace_all(list(chain(*parts)), [batch_tap.tap for batch_tap in chain(*batch_taps)])
             return [
-                joined([tally.result(number) for tally in of_batch])
-                for of_batch, (number, _) in zip(tallies, mine, strict=True)
+                joined([batch_tap.result(number) for batch_tap in of_batch])
+                for of_batch, (number, _) in zip(batch_taps, mine, strict=True)
             ]
 
-        found = fitting.together([batch for _, batch in mine], traced, partial(_rows_at_a_time, model))
+        summed = batch_parts.together([batch for _, batch in mine], traced, partial(_rows_at_a_time, model))
     else:
         for number, batch in mine:
-            work = partial(_scored, model, number=number, asked=asked, look=look)
-            scored = joined(fitting.each(batch, work, _rows_at_a_time(model, batch)))
-            at_once = not found or scored.norms.device.type == "cpu"
-            found.append(scored.landed(model) if at_once else scored)
-            report("batches", len(found), len(mine))
-    return data.info.token_hash, [batch.landed(model) for batch in found]
+            work = partial(_scored, model, number=number, requested=requested, tap_for=tap_for)
+            scored = joined(batch_parts.each(batch, work, _rows_at_a_time(model, batch)))
+            at_once = not summed or scored.norms.device.type == "cpu"
+            summed.append(scored.landed(model) if at_once else scored)
+            report("batches", len(summed), len(mine))
+    return data.info.token_hash, [batch.landed(model) for batch in summed]
 
 
 def _rows_at_a_time(model: BlockSequence, batch: TokenBatch) -> int:
@@ -184,13 +184,17 @@ def _rows_at_a_time(model: BlockSequence, batch: TokenBatch) -> int:
 
 
 def _scored(
-    model: BlockSequence, part: TokenBatch, number: int, asked: Sequence[Asked], look: Callable[[TokenBatch], Tally]
+    model: BlockSequence,
+    part: TokenBatch,
+    number: int,
+    requested: Sequence[RequestedCriterion],
+    tap_for: Callable[[TokenBatch], BatchTap],
 ) -> BatchSums:
     """The sums of a part of a batch."""
-    tally = look(part)
-    model.trace(part, tally.tap)
-    scored = tally.result(number)
-    for one in asked:
+    batch_tap = tap_for(part)
+    model.trace(part, batch_tap.tap)
+    scored = batch_tap.result(number)
+    for one in requested:
         if isinstance(one.criterion, BatchCriterion):
             scored.sums[one.name], scored.counts[one.name] = one.measure(model, part)
     return scored

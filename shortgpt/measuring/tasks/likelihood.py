@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from shortgpt.errors import CalibrationError, HiddenStateError
-from shortgpt.measuring.batch_parts import Fitting
+from shortgpt.measuring.batch_parts import BatchParts
 from shortgpt.models.generation import padded
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def read(
     shown = [shortened(request, window) for request in requests]
     order = sorted(range(len(shown)), key=lambda at: (-len(shown[at].context) - len(shown[at].continuation), at))
     found: dict[int, tuple[Likelihood, ...]] = {}
-    fitting = Fitting()
+    batch_parts = BatchParts()
 
     def work(part: TokenBatch) -> None:
         rows = part[ROWS].tolist()
@@ -94,7 +94,7 @@ def read(
 
     for first in range(0, len(order), batch_size):
         rows = order[first : first + batch_size]
-        fitting.each(_batch([shown[row] for row in rows], rows), work)
+        batch_parts.each(_batch([shown[row] for row in rows], rows), work)
         if progress is not None:
             progress(len(found), len(shown))
     return [list(column) for column in zip(*(found[at] for at in range(len(shown))), strict=True)]

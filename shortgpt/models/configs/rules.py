@@ -292,10 +292,10 @@ def _range_and_interval(blocks: Blocks) -> Config:
     """Blocks start to end whose number is a multiple of the interval: solved for the numbers that stay."""
     start, end, interval = (blocks.config[f"moe_layer_{what}"] for what in ("start_index", "end_index", "interval"))
     end = blocks.depth - 1 if end == -1 else end
-    wanted = [(i + 1) % interval == 0 and start <= i <= end for i in blocks.keep]
-    size = len(wanted)
+    sparse = [(i + 1) % interval == 0 and start <= i <= end for i in blocks.keep]
+    size = len(sparse)
     for every, first, last in product(range(1, size + 1), range(size + 1), (-2, *range(size))):
-        if [(j + 1) % every == 0 and first <= j <= last for j in range(size)] == wanted:
+        if [(j + 1) % every == 0 and first <= j <= last for j in range(size)] == sparse:
             return {"moe_layer_start_index": first, "moe_layer_end_index": last, "moe_layer_interval": every}
     raise ValueError("the mixture-of-experts blocks that stay are no range with an interval any more")
 
@@ -308,13 +308,13 @@ def _period_and_offset(kind: str) -> GroupRule:
         period, offset = (blocks.config[name] for name in names)
         if blocks.config.get("layers_block_type"):
             return {}  # superseded by the list
-        wanted = [i % period == offset for i in blocks.keep]
-        size = len(wanted)
+        marked = [i % period == offset for i in blocks.keep]
+        size = len(marked)
         for every in (*range(1, size + 1), size + 1 + period):
             for first in range(every):
-                if [j % every == first for j in range(size)] == wanted:
+                if [j % every == first for j in range(size)] == marked:
                     return dict(zip(names, (every, first), strict=True))
-        marks = " ".join("x" if w else "." for w in wanted)
+        marks = " ".join("x" if w else "." for w in marked)
         raise ValueError(f"the {kind} blocks that stay ({marks}) do not repeat with a period any more")
 
     return GroupRule("solve for the period", names, solve)

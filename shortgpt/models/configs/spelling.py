@@ -199,16 +199,16 @@ def _written(
     text: str, removal: Removal, place: tuple[str, ...], target: Path, read: Callable[[], Config]
 ) -> list[tuple[str, ...]]:
     """Write the config; the fields that the library reads otherwise than it should."""
-    wanted = removal.apply(json.loads(text), place)
-    _write(target, updated(text, wanted))
+    changed = removal.apply(json.loads(text), place)
+    _write(target, updated(text, changed))
     own = _at(removal.rewritten, removal.part)
     # What the library makes of fewer blocks, unless it is told, may be something else than it made of all: a count of
     # its own, where none was written, and then what it derives from the right one.
     for names in (set(COUNTS), set(own)):
         derived = names & removal.misread(read)
         if derived:
-            wanted = removal.add(wanted, place, {name: value for name, value in own.items() if name in derived})
-            _write(target, updated(text, wanted))
+            changed = removal.add(changed, place, {name: value for name, value in own.items() if name in derived})
+            _write(target, updated(text, changed))
     return removal.differences(read())
 
 

@@ -83,10 +83,10 @@ class Reach:
             return {f"{name} {number:,}": min(number + MARGIN, bound or number + MARGIN) for name, number in far}
 
         named = needed(distances(model.config))
-        wanted = {*named.values()}
+        lengths = {*named.values()}
         if model.own_code:
-            wanted |= {*needed(_numbers(model.config)).values(), min(ALWAYS, bound or ALWAYS)}
-        tokens = max((n for n in wanted if n > seen and _is_affordable(n, model)), default=0)
+            lengths |= {*needed(_numbers(model.config)).values(), min(ALWAYS, bound or ALWAYS)}
+        tokens = max((n for n in lengths if n > seen and _is_affordable(n, model)), default=0)
         return cls(tokens, tuple(name for name, number in named.items() if number > max(tokens, seen)))
 
 

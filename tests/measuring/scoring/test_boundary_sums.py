@@ -14,7 +14,7 @@ from torch import Tensor
 import shortgpt
 from shortgpt.errors import AdapterError, HiddenStateError
 from shortgpt.measuring import angles as angles_of
-from shortgpt.measuring.scoring import boundary_sums as tally
+from shortgpt.measuring.scoring import boundary_sums as batch_tap
 from tests.support import Playback, ids_of, tiny
 from tests.values.test_scores import BLOCKS, LENGTHS, batches, stream
 
@@ -229,17 +229,17 @@ def broken_kernel(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
         raise error
 
     monkeypatch.setitem(sys.modules, "shortgpt.measuring.scoring.kernel", SimpleNamespace(norms_of=norms_of))
-    tally._working_kernel.cache_clear()
+    batch_tap._working_kernel.cache_clear()
 
 
 def test_a_kernel_that_cannot_run_is_done_without_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
     broken_kernel(RuntimeError("Failed to find C compiler"), monkeypatch)
     with pytest.warns(UserWarning, match=r"without it, slower \(RuntimeError: Failed to find C compiler\)"):
-        assert tally._working_kernel(torch.device("cpu")) is None
-    tally._working_kernel.cache_clear()
+        assert batch_tap._working_kernel(torch.device("cpu")) is None
+    batch_tap._working_kernel.cache_clear()
 
 
 def test_a_full_device_is_no_broken_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     broken_kernel(torch.OutOfMemoryError("CUDA out of memory"), monkeypatch)
     with pytest.raises(torch.OutOfMemoryError):
-        tally._working_kernel(torch.device("cpu"))
+        batch_tap._working_kernel(torch.device("cpu"))

@@ -1,6 +1,6 @@
 """The kernel for CUDA, held to float64 truth by Triton's interpreter on the CPU, and compiled for such devices.
 
-The interpreter must be asked for before Triton is imported: so each program runs in a process of its own.
+The interpreter must be requested for before Triton is imported: so each program runs in a process of its own.
 """
 
 import importlib.util
@@ -25,7 +25,7 @@ INTERPRETED = """
 import json, sys
 import torch
 import shortgpt
-from shortgpt import fused, tally
+from shortgpt import fused, batch_tap
 from tests.support import Playback
 from tests.measuring.scoring.test_kernel import CASES, CRITERIA, case
 from tests.values.test_scores import LENGTHS, batches, stream
@@ -38,7 +38,7 @@ for name in CASES:
     fused.norms_of(held, hidden, chosen, norms, updates)
     found[name] = [norms.tolist(), updates.tolist()]
 
-tally._kernel_for = lambda hidden: fused.norms_of  # as on CUDA
+batch_tap._kernel_for = lambda hidden: fused.norms_of  # as on CUDA
 for dtype in ("float32", "bfloat16"):
     model = Playback(stream().to(getattr(torch, dtype)))
     scores = shortgpt.score(model, batches(LENGTHS, rows=4), criteria=CRITERIA)
