@@ -44,6 +44,7 @@ def shortgpt_criteria() -> tuple[Extension, ...]:
 def shortgpt_calibrations() -> tuple[Extension, ...]:
     return (
         Extension("stdlib", f"{HERE}.texts:stdlib", "the running Python's own standard library; needs no download"),
+        Extension("prose", f"{HERE}.texts:prose", "English, the running Python's language reference; no download"),
         Extension("pg19", f"{HERE}.texts:pg19", "books of Project Gutenberg before 1919 (hub)"),
         Extension("wikitext2", f"{HERE}.texts:wikitext2", "WikiText-2, raw (hub)"),
         Extension("c4", f"{HERE}.texts:c4", "C4, English (hub)"),

@@ -1,4 +1,4 @@
-"""Calibration texts: the running Python's own standard library, and data sets of the hub."""
+"""Calibration texts: what the running Python brings along, code and prose, and data sets of the hub."""
 
 from __future__ import annotations
 
@@ -42,6 +42,20 @@ def stdlib(argument: str, seed: int) -> Iterator[str]:
         parts = file.relative_to(root).parts
         if not LEFT_OUT.intersection(parts) and not any(p.startswith(("config-", "_sysconfigdata")) for p in parts):
             yield file.read_text(encoding="utf-8", errors="replace")
+
+
+def prose(argument: str, seed: int) -> Iterator[str]:
+    """English prose: the chapters of Python's language reference that its `help` shows, in the order of their names."""
+    if argument:
+        raise CalibrationError(f"prose takes no argument, found {argument!r}")
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        raise CalibrationError(
+            "this Python comes without its help texts (pydoc_data.topics); take a local file or `stdlib`"
+        ) from None
+    for name in sorted(topics):
+        yield topics[name]
 
 
 def wikitext2(argument: str, seed: int) -> Texts:

@@ -18,6 +18,8 @@ JSON_LINES = frozenset({".jsonl", ".ndjson"})
 TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst", ".text", ".py"})
 TEXT = "text"
 """The field that holds the text by convention. One of another name is taken only where no other holds strings."""
+AT_HAND = frozenset({"stdlib", "prose"})
+"""Named sources that are read from this machine whole."""
 EXCERPT = 40
 """Characters of a field's value that a message shows."""
 
@@ -193,5 +195,5 @@ def is_local(source: str | Path) -> bool:
     """Whether the texts are all at hand, so that their order can be shuffled. A stream comes shuffled or not at all."""
     name = str(source).partition(":")[0]
     if not isinstance(source, Path) and any(entry.name == name for entry in plugins.registry().calibrations):
-        return name == "stdlib"
+        return name in AT_HAND
     return True

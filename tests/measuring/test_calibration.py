@@ -1,8 +1,10 @@
 """Text to token batches: which text is taken, how it is cut, and what is refused."""
 
 import hashlib
+import io
 import json
 import os
+import pydoc
 import sys
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,16 @@ def test_stdlib_is_text_of_the_running_pythons_own_modules_the_same_each_time(mo
     texts = "".join(texts_of("stdlib"))
     assert all(source in texts for source in sources)
     assert all(bytes(row).decode("utf-8", "ignore") in texts for row in rows(first))
+
+
+def test_prose_is_what_the_running_pythons_help_shows_shuffled_by_the_seed(model: Playback) -> None:
+    first, second = (calibrate("prose", model, sequences=3, tokens=48, seed=seed) for seed in (0, 1))
+    assert rows(first) != rows(second)
+    texts = list(texts_of("prose"))
+    shown = io.StringIO()
+    pydoc.Helper(output=shown).help("BOOLEAN")
+    assert shown.getvalue().strip() in "\n".join(texts)
+    assert all(any(bytes(row).decode("utf-8", "ignore") in text for text in texts) for row in rows(first))
 
 
 def test_the_defaults_are_32_windows_of_512_tokens(model: Playback) -> None:
