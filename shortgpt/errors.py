@@ -38,6 +38,11 @@ def reason_of(error: BaseException | str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1].rstrip() + "…"
 
 
+def kind_and_reason(error: BaseException) -> str:
+    """An error's class and what it says."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
 class ShortGPTError(Exception):
     """The root: catch this to catch every error that shortgpt raises on purpose."""
 

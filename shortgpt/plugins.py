@@ -24,10 +24,9 @@ from typing import Any, TypeVar
 import pluggy
 
 from shortgpt import hookspecs
-from shortgpt.basics.registry import _HOOKS, Extension, PluginRecord, Registry
+from shortgpt.basics.registry import HOOKS, Extension, PluginRecord, Registry
 from shortgpt.basics.registry import Architecture as Architecture  # what plugins are written with
-from shortgpt.basics.targets import _reason
-from shortgpt.errors import PluginError, ShortGPTError, UnknownNameError
+from shortgpt.errors import PluginError, ShortGPTError, UnknownNameError, kind_and_reason
 
 GROUP = "shortgpt"
 STRICT_VARIABLE = "SHORTGPT_STRICT_PLUGINS"
@@ -47,7 +46,7 @@ def load(entry_points: Iterable[importlib.metadata.EntryPoint]) -> Registry:
     """
     manager = pluggy.PluginManager("shortgpt")
     manager.add_hookspecs(hookspecs)
-    provided: dict[str, list[Extension]] = {kind: [] for kind in _HOOKS}
+    provided: dict[str, list[Extension]] = {kind: [] for kind in HOOKS}
     records = []
     for entry_point in sorted(entry_points, key=lambda e: (e.name, e.value)):
         record = _describe(entry_point)
@@ -55,8 +54,10 @@ def load(entry_points: Iterable[importlib.metadata.EntryPoint]) -> Registry:
             answers = _answers(manager, entry_point)
         except Exception as error:  # whatever a stranger's module does at import, the others still load
             if os.environ.get(STRICT_VARIABLE) == "1":
-                raise PluginError(f"plugin {record.name} ({record.value}) failed to load: {_reason(error)}") from error
-            records.append(replace(record, error=_reason(error)))
+                raise PluginError(
+                    f"plugin {record.name} ({record.value}) failed to load: {kind_and_reason(error)}"
+                ) from error
+            records.append(replace(record, error=kind_and_reason(error)))
             continue
         for kind, entries in answers.items():
             provided[kind].extend(entries)
@@ -80,7 +81,7 @@ def running(kind: str, entry: Extension) -> Iterator[None]:
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
             raise
-        raise PluginError(f"{kind} {entry.name!r} (plugin {entry.plugin}) failed: {_reason(error)}") from error
+        raise PluginError(f"{kind} {entry.name!r} (plugin {entry.plugin}) failed: {kind_and_reason(error)}") from error
 
 
 E = TypeVar("E", bound=Extension)
@@ -138,7 +139,7 @@ def _answers(manager: pluggy.PluginManager, entry_point: importlib.metadata.Entr
                 for answer in manager.subset_hook_caller(hook, others)()
                 for item in answer
             ]
-            for kind, (hook, expected) in _HOOKS.items()
+            for kind, (hook, expected) in HOOKS.items()
             if hook in implemented
         }
     except Exception:

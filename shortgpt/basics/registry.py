@@ -104,7 +104,7 @@ class Registry(Value):
         return f" Plugins that failed to load: {reasons}."
 
 
-_HOOKS: dict[str, tuple[str, type[Extension]]] = {
+HOOKS: dict[str, tuple[str, type[Extension]]] = {
     "architectures": ("shortgpt_architectures", Architecture),
     "criteria": ("shortgpt_criteria", Extension),
     "calibrations": ("shortgpt_calibrations", Extension),
@@ -116,5 +116,5 @@ _HOOKS: dict[str, tuple[str, type[Extension]]] = {
 }
 
 
-KINDS = tuple(_HOOKS)
+KINDS = tuple(HOOKS)
 """What plugins provide: the names of the registry's tables."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from shortgpt.errors import PluginError, ShortGPTError
+from shortgpt.errors import PluginError, ShortGPTError, kind_and_reason
 
 
 def load_target(target: str) -> Any:
@@ -22,8 +22,4 @@ def load_target(target: str) -> Any:
     except ShortGPTError:
         raise
     except Exception as error:  # whatever a stranger's module does at import
-        raise PluginError(f"target {target!r} cannot be imported: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise PluginError(f"target {target!r} cannot be imported: {kind_and_reason(error)}") from error

@@ -94,8 +94,8 @@ def letting_go(model: nn.Module) -> Iterator[None]:
 
         def again() -> Tensor:
             with torch.no_grad():
-                found: Tensor = module.forward(*args, **kwargs)
-            return found
+                output: Tensor = module.forward(*args, **kwargs)
+            return output
 
         pass_.embedded.append(Embedded.of(output, again))
         return pass_.embedded[-1]

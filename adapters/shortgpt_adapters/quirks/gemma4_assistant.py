@@ -132,5 +132,5 @@ def all_may_read() -> Iterator[None]:
 def _modes(upstream: property, config: PreTrainedConfig) -> list[str | None]:
     if config.num_kv_shared_layers == config.num_hidden_layers:
         return ["reuse"] * config.num_hidden_layers
-    found: list[str | None] = upstream.__get__(config)
-    return found
+    types: list[str | None] = upstream.__get__(config)
+    return types

@@ -164,14 +164,14 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
         return structure.classes, str(structure)
 
     def check_tensors(self, config: Config, names: Iterable[str]) -> None:
-        found = set(names)
+        present = set(names)
         model = self._empty(config)
         prefix = f"{model.base_model_prefix}."
         tied = set(model.all_tied_weights_keys)
         lacking = [
             name
             for name in model.state_dict()
-            if name not in found and name.removeprefix(prefix) not in found and name not in tied
+            if name not in present and name.removeprefix(prefix) not in present and name not in tied
         ]
         if lacking:
             raise CheckpointError(

@@ -123,9 +123,9 @@ class StreamedWeights(BlockWeights):
             else:
                 state[name] = tensor
         everything_else = {"": self.device} | {name: torch.device("meta") for name in left}
-        found = convert_and_load_state_dict_in_model(model, state, replace(config, device_map=everything_else))
+        loaded = convert_and_load_state_dict_in_model(model, state, replace(config, device_map=everything_else))
         self.config = replace(config, device_map={"": self.device})
-        return found
+        return loaded
 
     def finish(self) -> None:
         """Note what the parts are without their weights."""
@@ -162,8 +162,8 @@ class StreamedWeights(BlockWeights):
             )
         for tensor in self.tensors[name].values():
             tensor.weights.fetch(tensor.name)
-        found, _ = convert_and_load_state_dict_in_model(self.model, self.tensors[name], self.config)
-        for failure in found.conversion_errors.values():  # the library goes on without the tensor
+        loaded, _ = convert_and_load_state_dict_in_model(self.model, self.tensors[name], self.config)
+        for failure in loaded.conversion_errors.values():  # the library goes on without the tensor
             if SIGNS.search(failure):
                 raise torch.OutOfMemoryError(f"{self.name}: {name} does not fit into the memory of {self.device}")
         lacking = [inner for inner, tensor in _named(module) if tensor.is_meta]

@@ -213,19 +213,23 @@ def list_in_files(names: Iterable[str], path: str, depth: int) -> str:
     Raises:
         CheckpointError: there is none, or several that are equally like it.
     """
-    found: dict[str, set[int]] = {}
+    blocks_by_list: dict[str, set[int]] = {}
     for name in names:
         if match := re.match(r"(.+?)\.(\d+)\.", name):
-            found.setdefault(match[1], set()).add(int(match[2]))
-    if path in found:
+            blocks_by_list.setdefault(match[1], set()).add(int(match[2]))
+    if path in blocks_by_list:
         return path
     own = path.split(".")
     # Where none is called like the model's, the library renames the list itself when it saves and loads.
-    alike = [prefix for prefix in found if prefix.split(".")[-1] == own[-1]] or found
-    shared = {prefix: len(set(prefix.split(".")) & set(own)) for prefix in alike if found[prefix] == set(range(depth))}
+    alike = [prefix for prefix in blocks_by_list if prefix.split(".")[-1] == own[-1]] or blocks_by_list
+    shared = {
+        prefix: len(set(prefix.split(".")) & set(own))
+        for prefix in alike
+        if blocks_by_list[prefix] == set(range(depth))
+    }
     best = [prefix for prefix, words in shared.items() if words == max(shared.values()) > 0]
     if len(best) != 1:
-        told = ", ".join(f"{prefix} ({len(numbers)})" for prefix, numbers in sorted(found.items())) or "none"
+        told = ", ".join(f"{prefix} ({len(numbers)})" for prefix, numbers in sorted(blocks_by_list.items())) or "none"
         raise CheckpointError(f"no list of tensors is the model's {depth} blocks {path!r}; numbered lists: {told}")
     return best[0]
 
@@ -242,11 +246,11 @@ def _owner(model: nn.Module, path: str) -> PreTrainedModel:
 
 def _part_of(whole: PreTrainedConfig, part: PreTrainedConfig) -> tuple[str, ...]:
     """Where a config is inside a composite one: that very object, or the only one of its type."""
-    found = dict(parts(whole))
-    for keys, config in found.items():
+    parts_by_name = dict(parts(whole))
+    for keys, config in parts_by_name.items():
         if config is part:
             return keys
-    of_type = [keys for keys, config in found.items() if type(config) is type(part)]
+    of_type = [keys for keys, config in parts_by_name.items() if type(config) is type(part)]
     if len(of_type) == 1:
         return of_type[0]
     raise AdapterError(f"a {type(whole).__name__} holds {len(of_type)} configs of the type {type(part).__name__}")

@@ -289,13 +289,13 @@ def _link(run: list[_Call]) -> tuple[int | None, Place] | None:
 
 def _side_state(run: list[_Call], stream_out: int | None, stream_in: Place) -> tuple[tuple[int, Place], ...]:
     """Tensors beside the stream that some block hands on to the next."""
-    found: dict[tuple[int, Place], None] = {}
+    places: dict[tuple[int, Place], None] = {}
     for call, following in pairwise(run):
         for out, tensor in _tensors(call.output):
             for place, value in _given(following):
                 if _same(value, tensor) and out is not None and (out, place) != (stream_out, stream_in):
-                    found[out, place] = None
-    return tuple(found)
+                    places[out, place] = None
+    return tuple(places)
 
 
 def _item(output: Any, place: int | None) -> Tensor:
