@@ -23,7 +23,7 @@ from shortgpt.basics.targets import load_target
 from shortgpt.errors import AdapterError, CalibrationError, SelectionError, ShortGPTError
 from shortgpt.measuring.scoring.score import score
 from shortgpt.models.loading import load
-from shortgpt.models.probing.logit_comparison import compare_logits, proves_nothing
+from shortgpt.models.probing.logit_comparison import CACHED, compare_logits, proves_nothing
 from shortgpt.models.recognition import recognise, resolve
 from shortgpt.models.sequence import BlockSequence, TokenBatch
 from shortgpt.values.scores import Scores
@@ -239,6 +239,30 @@ def _cached_generation_equals_uncached(subject: Subject) -> None:
         compare_generation(cached, uncached, torch.finfo(torch.float32).eps)
 
 
+def _generated_tokens_are_the_likeliest_of_the_whole_text(subject: Subject) -> None:
+    ids = subject.batch()["input_ids"]
+    prompts = [ids[0, :9].tolist(), ids[1, :5].tolist(), ids[0, :1].tolist()]
+    model = subject.make()
+    for blocks in ((), subject.removals[0]):
+        ended: list[tuple[int, ...]] = []
+
+        def stop(row: int, made: Sequence[int]) -> bool:
+            ended.append((row, *made))  # noqa: B023
+            return row == 1 and len(made) == 2
+
+        with model.skipping(blocks):
+            made = model.greedy(prompts, 6, stop)
+            assert [len(tokens) for tokens in made] == [6, 2, 6], f"6, 2 and 6 tokens were due, {made} came"
+            for row, (prompt, tokens) in enumerate(zip(prompts, made, strict=True)):
+                whole = model.logits({"input_ids": torch.tensor([[*prompt, *tokens]])})[0, len(prompt) - 1 : -1].float()
+                chosen = whole.gather(-1, torch.tensor(tokens, device=whole.device)[:, None])[:, 0]
+                short = (whole.amax(-1) - chosen).max().item()
+                where = f"prompt {row}, without {blocks}"
+                assert short <= CACHED * whole.abs().max().item(), f"{where}: a token's logit is {short:.3g} too small"
+                asked = {(row, *tokens[: count + 1]) for count in range(len(tokens))}
+                assert asked - {(row, *tokens)} <= set(ended), f"{where}: it was not asked whether the text has ended"
+
+
 def _padding_moves_no_score(subject: Subject) -> None:
     ids = subject.batch(rows=3, tokens=20)["input_ids"]
     lengths = (20, 13, 7)
@@ -306,6 +330,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     _reload_equals_memory,
     _the_disk_road_equals_memory,
     _cached_generation_equals_uncached,
+    _generated_tokens_are_the_likeliest_of_the_whole_text,
     _padding_moves_no_score,
     _batch_size_and_order_move_no_score,
 )

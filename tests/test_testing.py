@@ -1,5 +1,6 @@
 """The contract suite: it passes a right adapter, and finds each thing that can be wrong with one, by name and place."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -360,6 +361,32 @@ class SwallowsErrors(TransformersBlocks):
 )
 def test_hooks_that_stay_and_errors_that_vanish(tmp_path: Path, adapter: Any, place: str) -> None:
     assert broken(adapter, tmp_path) == f"nothing is left behind: {place}"
+
+
+# -- generation -----------------------------------------------------------------------------------------------
+
+
+class PromptsCutToOneLength(TransformersBlocks):
+    def greedy(self, prompts: Any, new_tokens: int, stop: Any = None) -> list[list[int]]:
+        shared = min(map(len, prompts))
+        return super().greedy([prompt[-shared:] for prompt in prompts], new_tokens, stop)
+
+
+class NeverAsksForTheEnd(TransformersBlocks):
+    def greedy(self, prompts: Any, new_tokens: int, stop: Any = None) -> list[list[int]]:
+        return super().greedy(prompts, new_tokens)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "place"),
+    [
+        (PromptsCutToOneLength, r"prompt 0, without \(\): a token's logit is [\d.e-]+ too small"),
+        (NeverAsksForTheEnd, r"6, 2 and 6 tokens were due, \[\[.* came"),
+    ],
+)
+def test_text_that_is_not_the_likeliest(tmp_path: Path, adapter: Any, place: str) -> None:
+    told = broken(adapter, tmp_path)
+    assert re.fullmatch(f"generated tokens are the likeliest of the whole text: {place}", told)
 
 
 # -- models that show nothing ---------------------------------------------------------------------------------

@@ -129,6 +129,12 @@ class BlockSequence(ABC):
     def logits(self, batch: TokenBatch) -> Tensor:
         """The whole model, without gradients and without a cache: [batch, tokens, vocabulary]."""
 
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """The tokens behind which a text has ended; empty where none is known."""
+        end = getattr(self.tokenizer, "eos_token_id", None)
+        return frozenset() if end is None else frozenset({int(end)})
+
     @abstractmethod
     def skipping(self, blocks: Iterable[int]) -> AbstractContextManager[None]:
         """Inside the context these blocks act as the identity on the stream. Afterwards no trace of it is left."""

@@ -20,7 +20,7 @@ This module is `shortgpt_adapters.mamba_ssm.family`; the library is `mamba_ssm`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,10 @@ from shortgpt.checkpoints.weights import Weights
 from shortgpt.errors import CheckpointError, ModelError, ShortGPTError
 from shortgpt.models.configs import spelling
 from shortgpt.models.configs.spelling import Removal
+from shortgpt.models.generation import Stop
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.torch_models.sequence import TorchBlockSequence, TorchFamily
+from shortgpt_adapters.mamba_ssm.generation import generate_with_state
 from shortgpt_adapters.mamba_ssm.loader import (
     WEIGHTS,
     brief,
@@ -92,6 +94,13 @@ class MambaSsmBlocks(TorchBlockSequence):
                 "text; use sequences of one length"
             )
         return self.model(**arguments).logits
+
+    def greedy(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, stop: Stop = lambda row, made: False
+    ) -> list[list[int]]:
+        if self.config["attn_layer_idx"] or new_tokens < 1:  # the cache of the library's attention is wrong: see _mend
+            return super().greedy(prompts, new_tokens, stop)
+        return generate_with_state(self.model, prompts, new_tokens, stop)
 
 
 class ThroughTransformers(TransformersBlocks):

@@ -31,6 +31,7 @@ from shortgpt.basics.inputs import Config, OpenOptions, Source
 from shortgpt.checkpoints import torch_files
 from shortgpt.errors import CheckpointError, ModelError, ShortGPTError
 from shortgpt.models.family import Family
+from shortgpt.models.generation import Stop
 from shortgpt.models.renaming import rename_blocks
 from shortgpt.models.sequence import BlockSequence, Cut, Tap, TokenBatch
 from shortgpt_adapters.rwkv_package import checkpoint
@@ -107,6 +108,24 @@ class RwkvPackageBlocks(BlockSequence):
                 *_, rows = self._onwards(cut.block, before[cut.block])
                 logits = self._read(rows, real)
             yield logits
+
+    def greedy(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, stop: Stop = lambda row, made: False
+    ) -> list[list[int]]:
+        if self.skipped or new_tokens < 1:  # the package's state is of all blocks
+            return super().greedy(prompts, new_tokens, stop)
+        return [self._continued(row, prompt, new_tokens, stop) for row, prompt in enumerate(prompts)]
+
+    def _continued(self, row: int, prompt: Sequence[int], new_tokens: int, stop: Stop) -> list[int]:
+        """The new tokens of one row, by the package's own `forward` and its state."""
+        made: list[int] = []
+        fed, state = list(prompt), None
+        with torch.no_grad():
+            while len(made) < new_tokens and not (made and stop(row, made)):
+                logits, state = self.model.forward(fed, state)
+                made.append(int(logits.argmax()))
+                fed = made[-1:]
+        return made
 
     def refuse_readouts(self) -> str | None:
         return None

@@ -26,6 +26,7 @@ from shortgpt.checkpoints.companions import copy_companions
 from shortgpt.errors import CheckpointError, ConfigRewriteError, ModelError, ShortGPTError, StreamingError, reason_of
 from shortgpt.models.configs import spelling
 from shortgpt.models.configs.spelling import Removal
+from shortgpt.models.generation import Stop
 from shortgpt.models.probing.probes import drawn
 from shortgpt.models.removal import split_block_name, starred
 from shortgpt.models.sequence import BlockSequence
@@ -34,6 +35,7 @@ from shortgpt_adapters.own_code import Code
 from shortgpt_adapters.transformers import config_files
 from shortgpt_adapters.transformers import loader as transformers_loader
 from shortgpt_adapters.transformers.config_reads import ConfigReads, reads_of
+from shortgpt_adapters.transformers.generation import cache_is_right, cached
 from shortgpt_adapters.transformers.loader import arguments, leaving_blocks_in_files, logits_of, placement, unfit
 from shortgpt_adapters.transformers.structure import find_structure
 from shortgpt_adapters.transformers.verbosity import quiet as quiet
@@ -56,6 +58,7 @@ class TransformersBlocks(TorchBlockSequence):
         self.vocab_size = self._vocabulary()
         self.max_tokens = self._window()
         self.own_code = not type(self.model).__module__.startswith(KNOWN_CODE)
+        self._caches: dict[frozenset[int], bool] = {}  # whether the library's cache is right, by the blocks skipped
 
     def _vocabulary(self) -> int:
         return int(self.model.get_input_embeddings().num_embeddings)
@@ -74,6 +77,25 @@ class TransformersBlocks(TorchBlockSequence):
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
         with quiet():
             return logits_of(self.model(**arguments(self.model, batch)))
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        named = self.model.generation_config.eos_token_id if self.model.can_generate() else None
+        several = named if isinstance(named, (list, tuple)) else [] if named is None else [named]
+        return super().end_tokens | frozenset(map(int, several))
+
+    def greedy(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, stop: Stop = lambda row, made: False
+    ) -> list[list[int]]:
+        if new_tokens < 1 or self.streamed or not self._cache_is_right():
+            return super().greedy(prompts, new_tokens, stop)
+        return cached(self.model, prompts, new_tokens, stop)
+
+    def _cache_is_right(self) -> bool:
+        """A skipped block still reads its input and fills its cache, so that the cache serves inside `skipping` too."""
+        if self.skipped not in self._caches:
+            self._caches[self.skipped] = cache_is_right(self.model, self.logits)
+        return self._caches[self.skipped]
 
 
 class TransformersFamily(TorchFamily):

@@ -30,6 +30,7 @@ from transformers.utils import logging
 
 from shortgpt.errors import StreamingError
 from shortgpt.models.probing.logit_comparison import CACHED, compare_logits
+from shortgpt_adapters.transformers.generation import generate_plainly
 
 if TYPE_CHECKING:
     from shortgpt.torch_models.streaming import BlockWeights
@@ -171,19 +172,9 @@ class ReloadedCausalLM:
         return torch.cat(self._generated(ids, greedy, attention_mask=ids.new_ones(ids.shape)))
 
     def _generated(self, input_ids: Tensor, greedy: GenerationConfig, **inputs: Any) -> tuple[Tensor, ...]:
-        """The logits of each token that the library's `generate` makes by these settings and no others.
-
-        It fills in what they leave open from the model's own (`generation_config.json`): beams, stop strings, time
-        limits, assisted and contrastive search. So the model has none while it runs.
-        """
-        own = self.model.generation_config
-        self.model.generation_config = GenerationConfig()
-        try:
-            # That of the class: a folder can bring along a `generate` of another kind, which is set on the model.
-            run = partial(type(self.model).generate, self.model, input_ids, generation_config=greedy, **inputs)
-            logits: tuple[Tensor, ...] = self._run(run).logits
-        finally:
-            self.model.generation_config = own
+        """The logits of each token that the library makes by these settings."""
+        run = partial(generate_plainly, self.model, input_ids, greedy, **inputs)
+        logits: tuple[Tensor, ...] = self._run(run).logits
         return logits
 
     def _run(self, work: Callable[[], Any]) -> Any:
