@@ -20,6 +20,7 @@ _HOMES = {
     "Calibration": "measuring.calibration",
     "Choice": "values.choice",
     "Comparison": "values.comparison",
+    "Compensation": "values.compensation",
     "Criterion": "measuring.criteria",
     "Curves": "values.curves",
     "Cut": "models.sequence",
@@ -42,6 +43,7 @@ _HOMES = {
     "ablate": "measuring.ablation",
     "calibrate": "measuring.calibration",
     "compare": "measuring.comparison",
+    "compensate": "measuring.compensation.compensate",
     "curve": "measuring.curve",
     "effect": "measuring.effect",
     "evaluate": "measuring.tasks.evaluate",
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from shortgpt.measuring.calibration import Calibration as Calibration
     from shortgpt.measuring.calibration import calibrate as calibrate
     from shortgpt.measuring.comparison import compare as compare
+    from shortgpt.measuring.compensation.compensate import compensate as compensate
     from shortgpt.measuring.criteria import BatchCriterion as BatchCriterion
     from shortgpt.measuring.criteria import Criterion as Criterion
     from shortgpt.measuring.criteria import OrderCriterion as OrderCriterion
@@ -90,6 +93,7 @@ if TYPE_CHECKING:
     from shortgpt.values.ablation import Ablation as Ablation
     from shortgpt.values.choice import Choice as Choice
     from shortgpt.values.comparison import Comparison as Comparison
+    from shortgpt.values.compensation import Compensation as Compensation
     from shortgpt.values.curves import Curves as Curves
     from shortgpt.values.effect import Effect as Effect
     from shortgpt.values.evaluation.evaluation import Evaluation as Evaluation

@@ -27,6 +27,7 @@ NAMES = {
     *("ShortGPTError", "__version__"),
     *("load", "wrap", "calibrate", "score", "remove", "prune_checkpoint", "verify", "compare"),
     *("curve", "ablate", "effect", "prune", "evaluate", "Evaluation"),
+    *("compensate", "Compensation"),
     *("Ablation", "Calibration", "Choice", "Comparison", "Curves", "Effect", "Plan", "Scores", "Source"),
     "Verification",
     *("BlockSequence", "Tap", "TokenBatch", "TorchBlockSequence"),
@@ -49,6 +50,8 @@ FUNCTIONS = {
     "verify: bool = True, device: str | None = None, dtype: str = auto, trust_remote_code: bool = False, "
     "architecture: str | None = None, export_as: str | None = None, stream: bool = False, "
     "progress: Progress | None = None) -> Plan",
+    "compensate": "(model: BlockSequence, blocks: Plan | Iterable[int], calibration: Any = stdlib, *, "
+    "progress: Progress | None = None, **options: Unpack[CalibrationOptions]) -> BlockSequence",
     "effect": "(model: BlockSequence, blocks: Plan | Iterable[int], text: Any = stdlib, *, "
     "progress: Progress | None = None, **options: Unpack[CalibrationOptions]) -> Effect",
     "prune": "(model: BlockSequence | Source | str | Path, output: str | Path, *, blocks: int | None = None, "

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from shortgpt.basics.inputs import Source
+    from shortgpt.models.projections import Addition, Change, Projection
     from shortgpt.values.plan import Plan
 
 
@@ -214,6 +215,42 @@ class BlockSequence(ABC):
             The new tokens, [rows][at most new_tokens].
         """
         return uncached(self.logits, self.device, prompts, new_tokens, stop)
+
+    def projection(self, block: int, batch: TokenBatch | None = None) -> Projection | str:
+        """What a block adds to the stream last, so that a change of it reaches the stream by addition alone; or why
+        there is none. See `shortgpt.models.projections`.
+
+        Args:
+            batch: text to find it out on; without it, random tokens, which may leave parts of a trained block idle.
+        """
+        return f"models of the adapter {self.architecture!r} do not tell what their blocks add to the stream last"
+
+    def addition(self, batch: TokenBatch, projection: Projection, removed: Iterable[int] = ()) -> Addition:
+        """What a block does to the stream without the blocks `removed`; the pass ends behind that block.
+
+        Raises:
+            ModelError: the model has no such projection.
+        """
+        raise ModelError(f"{self.name}: {self.projection(projection.block)}")
+
+    @contextmanager
+    def changing(self, changes: Sequence[Change]) -> Iterator[None]:
+        """Inside the context projections are changed. Afterwards no trace of it is left.
+
+        Raises:
+            ModelError: there is no such projection, or its weights are not in memory.
+        """
+        self.change(changes)
+        yield
+
+    def change(self, changes: Sequence[Change]) -> None:
+        """Change projections for good. Models that share tensors with this one keep them as they were.
+
+        Raises:
+            ModelError: as `changing`.
+        """
+        for change in changes:
+            raise ModelError(f"{self.name}: {self.projection(change.projection.block)}")
 
     def refuse_readouts(self) -> str | None:
         """Why the model's final norm and head cannot be applied at every boundary, None where they can."""

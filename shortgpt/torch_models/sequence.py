@@ -27,9 +27,11 @@ from shortgpt.basics.inputs import Config, Source
 from shortgpt.errors import AdapterError, ModelError, SelectionError
 from shortgpt.models.family import Family
 from shortgpt.models.folding import rounded
+from shortgpt.models.projections import Addition, Change, Projection
 from shortgpt.models.sequence import BlockSequence, Cut, Tap, TokenBatch
 from shortgpt.torch_models.in_memory import prove
 from shortgpt.torch_models.interface import TorchModel
+from shortgpt.torch_models.projections import addition, change_for_good, changed, find_projection
 from shortgpt.torch_models.reads import noting_reads
 from shortgpt.torch_models.replay import PassEnded, Replay, can_read_out, can_replay
 from shortgpt.torch_models.streaming import BlockWeights, logits_by_block, trace_by_block
@@ -255,6 +257,35 @@ class TorchBlockSequence(TorchModel):
         replay = Replay(self, self._placed(batch))
         for blocks in sets:
             yield replay.without_blocks(blocks)
+
+    def projection(self, block: int, batch: TokenBatch | None = None) -> Projection | str:
+        if self.streamed:
+            return "the weights of a streamed model are not in memory"
+        found = self._projections.get(block) or find_projection(self, block, batch and self._placed(batch))
+        if isinstance(found, Projection):
+            self._projections[block] = found
+        return found
+
+    @cached_property
+    def _projections(self) -> dict[int, Projection]:
+        return {}
+
+    def addition(self, batch: TokenBatch, projection: Projection, removed: Iterable[int] = ()) -> Addition:
+        self._refuse_streamed("tell what a block adds")
+        return addition(self, self._placed(batch), projection, tuple(removed))
+
+    @contextmanager
+    def changing(self, changes: Sequence[Change]) -> Iterator[None]:
+        if changes:
+            self._refuse_streamed("be changed")
+        with changed(self, changes):
+            yield
+
+    def change(self, changes: Sequence[Change]) -> None:
+        if changes:
+            self._refuse_streamed("be changed")
+        change_for_good(self, changes)
+        self._projections.clear()
 
     @cached_property
     def notes(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from shortgpt._version import __version__
 from shortgpt.basics.value import Value
 from shortgpt.errors import SelectionError, ShortGPTError
 from shortgpt.values.choice import Choice, Chosen
+from shortgpt.values.compensation import Compensation
 from shortgpt.values.effect import Effect
 from shortgpt.values.scores import Scores
 
@@ -125,6 +126,8 @@ class Plan(Value):
         base: how the source itself had been made shorter; None for an original.
         notes: what the removal left behind that a user should know.
         exports: other tools for which the same removal is written beside the result.
+        compensation: what was folded into weights that stay to make up for the removed runs; None where nothing was
+            asked for.
     """
 
     model: str
@@ -145,6 +148,7 @@ class Plan(Value):
     effect: Effect | None = None
     exports: tuple[str, ...] = ()
     adapter_base: str | None = None
+    compensation: Compensation | None = None
 
     @classmethod
     def chosen(cls, scores: Scores, chosen: Chosen) -> Plan:
