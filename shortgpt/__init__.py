@@ -32,6 +32,7 @@ _HOMES = {
     "OrderCriterion": "measuring.criteria",
     "Plan": "values.plan",
     "Scores": "values.scores",
+    "Search": "values.search",
     "Source": "basics.inputs",
     "Step": "measuring.step",
     "StepCriterion": "measuring.criteria",
@@ -53,6 +54,7 @@ _HOMES = {
     "prune_checkpoint": "verification.removal_on_disk",
     "remove": "models.removal",
     "score": "measuring.scoring.score",
+    "search": "measuring.search.search",
     "verify": "verification.verify",
     "wrap": "models.loading",
 }
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
     from shortgpt.measuring.evaluation import Evaluator as Evaluator
     from shortgpt.measuring.influence import BlockInfluence as BlockInfluence
     from shortgpt.measuring.scoring.score import score as score
+    from shortgpt.measuring.search.search import search as search
     from shortgpt.measuring.step import Step as Step
     from shortgpt.measuring.tasks.evaluate import evaluate as evaluate
     from shortgpt.models.family import Family as Family
@@ -100,6 +103,7 @@ if TYPE_CHECKING:
     from shortgpt.values.plan import Plan as Plan
     from shortgpt.values.plan import Verification as Verification
     from shortgpt.values.scores import Scores as Scores
+    from shortgpt.values.search import Search as Search
     from shortgpt.verification.prune import prune as prune
     from shortgpt.verification.removal_on_disk import prune_checkpoint as prune_checkpoint
     from shortgpt.verification.verify import verify as verify

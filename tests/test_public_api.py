@@ -27,8 +27,8 @@ NAMES = {
     *("ShortGPTError", "__version__"),
     *("load", "wrap", "calibrate", "score", "remove", "prune_checkpoint", "verify", "compare"),
     *("curve", "ablate", "effect", "prune", "evaluate", "Evaluation"),
-    *("compensate", "Compensation"),
-    *("Ablation", "Calibration", "Choice", "Comparison", "Curves", "Effect", "Plan", "Scores", "Source"),
+    *("compensate", "Compensation", "search"),
+    *("Ablation", "Calibration", "Choice", "Comparison", "Curves", "Effect", "Plan", "Scores", "Search", "Source"),
     "Verification",
     *("BlockSequence", "Tap", "TokenBatch", "TorchBlockSequence"),
     *("Family", "TorchFamily", "Criterion", "BatchCriterion", "OrderCriterion", "BlockInfluence", "Evaluator", "Cut"),
@@ -61,6 +61,10 @@ FUNCTIONS = {
     "effect: bool | None = None, verify: bool = True, exports: Sequence[str] = (), export_as: str | None = None, "
     "merge_adapter: bool = False, progress: Progress | None = None, **options: Unpack[MeasuringOptions]) "
     "-> Plan | None",
+    "search": "(model: BlockSequence, blocks: int, calibration: Any = stdlib, *, method: str = pairs, "
+    "objective: str = perplexity, evaluations: int = 2000, width: int = 4, keep: Iterable[int] = (), "
+    "contiguous: bool = False, refuse: Refuse | None = None, resume: str | Path | None = None, "
+    "progress: Progress | None = None, **texts: Unpack[CalibrationOptions]) -> Search",
     "verify": "(original: BlockSequence, directory: str | Path, blocks: Iterable[int], *, "
     "dtype: str = auto, trust_remote_code: bool = False, family: Family | None = None) -> Verification",
     "compare": "(models: Iterable[BlockSequence | Scores | str | Path], calibration: Any = stdlib, *, "
@@ -223,7 +227,7 @@ def architecture_names() -> dict[str, re.Pattern[str]]:
     """Name → how it is found in `plain` text: short ones as a word of their own, long ones anywhere."""
     rows = [row for row in ARCHITECTURES if row.model_types or row.config_keys or row.suffixes]
     given = {name for row in rows for name in (row.name, *row.model_types, *row.architectures)}
-    names = {plain(name) for name in given - {ANY_MODEL_TYPE}}
+    names = {plain(name) for name in given - {ANY_MODEL_TYPE}} - {"beam"}  # a way to search, too
     return {name: re.compile(name if len(name) > 4 else rf"(?<![a-z0-9]){name}(?![a-z0-9])") for name in names if name}
 
 

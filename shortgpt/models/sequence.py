@@ -193,12 +193,17 @@ class BlockSequence(ABC):
     def logits_without(self, batch: TokenBatch, sets: Iterable[Collection[int]]) -> Iterator[Tensor]:
         """The logits without each of these sets of blocks in turn, [batch, tokens, vocabulary].
 
-        What comes before the first block of a set is the same as in the whole model; a family may compute it once.
+        What comes before the first block of a set is the same as in the whole model, and what comes before the first
+        block in which two sets differ is the same for both; a family may compute it once where they follow each other.
         """
         for blocks in sets:
             with self.skipping(blocks):
                 logits = self.logits(batch)
             yield logits
+
+    def blocks_run(self, sets: Sequence[Collection[int]]) -> int:
+        """How many blocks `logits_without` computes for these sets; the whole model is `len(self)`."""
+        return len(self) * len(sets)
 
     def greedy(
         self, prompts: Sequence[Sequence[int]], new_tokens: int, stop: Stop = lambda row, made: False

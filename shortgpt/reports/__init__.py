@@ -17,6 +17,7 @@ RENDERED = {
     "Inspection": "shortgpt.reports.inspection:inspection_table",
     "Registry": "shortgpt.reports.registry:registry_tables",
     "Scores": "shortgpt.reports.scores:scores_table",
+    "Search": "shortgpt.reports.search:search_lines",
     "Spans": "shortgpt.reports.spans:spans_map",
 }
 """For each kind of value, what a terminal shows."""
@@ -28,6 +29,7 @@ TABLES = {
     "Inspection": "shortgpt.reports.inspection:tables",
     "Registry": "shortgpt.reports.registry:tables",
     "Scores": "shortgpt.reports.scores:tables",
+    "Search": "shortgpt.reports.search:tables",
     "Spans": "shortgpt.reports.spans:tables",
 }
 """For each kind of value, its tables for reading."""

@@ -12,6 +12,7 @@ from shortgpt.basics.block_lists import format_blocks
 from shortgpt.reports.cells import number, too_few_documents
 from shortgpt.values.choice import CONTIGUOUS, Choice, Exchange
 from shortgpt.values.effect import PERPLEXITY, SPEED, Effect
+from shortgpt.values.search import METHODS
 
 TOSS_UPS = 4
 """As many are told one by one."""
@@ -33,8 +34,9 @@ def choice_texts(choice: Choice) -> list[str]:
             f"held-out perplexity without the first 1, 2, ... blocks, times the original's: {ratios}; the largest "
             f"number that stays within {choice.limit:g} is taken"
         )
-    if choice.rule == CONTIGUOUS and not math.isnan(choice.stability):
-        lines.append(f"the same run in {choice.stability:.0%} of bootstrap resamples")
+    if choice.rule in (CONTIGUOUS, *METHODS) and not math.isnan(choice.stability):
+        what = "run" if choice.rule == CONTIGUOUS else "set, of those that were measured,"
+        lines.append(f"the same {what} in {choice.stability:.0%} of bootstrap resamples")
     return [*lines, *_toss_ups(choice)]
 
 

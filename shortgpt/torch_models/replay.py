@@ -6,7 +6,9 @@
     without b1    embed ─ ·  ─ ╳  ─ b2 ─ b3 ─ norm ─ head        b0 gives what it gave; b1 is passed by
     read at 2     embed ─ ·  ─ ·  ─ ·  ─ ▸2 ─ norm ─ head        the last block gives boundary 2
 
-What is drawn as a dot, a cross or an arrow is not computed. The model's own forward makes masks, positions, norm and
+What is drawn as a dot, a cross or an arrow is not computed. Sets of blocks, one after another, also share what comes
+before the first block in which a set differs from the one before it: in the order of a depth-first walk
+every distinct beginning is computed once. The model's own forward makes masks, positions, norm and
 head, so nothing of it need be known but the blocks. A block that hands something on beside its output (keys and values
 to be read by later blocks, say) would be missed: therefore `Replay` is believed for a model only after all its replays
 equalled plain skipping on a few tokens.
@@ -14,7 +16,7 @@ equalled plain skipping on a few tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -62,51 +64,100 @@ class Replay:
             with suppress(PassEnded):
                 model.forward(batch)
         self.streams.append(model.stream_out(len(model) - 1, self.outputs[-1]))
+        self.latest, self.latest_gone = list(self.outputs), frozenset(removed)
 
     def without(self, cut: Cut) -> Tensor:
         """The logits without a cut as well, [batch, tokens, vocabulary]."""
         model = self.model
-        given = {*range(cut.block), *self.removed, *([cut.block] if cut.part is None else [])}
+        left_out = {*range(cut.block), *self.removed, *([cut.block] if cut.part is None else [])}
+        given = {block: self.outputs[block] for block in left_out}
         with torch.no_grad(), model.skipping(self.removed), model.cutting(cut), self._giving(given):
             return model.forward(self.batch)
 
     def without_blocks(self, blocks: Iterable[int]) -> Tensor:
         """The logits without these blocks as well, [batch, tokens, vocabulary]."""
-        more = {*blocks}.difference(self.removed)
-        gone = more.union(self.removed)
-        given = gone.union(range(min(more, default=len(self.model))))
-        with torch.no_grad(), self.model.skipping(gone), self._giving(given):
-            return self.model.forward(self.batch)
+        gone = frozenset(blocks).union(self.removed)
+        shared = first_difference(gone, self.latest_gone, len(self.model))
+        recorded = first_difference(gone, frozenset(self.removed), len(self.model))
+        if recorded >= shared:
+            shared, self.latest = recorded, list(self.outputs)
+        self.latest_gone = frozenset()  # holds nothing that may be shared, should the pass fail
+        given = {block: self.latest[block] for block in range(shared)}
+        given |= {block: self.outputs[block] for block in gone}  # they are passed by; nothing of their stream is read
+
+        def keep(index: int) -> Callable[..., None]:
+            return lambda module, args, output: self.latest.__setitem__(index, output)
+
+        with torch.no_grad(), self.model.skipping(gone), self._giving(given), ExitStack() as hooks:
+            for index in range(shared, len(self.model)):
+                if index not in gone:
+                    hooks.callback(self.model.blocks[index].register_forward_hook(keep(index)).remove)
+            logits = self.model.forward(self.batch)
+        self.latest_gone = gone
+        return logits
 
     def readout(self, boundary: int) -> Tensor:
         """What final norm and head make of a boundary, [batch, tokens, vocabulary]."""
         last = len(self.model) - 1
-        end = self.model.with_stream(last, self.outputs[last], self.streams[boundary])
-        with torch.no_grad(), self._giving(range(last + 1), end):
+        given = dict(enumerate(self.outputs))
+        given[last] = self.model.with_stream(last, self.outputs[last], self.streams[boundary])
+        with torch.no_grad(), self._giving(given):
             return self.model.forward(self.batch)
 
     @contextmanager
-    def _giving(self, blocks: Iterable[int], end: Any = None) -> Iterator[None]:
-        """Inside it these blocks compute nothing and give what they gave; the last one `end`, where that is given.
+    def _giving(self, outputs: Mapping[int, Any]) -> Iterator[None]:
+        """Inside it these blocks compute nothing and give these outputs.
 
-        Hooks on them run as ever, so a block that is skipped is passed by what it gave.
+        Hooks on them run as ever, so a block that is skipped is passed by what it is given.
         """
 
         def giver(output: Any) -> Callable[..., Any]:
             return lambda *args, **kwargs: output
 
         with ExitStack() as undo:
-            for index in blocks:
-                block, last = self.model.blocks[index], index == len(self.model) - 1
+            for index, output in outputs.items():
+                block = self.model.blocks[index]
                 undo.callback(_restore, block, vars(block).get("forward"))
-                block.forward = giver(end if last and end is not None else self.outputs[index])
+                block.forward = giver(output)
             yield
 
 
+def first_difference(one: Collection[int], other: Collection[int], depth: int) -> int:
+    """The first block that is in one of two sets only; `depth` where they are equal."""
+    return min({*one} ^ {*other}, default=depth)
+
+
+def blocks_run(sets: Iterable[Collection[int]], depth: int) -> int:
+    """How many blocks are computed where a `Replay` leaves out each of these sets in turn, with the recorded pass."""
+    count, before = depth, frozenset[int]()
+    for blocks in sets:
+        gone = frozenset(blocks)
+        shared = max(first_difference(gone, before, depth), first_difference(gone, (), depth))
+        count += sum(block not in gone for block in range(shared, depth))
+        before = gone
+    return count
+
+
 def can_replay(model: TorchModel) -> bool:
-    """Whether replays of a model are what skipping gives, on a few tokens: for each block, and for every second one
-    while those between them are gone."""
-    return all(_is_skipping(model, removed) for removed in ((), range(1, len(model), 2)))
+    """Whether replays of a model are what skipping gives, on a few tokens: for each block, for every second one while
+    those between them are gone, and for sets that begin as the one before."""
+    return all(_is_skipping(model, removed) for removed in ((), range(1, len(model), 2))) and _is_shared(model)
+
+
+def _is_shared(model: TorchModel) -> bool:
+    """Whether sets that grow by every second block, each of which begins as the one before, are plain skipping."""
+    batch = _probe(model)
+    sets = [range(1, end, 2) for end in range(2, len(model) + 1, 2)]
+    expected = []
+    try:
+        for blocks in sets:
+            with model.skipping(blocks):
+                expected.append(model.logits(batch)[:, -1].clone())
+        replay = Replay(model, batch)
+        found = [replay.without_blocks(blocks)[:, -1].clone() for blocks in sets]
+    except Exception:  # as below
+        return False
+    return all(map(_equal, found, expected))
 
 
 def _is_skipping(model: TorchModel, removed: Sequence[int]) -> bool:

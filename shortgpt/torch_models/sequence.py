@@ -33,7 +33,7 @@ from shortgpt.torch_models.in_memory import prove
 from shortgpt.torch_models.interface import TorchModel
 from shortgpt.torch_models.projections import addition, change_for_good, changed, find_projection
 from shortgpt.torch_models.reads import noting_reads
-from shortgpt.torch_models.replay import PassEnded, Replay, can_read_out, can_replay
+from shortgpt.torch_models.replay import PassEnded, Replay, blocks_run, can_read_out, can_replay
 from shortgpt.torch_models.streaming import BlockWeights, logits_by_block, trace_by_block
 from shortgpt.torch_models.sublayers import PartsOrRefusal, find_parts, silent
 
@@ -257,6 +257,9 @@ class TorchBlockSequence(TorchModel):
         replay = Replay(self, self._placed(batch))
         for blocks in sets:
             yield replay.without_blocks(blocks)
+
+    def blocks_run(self, sets: Sequence[Collection[int]]) -> int:
+        return blocks_run(sets, len(self)) if self._replays else super().blocks_run(sets)
 
     def projection(self, block: int, batch: TokenBatch | None = None) -> Projection | str:
         if self.streamed:

@@ -90,7 +90,7 @@ class Choice(Value):
     """How the blocks of a plan were chosen.
 
     Attributes:
-        rule: "least", "contiguous" or "max-perplexity-ratio".
+        rule: "least", "contiguous" or "max-perplexity-ratio"; or of a search, "exact", "pairs" or "beam".
         stability: in what share of bootstrap resamples of the documents, or of the sequences (`Scores.unit`), the same
             set comes out (for a ratio: of as many blocks); NaN where that cannot be said.
         exchanges: those that are a toss-up, the most even one first, and the nearest to it where none is. Empty where
@@ -153,7 +153,7 @@ def exchanges(scores: Ranked, blocks: Collection[int], refuse: Refuse = anything
         for other in range(len(scores))
         if other not in blocks and other not in scores.pinned
     ]
-    return _nearest(candidates, lambda one: refuse(tuple(sorted({*blocks, *one.instead} - {*one.gone}))) is None)
+    return nearest(candidates, lambda one: refuse(tuple(sorted({*blocks, *one.instead} - {*one.gone}))) is None)
 
 
 def run(scores: Ranked, n: int, refuse: Refuse = anything, *, resamples: int = RESAMPLES, seed: int = 0) -> Chosen:
@@ -199,7 +199,7 @@ def run(scores: Ranked, n: int, refuse: Refuse = anything, *, resamples: int = R
         only = set(blocks_of(at)) ^ set(blocks_of(taken))
         gone, instead = (tuple(sorted(only & set(blocks_of(k)))) for k in (taken, at))
         candidates.append(Exchange(gone, instead, *difference(by_run[taken], by_run[at], spans.counts, documents)))
-    return blocks_of(taken), Choice(CONTIGUOUS, stability, _nearest(candidates), reason)
+    return blocks_of(taken), Choice(CONTIGUOUS, stability, nearest(candidates), reason)
 
 
 def free_runs(depth: int, n: int, kept: Collection[int]) -> list[int]:
@@ -246,7 +246,7 @@ def _pairs(depth: int) -> list[tuple[int, int]]:
     return [(i, j) for i in range(depth) for j in range(i + 1, depth + 1)]
 
 
-def _nearest(found: Iterable[Exchange], allowed: Callable[[Exchange], bool] = lambda one: True) -> tuple[Exchange, ...]:
+def nearest(found: Iterable[Exchange], allowed: Callable[[Exchange], bool] = lambda one: True) -> tuple[Exchange, ...]:
     """The toss-ups, the most even one first, or else the exchange nearest to one; of those that are allowed."""
     known = [one for one in found if not math.isnan(one.stderr)]
     taken: list[Exchange] = []

@@ -68,6 +68,31 @@ def test_reading_out_computes_each_block_once(model: Any, computed: Counter[int]
     assert computed == dict.fromkeys(range(DEPTH), 1)
 
 
+def test_sets_share_what_they_begin_with_and_are_what_skipping_gives(model: Any, computed: Counter[int]) -> None:
+    sets = [(), (4,), (2,), (2, 5), (2, 4, 5), (0, 2), (2, 4, 5), (2, 4, 5), (2,)]
+    expected = []
+    for blocks in sets:
+        with model.skipping(blocks):
+            expected.append(model.logits({"input_ids": IDS}))
+    computed.clear()
+    found = list(model.logits_without({"input_ids": IDS}, sets))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    # Recorded: all. Then 5; 3, 4, 5; none; none; 1, 3, 4, 5; 3; none; 4, 5.
+    assert computed == {0: 1, 1: 2, 2: 1, 3: 4, 4: 4, 5: 5}
+    assert model.blocks_run(sets) == sum(computed.values())
+
+
+def test_after_a_set_that_fails_nothing_of_it_is_shared(model: Any) -> None:
+    replay = Replay(model, {"input_ids": IDS})
+    broken = model.blocks[4].mlp.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        replay.without_blocks([1])
+    broken.remove()
+    with model.skipping([1, 5]):
+        expected = model.logits({"input_ids": IDS})
+    assert torch.equal(replay.without_blocks([1, 5]), expected)
+
+
 def test_nothing_is_left_on_the_model(model: Any) -> None:
     def state() -> list[Any]:
         return [

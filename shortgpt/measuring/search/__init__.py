@@ -1,0 +1,1 @@
+"""The best set of blocks to remove, searched for."""

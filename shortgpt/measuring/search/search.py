@@ -1,0 +1,172 @@
+"""The best set of blocks to remove, looked for by what the model does without it.
+
+::
+
+    text ─▶ objective without a set ─▶ exact | pairs | beam ─▶ the best measured set, and how sure that is
+
+Scores of single blocks miss how blocks work together; a search measures sets. Blocks are skipped; nothing is rebuilt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from shortgpt.basics.block_lists import block_numbers
+from shortgpt.measuring.calibration import Calibration, calibrate
+from shortgpt.measuring.search import methods
+from shortgpt.measuring.search.journal import FILE, Journal, identity
+from shortgpt.measuring.search.measurements import Measurements
+from shortgpt.measuring.search.objective import open_objective
+from shortgpt.measuring.search.space import Space
+from shortgpt.models.sequence import check_opened
+from shortgpt.values.scores import KEPT, check_kept
+from shortgpt.values.search import (
+    BEAM,
+    EVALUATIONS,
+    EXACT,
+    PAIRS,
+    PERPLEXITY,
+    SHOWN,
+    WIDTH,
+    Candidate,
+    Search,
+    SearchOptions,
+    best_set,
+)
+
+if TYPE_CHECKING:
+    from shortgpt.basics.inputs import CalibrationOptions, Progress
+    from shortgpt.models.sequence import BlockSequence
+    from shortgpt.values.choice import Refuse
+
+
+def search(
+    model: BlockSequence,
+    blocks: int,
+    calibration: Any = "stdlib",
+    *,
+    method: str = PAIRS,
+    objective: str = PERPLEXITY,
+    evaluations: int = EVALUATIONS,
+    width: int = WIDTH,
+    keep: Iterable[int] = (),
+    contiguous: bool = False,
+    refuse: Refuse | None = None,
+    resume: str | Path | None = None,
+    progress: Progress | None = None,
+    **texts: Unpack[CalibrationOptions],
+) -> Search:
+    """Look for the set of so many blocks that a model misses least.
+
+    What is best on the calibration looks better there than it is elsewhere, the more so the more sets were measured:
+    judge it on other text (`shortgpt.effect`).
+
+    Args:
+        blocks: how many go.
+        calibration, texts: as for `shortgpt.score`.
+        method: "exact" measures every set; "pairs" all single blocks and pairs, and then the sets that these say are
+            best; "beam" the `width` best sets of one block more, step by step.
+        objective: "perplexity", or "kl", the divergence of the next token's distribution from the whole model's, which
+            is as sure with fewer tokens (docs/search.md).
+        evaluations: how many sets may be measured; a search that may take more does not begin.
+        width: of the beam.
+        keep: blocks that stay, besides those that the model pins.
+        contiguous: only neighbouring blocks go.
+        refuse: why a set cannot be removed, None where it can. Default: what the model's family says.
+        resume: a file, or a folder, in which every measurement is kept. Where it holds some of the same model, text,
+            objective and version, the search goes on from there and ends as if it had not been stopped.
+        progress: called with "sets" after each set of each batch.
+
+    Raises:
+        UnknownNameError: there is no such method or objective.
+        SelectionError: that many blocks cannot go, the search takes too many evaluations, or the family refuses every
+            set that looked best.
+        HiddenStateError: the whole model gives NaN or infinity.
+        CalibrationError: see `shortgpt.calibrate`.
+        ShortGPTError: what `resume` names is of another search, or damaged.
+        ModelError: the model is streamed.
+    """
+    check_opened(model)
+    wanted = SearchOptions(method, objective, evaluations, width, resume)
+    wanted.check()
+    space = space_of(model, blocks, keep, contiguous, refuse)
+    data = calibration if isinstance(calibration, Calibration) else calibrate(calibration, model, **texts)
+    with measuring(model, data, wanted, progress) as measurements:
+        return find(space, measurements, wanted)
+
+
+def space_of(
+    model: BlockSequence,
+    blocks: int,
+    keep: Iterable[int] = (),
+    contiguous: bool = False,
+    refuse: Refuse | None = None,
+) -> Space:
+    """The sets that a search may choose from.
+
+    Raises:
+        SelectionError: that many blocks cannot go, or there are no such blocks to keep.
+    """
+    kept = block_numbers(keep, len(model))
+    check_kept(kept, len(model), model.pinned)
+    stays = dict(sorted((dict.fromkeys(kept, KEPT) | dict(model.pinned)).items()))
+    return Space(len(model), blocks, stays, contiguous, refuse or model.refuse_removal)
+
+
+@contextmanager
+def measuring(
+    model: BlockSequence,
+    data: Calibration,
+    wanted: SearchOptions,
+    progress: Progress | None = None,
+    file: str = FILE,
+) -> Iterator[Measurements]:
+    """Measurements of a model on a text, kept in a file where that is wanted.
+
+    Args:
+        file: its name, where a folder is named.
+    """
+    objective = open_objective(wanted.objective)
+    if wanted.resume is None:
+        yield Measurements(model, data, objective, progress)
+        return
+    journal = Journal(wanted.resume, identity(model, data, wanted.objective), file)
+    try:
+        yield Measurements(model, data, objective, progress, journal)
+    finally:
+        journal.close()
+
+
+def find(space: Space, measurements: Measurements, wanted: SearchOptions) -> Search:
+    """One search. What was measured before, of another number of blocks say, is not measured again."""
+    if wanted.method == EXACT:
+        outcome = methods.exact(space, measurements, wanted.evaluations)
+    elif wanted.method == PAIRS:
+        outcome = methods.pairs(space, measurements, wanted.evaluations)
+    else:
+        outcome = methods.beam(space, measurements, wanted.evaluations, wanted.width)
+    best, choice = best_set(outcome.measured, wanted.method, measurements.data.documents)
+    means = {blocks: sums.mean for blocks, sums in outcome.measured.items()}
+    order = sorted(means, key=lambda blocks: (blocks != best, means[blocks], blocks))
+    return Search(
+        model=measurements.model.name,
+        architecture=measurements.model.architecture,
+        depth=space.depth,
+        method=wanted.method,
+        objective=measurements.objective.name,
+        blocks=best,
+        choice=choice,
+        whole=measurements.whole(),
+        candidates=tuple(Candidate(one, means[one], outcome.predicted.get(one)) for one in order[:SHOWN]),
+        measured=len(means),
+        evaluations=measurements.evaluations,
+        passes=measurements.passes,
+        calibration=measurements.data.info,
+        stays=dict(space.stays),
+        contiguous=space.contiguous,
+        width=wanted.width if wanted.method == BEAM else None,
+        optimal=outcome.optimal,
+    )
