@@ -80,4 +80,9 @@ def shortgpt_tasks() -> tuple[Extension, ...]:
         Extension("perplexity", f"{HERE}.tasks.reading:TaskPerplexity", "exp of the mean loss per token of the same"),
         Extension("next-token", f"{HERE}.tasks.reading:NextToken", "how often the next token is the likeliest"),
         Extension("cloze", f"{HERE}.tasks.reading:Cloze", "which of four continuations is the passage's own"),
+        Extension("copy", f"{HERE}.tasks.exercises:Copy", "repeat the words of the line above"),
+        Extension("brackets", f"{HERE}.tasks.exercises:Brackets", "close what is open, in the right order"),
+        Extension("arithmetic", f"{HERE}.tasks.exercises:Arithmetic", "sums of 1 to 3 digits, by example"),
+        Extension("language", f"{HERE}.tasks.continuing:Language", "does greedy text stay in the passage's language"),
+        Extension("repetition", f"{HERE}.tasks.continuing:Repetition", "repeated 4-grams in 128 greedy tokens"),
     )

@@ -1,4 +1,4 @@
-"""The command line: `shortgpt score | prune | verify | compare | curve | ablate | inspect | plugins | demo`.
+"""The command line: `shortgpt score | prune | verify | compare | curve | evaluate | ablate | inspect | plugins | demo`.
 
 Exit status: 0 done, 1 a verification that failed, 2 a mistake of the user's or of the input, 130 interrupted. A mistake
 is told in one message on the standard error, without a traceback. Nothing here imports torch before a command runs.
@@ -20,6 +20,7 @@ from shortgpt.cli.ablate import ablate
 from shortgpt.cli.compare import compare
 from shortgpt.cli.curve import curve
 from shortgpt.cli.demo import demo
+from shortgpt.cli.evaluate import evaluate
 from shortgpt.cli.inspect import inspect
 from shortgpt.cli.plugins import plugins
 from shortgpt.cli.prune import prune
@@ -50,7 +51,7 @@ def cli() -> None:
         )
 
 
-for command in (score, prune, verify, compare, curve, ablate, inspect, plugins, demo):
+for command in (score, prune, verify, compare, curve, evaluate, ablate, inspect, plugins, demo):
     cli.add_command(command)
 
 

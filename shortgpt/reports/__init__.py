@@ -14,6 +14,7 @@ RENDERED = {
     "Comparison": "shortgpt.reports.comparison:comparison_tables",
     "Curves": "shortgpt.reports.curve:curve_tables",
     "Effect": "shortgpt.reports.effect:effect_lines",
+    "Evaluation": "shortgpt.reports.evaluation:evaluation_tables",
     "Inspection": "shortgpt.reports.inspection:inspection_table",
     "Registry": "shortgpt.reports.registry:registry_tables",
     "Scores": "shortgpt.reports.scores:scores_table",
@@ -26,6 +27,7 @@ TABLES = {
     "Ablation": "shortgpt.reports.ablation:tables",
     "Comparison": "shortgpt.reports.comparison:tables",
     "Curves": "shortgpt.reports.curve:tables",
+    "Evaluation": "shortgpt.reports.evaluation:tables",
     "Inspection": "shortgpt.reports.inspection:tables",
     "Registry": "shortgpt.reports.registry:tables",
     "Scores": "shortgpt.reports.scores:tables",
@@ -38,6 +40,7 @@ TIDY = {
     "Ablation": "shortgpt.reports.ablation:tidy",
     "Comparison": "shortgpt.reports.comparison:tidy",
     "Curves": "shortgpt.reports.curve:tidy",
+    "Evaluation": "shortgpt.reports.evaluation:tidy",
     "Scores": "shortgpt.reports.scores:tidy",
     "Spans": "shortgpt.reports.spans:tidy",
 }

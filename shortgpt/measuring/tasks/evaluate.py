@@ -6,11 +6,11 @@ import importlib.metadata
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from shortgpt._version import __version__
 from shortgpt.basics.block_lists import block_numbers
-from shortgpt.basics.inputs import Progress
+from shortgpt.basics.inputs import LoadOptions, Progress
 from shortgpt.errors import CalibrationError
 from shortgpt.measuring.tasks.finding import default_tasks, find_tasks
 from shortgpt.measuring.tasks.language_model import LanguageModel
@@ -36,11 +36,8 @@ def evaluate(
     include_path: Sequence[str | Path] = (),
     chat_template: bool = False,
     batch_size: int | None = None,
-    device: str | None = None,
-    dtype: str = "auto",
-    tokenizer: Any = None,
-    trust_remote_code: bool = False,
     progress: Progress | None = None,
+    **options: Unpack[LoadOptions],
 ) -> Evaluation:
     """Put models to tasks: what an original and shorter models are worth, side by side, on the same items.
 
@@ -57,9 +54,8 @@ def evaluate(
         include_path: folders with task files of suites.
         chat_template: put prompts into the tokenizer's chat template, where the task allows it.
         batch_size: requests that are run together. Default: 8. It moves the last digits.
-        tokenizer: for those models that bring none.
-        device and the rest: as for `shortgpt.load`.
         progress: called with a task's name, the items done and of how many; with "models" before each model.
+        options: as for `shortgpt.load`; a `tokenizer` serves the models that bring none.
 
     Returns:
         A row a task and a column a model. What fails is a row or a column that says why, and the others still run.
@@ -71,17 +67,11 @@ def evaluate(
     _check(items, batch_size, shots)
     columns = subjects_of(models, removed)
     source = text if isinstance(text, (str, Path)) else tuple(text)
-    options = TaskOptions(source, field, seed, items, shots, tuple(map(str, include_path)), chat_template)
+    making = TaskOptions(source, field, seed, items, shots, tuple(map(str, include_path)), chat_template)
     names = default_tasks() if tasks is None else tuple(tasks)
-    found = find_tasks(names, options)
+    found = find_tasks(names, making)
     runs = {one.name: Running(one, len(columns), items, seed) for one in found if not isinstance(one, TaskRow)}
-    loading: dict[str, Any] = {
-        "device": device,
-        "dtype": dtype,
-        "trust_remote_code": trust_remote_code,
-        "tokenizer": tokenizer,
-    }
-    told = _all_items(columns, list(runs.values()), batch_size, loading, progress)
+    told = _all_items(columns, list(runs.values()), batch_size, options, progress)
     rows = tuple(one if isinstance(one, TaskRow) else runs[one.name].row() for one in found)
     settings = {"text": str(source) if isinstance(source, (str, Path)) else "texts", "shortgpt": __version__}
     return Evaluation(told, rows, seed, settings | _versions())
@@ -91,7 +81,7 @@ def _all_items(
     columns: Sequence[Subject],
     runs: Sequence[Running],
     batch_size: int | None,
-    loading: dict[str, Any],
+    loading: LoadOptions,
     progress: Progress | None,
 ) -> tuple[EvaluatedModel, ...]:
     """Run every task on every model, one model after the other."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from shortgpt.models.sequence import BlockSequence, TokenBatch
 
 BATCH_SIZE = 8
+PROMPTS = 4
+"""So many times as many prompts are generated from together as requests are read: a step is one token of each."""
 WINDOW = 2048
 """Tokens, of models that have no bound of their own."""
 
@@ -39,7 +41,7 @@ class LanguageModel:
 
     Args:
         removed: blocks that are left out: removed in memory where that can be, else skipped.
-        batch_size: requests, or prompts, that are run together.
+        batch_size: requests that are run together; of prompts that are generated from, four times as many.
 
     Attributes:
         model: what is run.
@@ -71,16 +73,13 @@ class LanguageModel:
     # -- text and tokens --------------------------------------------------------------------------------------
 
     @property
-    def end(self) -> int | None:
-        """The token that ends a text, where the tokenizer says so."""
-        found = getattr(self.tokenizer, "eos_token_id", None)
-        return found if isinstance(found, int) else None
-
-    @property
     def prefix(self) -> int | None:
         """The token that stands before a text of which nothing comes before: that of its beginning, or of an end."""
-        found = getattr(self.tokenizer, "bos_token_id", None)
-        return found if isinstance(found, int) else self.end
+        for name in ("bos_token_id", "eos_token_id"):
+            found = getattr(self.tokenizer, name, None)
+            if isinstance(found, int):
+                return found
+        return None
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a text.
@@ -153,16 +152,18 @@ class LanguageModel:
         prompts: Sequence[Sequence[int]],
         new_tokens: int,
         until: Sequence[str] = (),
+        characters: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[Generated]:
         """What greedy decoding gives after each prompt, in the order of the prompts: until the token that ends a text,
-        a stop string, or as many new tokens.
+        a stop string, so many characters, or as many new tokens.
 
         A prompt that leaves no room for them in the window loses its left end.
 
         Args:
             prompts: token ids; none is empty.
             until: stop strings; the text ends before the first one.
+            characters: a text that has so many is long enough; it may have some more.
         """
         room = max(1, self.window - new_tokens)
         self.truncated += sum(len(prompt) > room for prompt in prompts)
@@ -171,10 +172,16 @@ class LanguageModel:
         found: dict[int, Generated] = {}
 
         def stop(row: int, made: Sequence[int]) -> bool:
-            return made[-1] == self.end or (bool(until) and _first(self.decode(made), until) is not None)
+            if made[-1] in self.model.end_tokens:
+                return True
+            if not until and characters is None:
+                return False
+            text = self.decode(made)
+            return _first(text, until) is not None or (characters is not None and len(text) >= characters)
 
-        for first in range(0, len(order), self.batch_size):
-            rows = order[first : first + self.batch_size]
+        size = PROMPTS * self.batch_size
+        for first in range(0, len(order), size):
+            rows = order[first : first + size]
             with self._left_out():
                 made = self.model.greedy([shown[row] for row in rows], min(new_tokens, self.window - 1), stop)
             found.update((row, self._generated(ids, until)) for row, ids in zip(rows, made, strict=True))
@@ -183,7 +190,7 @@ class LanguageModel:
         return [found[at] for at in range(len(shown))]
 
     def _generated(self, made: Sequence[int], until: Sequence[str]) -> Generated:
-        ids = tuple(made[:-1] if made and made[-1] == self.end else made)
+        ids = tuple(made[:-1] if made and made[-1] in self.model.end_tokens else made)
         text = self.decode(ids)
         return Generated(ids, text[: _first(text, until)])
 

@@ -28,7 +28,7 @@ class Running:
     def __init__(self, task: Task, models: int, items: int | None, seed: int) -> None:
         self.task = task
         self.order = list(range(len(task)))
-        random.Random(f"{seed} {task.name}").shuffle(self.order)
+        random.Random(seed).shuffle(self.order)  # tasks on the same passages take the same ones, and share the reading
         self.items = min(len(self.order), items or task.default_items or len(self.order))
         self.outcomes: list[list[Outcome]] = [[] for _ in range(models)]
         self.truncated = [0] * models

@@ -21,6 +21,7 @@ PICTURES: dict[str, str] = {
     "Spans": "shortgpt.reports.plots.spans:spans_figure",
     "Ablation": "shortgpt.reports.plots.ablation:ablation_figure",
     "Curves": "shortgpt.reports.plots.curve:curve_figure",
+    "Evaluation": "shortgpt.reports.plots.evaluation:evaluation_figure",
 }
 """For each kind of result, the function that makes its figure."""
 

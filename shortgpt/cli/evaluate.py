@@ -1,0 +1,90 @@
+"""`shortgpt evaluate`: models on tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shortgpt.cli import common
+from shortgpt.errors import ShortGPTError
+
+if TYPE_CHECKING:
+    from shortgpt.values.evaluation.evaluation import Evaluation
+
+
+@click.command(epilog="Example:  shortgpt evaluate zoo:llama --remove 4-6 --task cloze --task bits-per-byte")
+@click.argument("models", nargs=-1, required=True)
+@click.option(
+    "--remove",
+    "lists",
+    metavar="LIST",
+    multiple=True,
+    help="Judge the first model without these blocks too, such as 21-29,31; may be repeated.",
+)
+@click.option(
+    "--plan",
+    "plans",
+    metavar="FILE",
+    multiple=True,
+    help="Judge the first model without the blocks of a shortgpt.json too; may be repeated.",
+)
+@click.option(
+    "--task", "tasks", metavar="NAME", multiple=True, help="A task; may be repeated. Default: those without downloads."
+)
+@click.option(
+    "--text",
+    default="stdlib",
+    show_default=True,
+    metavar="SOURCE",
+    help="What tasks on text are made from: a calibration source, a text file, a folder of them, or JSON Lines.",
+)
+@click.option("--field", help="The field of JSON Lines, or the column of a data set, that holds the text.")
+@click.option("--items", type=int, metavar="N", help="Items of each task at most. Default: the task's own number.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Which items are taken.")
+@click.option("--shots", type=int, metavar="N", help="Worked examples before each question. Default: the task's own.")
+@click.option(
+    "--include-path", metavar="FOLDER", multiple=True, help="A folder with task files of your own; may be repeated."
+)
+@click.option("--chat-template", is_flag=True, help="Put prompts into the tokenizer's chat template.")
+@click.option("--batch-size", type=int, help="Requests that are run together. Default: 8. It moves the last digits.")
+@click.option("--tokenizer", metavar="NAME", help="A folder or hub id, for a model that brings no tokenizer.")
+@common.model_options
+@common.result_options
+def evaluate(
+    models: tuple[str, ...],
+    lists: tuple[str, ...],
+    plans: tuple[str, ...],
+    tasks: tuple[str, ...],
+    wishes: common.Wishes,
+    **options: Any,
+) -> None:
+    """Put MODELS to tasks, the original first, and say what each shorter one keeps.
+
+    All are asked the same items, so differences and ratios are paired by item. A task or model that fails is told, and
+    the others still run; the exit status is then 2.
+    """
+    from shortgpt.basics.block_lists import parse_blocks
+    from shortgpt.measuring.tasks.evaluate import evaluate as run
+    from shortgpt.models.devices import default_device
+    from shortgpt.values.plan import Plan
+
+    common.check(wishes, "Evaluation")
+    options["device"] = default_device(options["device"])
+    removed: list[Any] = [*map(parse_blocks, lists), *map(Plan.read, plans)]
+    with common.progress_bars(wishes.quiet) as progress:
+        found = run(models, removed, tasks=tasks or None, progress=progress, **options)
+    _check_measured(found)
+    common.emit(found, found, wishes)
+    if found.failures():
+        raise ShortGPTError(f"not everything was measured: {_told(found)}")
+
+
+def _check_measured(found: Evaluation) -> None:
+    """Raise a `ShortGPTError` where nothing was measured."""
+    if not any(column.scores for row in found.tasks for column in row.columns):
+        raise ShortGPTError(f"nothing could be measured: {_told(found)}")
+
+
+def _told(found: Evaluation) -> str:
+    return "; ".join(f"{what}: {why.removeprefix(f'{what}: ')}" for what, why in dict(found.failures()).items())
