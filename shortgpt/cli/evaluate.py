@@ -56,7 +56,7 @@ def evaluate(
     lists: tuple[str, ...],
     plans: tuple[str, ...],
     tasks: tuple[str, ...],
-    wishes: common.Wishes,
+    outputs: common.Outputs,
     **options: Any,
 ) -> None:
     """Put MODELS to tasks, the original first, and say what each shorter one keeps.
@@ -69,13 +69,13 @@ def evaluate(
     from shortgpt.models.devices import default_device
     from shortgpt.values.plan import Plan
 
-    common.check(wishes, "Evaluation")
+    common.check(outputs, "Evaluation")
     options["device"] = default_device(options["device"])
     removed: list[Any] = [*map(parse_blocks, lists), *map(Plan.read, plans)]
-    with common.progress_bars(wishes.quiet) as progress:
+    with common.progress_bars(outputs.quiet) as progress:
         found = run(models, removed, tasks=tasks or None, progress=progress, **options)
     _check_measured(found)
-    common.emit(found, found, wishes)
+    common.emit(found, found, outputs)
     if found.failures():
         raise ShortGPTError(f"not everything was measured: {_told(found)}")
 
