@@ -46,10 +46,10 @@ class Subject:
     reference: Callable[[BlockSequence, TokenBatch], Sequence[Tensor]] | None
     tolerance: float
     removals: tuple[tuple[int, ...], ...]
+    vocabulary: int
 
     def batch(self, rows: int = 2, tokens: int = 24, seed: int = 0) -> TokenBatch:
-        vocabulary = self.make().vocab_size
-        ids = torch.randint(0, vocabulary, (rows, tokens), generator=torch.Generator().manual_seed(seed))
+        ids = torch.randint(0, self.vocabulary, (rows, tokens), generator=torch.Generator().manual_seed(seed))
         return {"input_ids": ids}
 
 
@@ -78,7 +78,7 @@ def check_adapter(
     """
     model = make()
     removals = tuple(_removals(model))
-    subject = Subject(make, Path(folder), reference, tolerance, removals)
+    subject = Subject(make, Path(folder), reference, tolerance, removals, model.vocab_size)
     held = []
     for check in CHECKS:
         name = check.__name__.removeprefix("_").replace("_", " ")
@@ -202,10 +202,9 @@ def _the_original_is_untouched(subject: Subject) -> None:
 
 def _reload_equals_memory(subject: Subject) -> None:
     batch = subject.batch()
-    for number, blocks in enumerate(((), *subject.removals)):
+    for blocks, folder in _saved(subject):
         model = subject.make().without(blocks)
         expected = model.logits(batch)
-        folder = subject.folder / f"memory-{number}"
         model.save(folder)
         _assert_equal(model.logits(batch), expected, f"logits without {blocks} after it was saved")
         reloaded = load(folder, device="cpu")
@@ -227,9 +226,7 @@ def _the_disk_road_equals_memory(subject: Subject) -> None:
 
 
 def _cached_generation_equals_uncached(subject: Subject) -> None:
-    for number, blocks in enumerate(((), *subject.removals)):
-        folder = subject.folder / f"generate-{number}"
-        subject.make().without(blocks).save(folder)
+    for blocks, folder in _saved(subject):
         family: Family = recognise(resolve(folder))
         reloaded = load_target(family.loader)(folder, device="cpu", dtype="float32")
         ids = subject.batch(rows=1)["input_ids"]
@@ -350,6 +347,12 @@ def _removals(model: BlockSequence) -> Iterator[tuple[int, ...]]:
     if not allowed:
         raise AdapterError(f"{model.architecture}: every removal is refused; the contract needs one that is not")
     yield from allowed
+
+
+def _saved(subject: Subject) -> Iterator[tuple[tuple[int, ...], Path]]:
+    """What is removed, nothing first, and where `_reload_equals_memory` saves the rest."""
+    for number, blocks in enumerate(((), *subject.removals)):
+        yield blocks, subject.folder / f"memory-{number}"
 
 
 def _refused(model: BlockSequence, blocks: tuple[int, ...]) -> bool:
