@@ -15,7 +15,7 @@ demo: $(READY)
 	$(BIN)/shortgpt demo
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What transformers 4 makes of pruned checkpoints with its config names; it is installed into a folder of its own.
 test-old-readers: $(READY_TO_TEST) $(VENV)/transformers-4
@@ -33,14 +33,14 @@ MATRIX := oldest newest
 oldest := torch==2.11.* transformers==5.17.*
 newest := torch transformers
 TORCH_INDEX ?=
-MATRIX_TESTS := $(patsubst %,tests/test_%.py,loading scores removal prune_command streaming streamed_verification cli) \
-	tests/adapters/test_transformers_families.py
+MATRIX_TESTS := $(patsubst %,tests/%.py,models/test_loading values/test_scores models/test_removal cli/test_prune_command \
+	torch_models/test_streaming verification/test_streamed_verification cli/test_cli adapters/test_transformers_families)
 
 test-matrix: $(MATRIX:%=test-%)
 
 $(MATRIX:%=test-%): test-%: .venv-matrix-%/.ready
 	.venv-matrix-$*/bin/python -m pip list --disable-pip-version-check | grep -E '^(torch|transformers) '
-	.venv-matrix-$*/bin/python -m pytest -n 2 --dist loadfile $(MATRIX_TESTS)
+	.venv-matrix-$*/bin/python -m pytest -n 2 --dist worksteal $(MATRIX_TESTS)
 
 # Without the constraints: what pip finds for those two is what a user of them has.
 .venv-matrix-%/.ready: pyproject.toml

@@ -1,7 +1,9 @@
 """Fixtures for all tests."""
 
+import gc
 import importlib.metadata
 import os
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from importlib.metadata import EntryPoint, EntryPoints
@@ -12,7 +14,8 @@ import pytest
 import torch
 
 from shortgpt import plugins
-from tests import support
+from tests import example_environment, support
+from tests.fresh_processes import forked_verification
 
 torch.set_num_threads(1)
 
@@ -27,6 +30,30 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
             patch.setattr(torch.backends.mps, "is_available", lambda: False)
             patch.setenv("CUDA_VISIBLE_DEVICES", "")  # of the processes that a test starts
         return (yield)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported is no garbage, and takes a quarter of a second to be looked through when memory is freed."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _forks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Verification's fresh processes are forks, but where a test is marked. See `tests.fresh_processes`."""
+    if request.node.get_closest_marker("gpu") or request.node.get_closest_marker("fresh_process"):
+        yield
+        return
+    with forked_verification():
+        yield
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, in a run that began in the background too, where shells have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -65,6 +92,13 @@ def run_cli() -> Callable[..., support.Ran]:
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved tiny Llama of 6 blocks, with tokenizer and generation config. Never written to."""
     return support.saved(support.tiny("llama"), tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture(scope="session")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> example_environment.Environment:
+    """An environment with the packages of examples/ installed; workers of one run share it."""
+    base = tmp_path_factory.getbasetemp()
+    return example_environment.shared((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "examples")
 
 
 @pytest.fixture

@@ -3,15 +3,18 @@
 import contextlib
 import inspect
 import io
+import math
 import signal
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import pytest
+import shortgpt_adapters.families.gpt2_postnorm_model  # noqa: F401  (registers its classes with transformers)
 import torch
 from shortgpt_adapters.families import gpt2_postnorm_model  # noqa: F401  (registers its classes with transformers)
 from tokenizers import Tokenizer, decoders, pre_tokenizers
@@ -20,8 +23,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
 
+from shortgpt import prune_checkpoint, score
 from shortgpt.cli import main
 from shortgpt.models.sequence import BlockSequence, Tap, TokenBatch
+from shortgpt.values.scores import Scores
 from shortgpt.verification import fresh_process as reloading
 
 VOCABULARY = 257  # the bytes, and one special token
@@ -196,6 +201,44 @@ def run_cli(*arguments: object) -> Ran:
     finally:
         signal.signal(signal.SIGTERM, handler)
     raise AssertionError("main() must exit")
+
+
+def message_of(ran: Ran, status: int = 2) -> str:
+    """The one message of a command that failed."""
+    assert (ran.status, ran.out, ran.err.count("\n")) == (status, "", 1), ran
+    assert ran.err.startswith("shortgpt: error: " if status == 2 else "shortgpt: ")
+    assert "Traceback" not in ran.err
+    return ran.err
+
+
+def removal_refused(source: Path, error: type[Exception], message: str) -> None:
+    """Removing blocks 1 and 4 from that folder is one error of one line, and nothing is written beside it."""
+    with pytest.raises(error, match=message) as raised:
+        prune_checkpoint(source, source.parent / "out", (1, 4), verify=False)
+    assert "\n" not in str(raised.value)
+    assert not list(source.parent.glob("*out*"))
+
+
+def perplexity(logits: Tensor, ids: Tensor) -> float:
+    """exp of the mean over all next tokens of −log p, in float64; of logits [rows, tokens, vocabulary]."""
+    wide = logits.double()[:, :-1]
+    chosen = wide.gather(-1, ids[:, 1:, None])[..., 0]
+    return math.exp((wide.logsumexp(-1) - chosen).mean().item())
+
+
+def scores_of(values: list[float], name: str = "model", **changes: Any) -> Scores:
+    """Scores of two sequences with these values, whose standard errors are 1% of them."""
+    stream = torch.randn(len(values) + 1, 20, 8, generator=torch.Generator().manual_seed(0))
+    measured = score(Playback(stream, name=name), [{"input_ids": torch.arange(20).reshape(2, 10)}])
+    sums = tuple(tuple(10 * v * factor for v in values) for factor in (0.99, 1.01))
+    return replace(measured, sums=(sums,), **changes)
+
+
+def opened(folder: Path, by: Any = AutoModelForCausalLM, **options: Any) -> Any:
+    """By plain transformers, which must miss nothing and find nothing left over."""
+    model, info = by.from_pretrained(folder, output_loading_info=True, **options)
+    assert not any(info.values()), info
+    return model.eval()
 
 
 @contextlib.contextmanager

@@ -18,7 +18,6 @@ import pytest
 
 import shortgpt
 from shortgpt import hookspecs
-from tests import example_environment
 from tests.example_environment import ROOT, Environment
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -69,21 +68,14 @@ def named(page: Path) -> str:
     return page.name
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    made = example_environment.create(tmp_path_factory.mktemp("docs") / "environment")
-    example_environment.install_examples(made)
-    return made
-
-
 @pytest.mark.parametrize("page", [page for page in PAGES if any(b.runs for b in blocks_of(page))], ids=named)
-def test_the_python_of_a_page_runs(page: Path, environment: Environment, tmp_path: Path) -> None:
+def test_the_python_of_a_page_runs(page: Path, examples: Environment, tmp_path: Path) -> None:
     blocks = [(page.name, block.line, block.code) for block in blocks_of(page) if block.runs]
-    environment.ok("-c", RUNNER, cwd=tmp_path, stdin=json.dumps(blocks))
+    examples.ok("-c", RUNNER, cwd=tmp_path, stdin=json.dumps(blocks))
 
 
-def test_a_line_that_fails_is_told_by_page_and_line(environment: Environment) -> None:
-    done = environment.run("-c", RUNNER, stdin=json.dumps([("page.md", 41, "x = 1\n"), ("page.md", 50, "x\ny\n")]))
+def test_a_line_that_fails_is_told_by_page_and_line(examples: Environment) -> None:
+    done = examples.run("-c", RUNNER, stdin=json.dumps([("page.md", 41, "x = 1\n"), ("page.md", 50, "x\ny\n")]))
     assert done.returncode == 1
     assert 'File "page.md", line 52' in done.stderr
     assert "name 'y' is not defined" in done.stderr

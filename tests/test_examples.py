@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,6 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.example_environment import EXAMPLES
+from tests.fresh_processes import forked_verification
 
 SCRIPT = EXAMPLES / "library_call.py"
 MODELS = ("llama", "mamba")
@@ -30,16 +34,11 @@ follow_imports = skip
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """What the script printed, and the folder that it wrote to."""
     folder = tmp_path_factory.mktemp("library") / "shorter"
-    done = subprocess.run(
-        [sys.executable, SCRIPT, folder],
-        cwd=folder.parent,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout, folder
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, forked_verification(), contextlib.redirect_stdout(printed):
+        patch.setattr(sys, "argv", [str(SCRIPT), str(folder)])
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    return printed.getvalue(), folder
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -76,32 +75,27 @@ def test_it_compares_the_models_that_it_measured(run: tuple[str, Path]) -> None:
     assert [name for name in MODELS if re.search(rf"^\s*zoo:{name}\b.*\b12\b", table, re.MULTILINE)] == list(MODELS)
 
 
-def test_it_is_clean_under_mypy_strict(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, str]]]:
+    """What mypy says of the script, and of a program with two wrong calls: file → lines and codes of its errors."""
     # From elsewhere, where shortgpt is what is installed; torch's own types would take most of a minute to read.
-    (tmp_path / "mypy.ini").write_text(STRICT, encoding="utf-8")
-    script = shutil.copy(SCRIPT, tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", script],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_mypy_would_tell_a_wrong_call(tmp_path: Path) -> None:
-    (tmp_path / "mypy.ini").write_text(STRICT, encoding="utf-8")
+    folder = tmp_path_factory.mktemp("typed")
+    (folder / "mypy.ini").write_text(STRICT, encoding="utf-8")
     wrong = "import shortgpt\n\nshortgpt.score('zoo:llama')\nnames: list[str] = shortgpt.load('x').block_names\n"
-    (tmp_path / "wrong.py").write_text(wrong, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "wrong.py"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert re.findall(r"^wrong\.py:(\d+): error: .*\[(.*)\]$", done.stdout, re.MULTILINE) == [
-        ("3", "arg-type"),
-        ("4", "assignment"),
-    ]
+    (folder / "wrong.py").write_text(wrong, encoding="utf-8")
+    shutil.copy(SCRIPT, folder)
+    command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", SCRIPT.name, "wrong.py"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert "(checked 2 source files)" in done.stdout, done.stdout + done.stderr
+    told: dict[str, list[tuple[str, str]]] = {}
+    for file, line, code in re.findall(r"^(.+?):(\d+): error: .*\[(.*)\]$", done.stdout, re.MULTILINE):
+        told.setdefault(file, []).append((line, code))
+    return told
+
+
+def test_it_is_clean_under_mypy_strict(faults: dict[str, list[tuple[str, str]]]) -> None:
+    assert set(faults) <= {"wrong.py"}
+
+
+def test_mypy_would_tell_a_wrong_call(faults: dict[str, list[tuple[str, str]]]) -> None:
+    assert faults["wrong.py"] == [("3", "arg-type"), ("4", "assignment")]

@@ -1,7 +1,6 @@
 """Trained models and text that this project did not make, with numbers that independent float64 code gave for them."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 import shortgpt
 from shortgpt import BlockSequence, prune_checkpoint
+from tests.support import perplexity
 
 RUNS = [
     ("stories260k-llama", "tinystories_sample"),
@@ -37,11 +37,8 @@ def case(request: pytest.FixtureRequest, real: Path, opened: dict[Path, BlockSeq
     return folder, opened[folder], torch.tensor(truth["token_ids"]), truth
 
 
-def perplexity(model: BlockSequence, ids: Tensor) -> float:
-    """exp of the mean over all next tokens of −log p, in float64."""
-    logits = model.logits({"input_ids": ids}).double()[:, :-1]
-    chosen = logits.gather(-1, ids[:, 1:, None])[..., 0]
-    return math.exp((logits.logsumexp(-1) - chosen).mean().item())
+def perplexity_of(model: BlockSequence, ids: Tensor) -> float:
+    return perplexity(model.logits({"input_ids": ids}), ids)
 
 
 def test_block_influence_is_the_truths(case: Any) -> None:
@@ -59,13 +56,13 @@ def test_the_blocks_chosen_are_the_truths(case: Any) -> None:
 
 def test_perplexity_is_the_truths_whole_skipped_and_removed_in_memory(case: Any) -> None:
     _, model, ids, truth = case
-    assert perplexity(model, ids) == pytest.approx(truth["ppl_full"], rel=1e-4)
+    assert perplexity_of(model, ids) == pytest.approx(truth["ppl_full"], rel=1e-4)
     for block, expected in enumerate(truth["ppl_without_block"]):
         with model.skipping([block]):
-            assert perplexity(model, ids) == pytest.approx(expected, rel=1e-4), f"block {block} skipped"
+            assert perplexity_of(model, ids) == pytest.approx(expected, rel=1e-4), f"block {block} skipped"
         shorter = shortgpt.remove(model, [block])
-        assert perplexity(shorter, ids) == pytest.approx(expected, rel=1e-4), f"block {block} removed"
-    assert perplexity(model, ids) == pytest.approx(truth["ppl_full"], rel=1e-4)
+        assert perplexity_of(shorter, ids) == pytest.approx(expected, rel=1e-4), f"block {block} removed"
+    assert perplexity_of(model, ids) == pytest.approx(truth["ppl_full"], rel=1e-4)
 
 
 @pytest.mark.parametrize("road", ["disk", "memory"])
@@ -77,4 +74,5 @@ def test_perplexity_is_the_truths_of_what_was_saved_and_loaded_again(case: Any, 
             prune_checkpoint(folder, out, [block], verify=False)
         else:
             shortgpt.remove(model, [block]).save(out)
-        assert perplexity(shortgpt.load(out, device="cpu"), ids) == pytest.approx(expected, rel=1e-4), f"block {block}"
+        found = perplexity_of(shortgpt.load(out, device="cpu"), ids)
+        assert found == pytest.approx(expected, rel=1e-4), f"block {block}"

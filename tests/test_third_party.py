@@ -22,19 +22,11 @@ from safetensors.torch import load_file, save_file
 from shortgpt.basics.inputs import OpenOptions, Source
 from shortgpt.errors import CheckpointError, UnknownArchitectureError
 from shortgpt.models.recognition import recognise, resolve
-from tests import example_environment
 from tests.example_environment import EXAMPLES, ROOT, Environment
 
 TOKENS = 32
 SEGMENT = 16 * TOKENS  # characters; a text of two segments gives two windows, and each begins a segment
 TEXT = "".join(f"{n} pebbles in {n * n % 97} brooks; " for n in range(200))[: 2 * SEGMENT]
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    made = example_environment.create(tmp_path_factory.mktemp("third-party") / "environment")
-    example_environment.install_examples(made)
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +41,11 @@ def pebble() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def folder(environment: Environment) -> Path:
+def folder(examples: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where commands run: a model, and a text to score it on."""
-    work = environment.folder.parent / "work"
-    work.mkdir()
+    work = tmp_path_factory.mktemp("third-party")
     (work / "text.txt").write_text(TEXT, encoding="utf-8")
-    environment.ok("-m", "shortgpt_pebble.make_model", "tiny", cwd=work)
+    examples.ok("-m", "shortgpt_pebble.make_model", "tiny", cwd=work)
     return work
 
 
@@ -98,8 +89,8 @@ def test_without_the_plugin_the_architecture_is_unknown_and_the_error_says_what_
     assert (ROOT / "docs/writing-an-adapter.md").is_file()
 
 
-def test_plugins_lists_what_was_installed(environment: Environment) -> None:
-    listed = json.loads(environment.ok("-m", "shortgpt", "plugins", "--json", "-"))
+def test_plugins_lists_what_was_installed(examples: Environment) -> None:
+    listed = json.loads(examples.ok("-m", "shortgpt", "plugins", "--json", "-"))
     records = {record["name"]: record for record in listed["records"]}
     assert {name: record["error"] for name, record in records.items()} == dict.fromkeys(records)
     assert {"adapters", "plugins", "pebble", "extras"} <= set(records)
@@ -110,17 +101,18 @@ def test_plugins_lists_what_was_installed(environment: Environment) -> None:
     }
 
 
-def test_listing_plugins_imports_no_torch(environment: Environment) -> None:
+def test_listing_plugins_imports_no_torch(examples: Environment) -> None:
     heavy = "print(sorted({'numpy', 'torch', 'transformers'} & set(sys.modules)))"
-    assert environment.ok("-c", f"import sys, shortgpt_pebble.catalog, shortgpt_extras.catalog; {heavy}") == "[]\n"
+    program = f"import sys, shortgpt_pebble.catalog, shortgpt_extras.catalog; {heavy}"
+    assert examples.ok("-c", program, anew=True) == "[]\n"
 
 
 def test_score_takes_the_architecture_the_criterion_and_the_report_format(
-    environment: Environment, folder: Path, by_hand: Mapping[str, list[float]]
+    examples: Environment, folder: Path, by_hand: Mapping[str, list[float]]
 ) -> None:
     criteria = ("--criterion", "norm-change", "--criterion", "block-influence")
     command = ("-m", "shortgpt", "score", "tiny", *CALIBRATION, *criteria)
-    printed = environment.ok(*command, "--format", "ranking", "--json", "scores.json", cwd=folder)
+    printed = examples.ok(*command, "--format", "ranking", "--json", "scores.json", cwd=folder)
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     assert scores["architecture"] == "pebble"
     assert scores["criteria"] == ["norm-change", "block-influence"]
@@ -132,10 +124,10 @@ def test_score_takes_the_architecture_the_criterion_and_the_report_format(
 
 
 def test_compare_puts_it_beside_a_model_of_ours(
-    environment: Environment, folder: Path, by_hand: Mapping[str, list[float]]
+    examples: Environment, folder: Path, by_hand: Mapping[str, list[float]]
 ) -> None:
     command = ("-m", "shortgpt", "compare", "tiny", "zoo:llama", "nowhere/", *CALIBRATION)
-    printed = environment.ok(*command, "--format", "ranking", "--json", "comparison.json", cwd=folder)
+    printed = examples.ok(*command, "--format", "ranking", "--json", "comparison.json", cwd=folder)
     tiny, llama, nowhere = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))["rows"]
     assert (tiny["scores"]["architecture"], llama["scores"]["architecture"]) == ("pebble", "llama")
     assert nowhere["scores"] is None
@@ -147,10 +139,10 @@ def test_compare_puts_it_beside_a_model_of_ours(
 
 
 def test_prune_writes_a_checkpoint_that_the_foreign_library_loads(
-    environment: Environment, folder: Path, pebble: Any, by_hand: Mapping[str, list[float]]
+    examples: Environment, folder: Path, pebble: Any, by_hand: Mapping[str, list[float]]
 ) -> None:
     command = ("-m", "shortgpt", "prune", "tiny", *CALIBRATION, "--criterion", "norm-change", "--blocks", "2")
-    printed = environment.ok(*command, "--output", "shorter", cwd=folder)
+    printed = examples.ok(*command, "--output", "shorter", cwd=folder)
     assert "verified: logits differ by 0 " in printed
     assert "8 tokens of cached generation equal uncached" in printed
     shorter = type(pebble).load(folder / "shorter")
@@ -168,10 +160,10 @@ def test_prune_writes_a_checkpoint_that_the_foreign_library_loads(
     assert 'model = Pebble.load("DIR")' in card
 
 
-def test_the_examples_own_contract_test_passes(environment: Environment, tmp_path: Path) -> None:
+def test_the_examples_own_contract_test_passes(examples: Environment, tmp_path: Path) -> None:
     # Away from this repository, so that nothing but what was installed is found.
     tests = shutil.copytree(EXAMPLES / "third_party_architecture" / "tests", tmp_path / "tests")
-    printed = environment.ok("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", tests, cwd=tmp_path)
+    printed = examples.ok("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", tests, cwd=tmp_path)
     assert "1 passed" in printed
 
 

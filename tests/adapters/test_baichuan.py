@@ -1,8 +1,6 @@
 """Baichuan through the adapter: the contract for both sizes, and the 7B written as Llama."""
 
 import json
-import subprocess
-import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 import shortgpt
 from shortgpt.cli import main
 from shortgpt.testing import CHECKS, check_adapter
+from tests.fresh_processes import run_python
 
 from . import by_hand
 
@@ -162,12 +161,7 @@ def test_what_is_written_as_llama_brings_a_tokenizer_that_plain_transformers_loa
         "assert not any(name.startswith('shortgpt') for name in sys.modules)"
     )
     texts = ["the quick  fox", " naïve 漢字\n\tx", "12 lazy<reserved_106>dogs"]
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "out"), json.dumps(texts)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = run_python("-c", code, tmp_path / "out", json.dumps(texts))
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout) == [processor.encode(text) for text in texts]
     assert not list((tmp_path / "out").glob("*.py"))

@@ -1,8 +1,6 @@
 """Types that transformers does not have: their checkpoints carry the code that opens them, without this package."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from safetensors.torch import load_file
 from shortgpt_adapters import own_code
 
 import shortgpt
+from tests.fresh_processes import run_python
 from tests.support import ids_of, saved
 from tests.support import tiny as tiny_gpt2
 
@@ -71,8 +70,7 @@ def test_what_is_written_opens_where_this_package_is_not(
         for folder in written:
             made[folder] = expected
             torch.save(ids, f"{folder}.ids")
-    command = [sys.executable, "-c", OPEN_WITHOUT_THIS_PACKAGE, *map(str, made)]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    ran = run_python("-c", OPEN_WITHOUT_THIS_PACKAGE, *made, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     for folder, expected in made.items():
         assert torch.equal(load_file(f"{folder}.logits")["logits"], expected), folder

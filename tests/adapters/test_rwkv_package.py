@@ -6,7 +6,6 @@ import gc
 import importlib
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,8 @@ import shortgpt
 from shortgpt import testing
 from shortgpt.errors import AdapterError, CheckpointError, ModelError, SelectionError
 from shortgpt.models.sequence import BlockSequence, Cut
+from tests.fresh_processes import run_python
+from tests.support import perplexity
 
 pytest.importorskip("rwkv")
 
@@ -123,9 +124,8 @@ def tokens(rows: int = 2, length: int = 24, seed: int = 0) -> Tensor:
     return torch.randint(0, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
-def perplexity(blocks: BlockSequence, ids: Tensor) -> float:
-    logits = blocks.logits({"input_ids": ids}).double()
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).exp().item()
+def perplexity_of(blocks: BlockSequence, ids: Tensor) -> float:
+    return perplexity(blocks.logits({"input_ids": ids}), ids)
 
 
 # -- the formulas, in float64, token by token -------------------------------------------------------------------
@@ -591,7 +591,7 @@ def test_the_card_says_how_the_package_loads_it(files: dict[str, Path], tmp_path
     lines = shorter.load_example.replace("DIR", str(tmp_path / "out"))
 
     assert shorter.load_example in (tmp_path / "out" / "README.md").read_text()
-    ran = subprocess.run([sys.executable, "-c", f"{lines}\nprint(model.n_layer)"], capture_output=True, text=True)
+    ran = run_python("-c", f"{lines}\nprint(model.n_layer)")
     assert ran.stdout.split()[-1] == str(DEPTH - 1), ran.stderr
 
 
@@ -607,14 +607,14 @@ def test_trained_models_have_the_known_scores_and_perplexities(name: str, real: 
     scores = shortgpt.score(blocks, [{"input_ids": ids}])
     assert scores.values == pytest.approx(run["bi"], abs=2e-5)
     assert scores.least_influential(3) == tuple(sorted(run["lowest_bi"]))
-    assert perplexity(blocks, ids) == pytest.approx(run["ppl_full"], rel=1e-4)
+    assert perplexity_of(blocks, ids) == pytest.approx(run["ppl_full"], rel=1e-4)
     for block in (1, 11):
         expected = pytest.approx(run["ppl_without_block"][block], rel=1e-4)
         with blocks.skipping([block]):
-            assert perplexity(blocks, ids) == expected
-    assert perplexity(blocks.without([11]), ids) == expected
+            assert perplexity_of(blocks, ids) == expected
+    assert perplexity_of(blocks.without([11]), ids) == expected
     shortgpt.prune_checkpoint(file, tmp_path / "out", [11], verify=False)
-    assert perplexity(shortgpt.load(tmp_path / "out" / file.name), ids) == expected
+    assert perplexity_of(shortgpt.load(tmp_path / "out" / file.name), ids) == expected
 
 
 # -- tokenizers -----------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from shortgpt import Plan, prune_checkpoint
 from shortgpt.checkpoints.inspection import inspect
 from shortgpt.errors import ModelError, SelectionError, UnknownArchitectureError
 from shortgpt.models.recognition import recognise, resolve
-from tests.support import Ran, saved, skipped_by_hand
+from tests.support import Ran, opened, saved, skipped_by_hand
 from tests.support import tiny as tiny_llama
 from tests.tiny_types import tiny_config, tiny_model
 
@@ -67,13 +67,6 @@ def edit(folder: Path, *gone: str, **fields: Any) -> None:
     """Change a config.json as by hand."""
     config = settings(folder) | fields
     (folder / "config.json").write_text(json.dumps({key: config[key] for key in config if key not in gone}))
-
-
-def opened(folder: Path, by: Any = AutoModelForCausalLM, **options: Any) -> Any:
-    """By plain transformers, which must miss nothing and find nothing left over."""
-    model, info = by.from_pretrained(folder, output_loading_info=True, **options)
-    assert not any(info.values()), info
-    return model.eval()
 
 
 def logits_of(model: Any) -> Tensor:

@@ -3,6 +3,7 @@ nothing. Files are read with safetensors' and torch's own readers."""
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import resource
@@ -10,6 +11,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -26,7 +28,7 @@ import shortgpt
 from shortgpt import Plan, prune_checkpoint
 from shortgpt.checkpoints import copying, weights
 from shortgpt.errors import CheckpointError, ModelError, OutputError, SelectionError
-from tests.support import ids_of, raising, saved, skipped_by_hand, tiny
+from tests.support import ids_of, raising, removal_refused, saved, skipped_by_hand, tiny
 
 LAYOUTS = ("safetensors", "sharded safetensors", "torch", "sharded torch")
 GONE = (1, 4)
@@ -422,26 +424,35 @@ def test_a_run_that_dies_in_the_middle_leaves_nothing(
 
 @pytest.mark.parametrize("interrupt", [True, False])
 def test_what_ends_one_file_ends_all_that_are_being_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruptible: None, interrupt: bool
 ) -> None:
     source = write(tiny("llama"), tmp_path / "in", "sharded safetensors")
-    before, size = everything_in(tmp_path), sum(file.stat().st_size for file in source.glob("*.safetensors"))
-    done: list[int] = []
-    original = copying.copy_piece
+    before = everything_in(tmp_path)
+    pieces, told = itertools.count(), []
+    original_copy, original_write = copying.copy_piece, weights.Weights._write_safetensors
+    stops: set[threading.Event] = set()
+
+    def writing(self: weights.Weights, *arguments: Any) -> str:
+        stops.add(arguments[-1])
+        return original_write(self, *arguments)
 
     def a_byte_at_a_time(reader: FileIO, at: int, count: int, writer: FileIO) -> int:
-        done.append(1)
-        if len(done) == 100:
+        number = next(pieces)
+        if number == 100:
             if not interrupt:
                 raise OSError(errno.ENOSPC, "No space left on device")
             os.kill(os.getpid(), signal.SIGINT)
-        return original(reader, at, 1, writer)
+        if number >= 100:  # the others stand still until they are told to stop
+            told.append(all(stop.wait(60) for stop in stops))
+        return original_copy(reader, at, 1, writer)
 
+    monkeypatch.setattr(weights.Weights, "_write_safetensors", writing)
     monkeypatch.setattr(copying, "copy_piece", a_byte_at_a_time)
     with pytest.raises(KeyboardInterrupt if interrupt else OutputError):
         prune_checkpoint(source, tmp_path / "out", GONE, verify=False)
     assert everything_in(tmp_path) == before
-    assert len(done) < size / 4, "the others went on to their ends"
+    assert all(told)
+    assert len(told) <= weights.AT_A_TIME, "they went on though they were told"
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
@@ -498,13 +509,6 @@ def test_the_output_can_be_read_by_whom_the_umask_allows(tmp_path: Path, llama_f
 # -- what is no checkpoint ------------------------------------------------------------------------------------
 
 
-def refused(source: Path, error: type[Exception], message: str) -> None:
-    out = source.parent / "out"
-    with pytest.raises(error, match=message):
-        prune_checkpoint(source, out, GONE, verify=False)
-    assert not list(source.parent.glob("*out*"))
-
-
 @pytest.mark.parametrize("blocks", [[], [0, 1, 2, 3, 4, 5], [6], [-1]])
 def test_no_blocks_all_blocks_and_blocks_that_do_not_exist_are_refused(
     tmp_path: Path, llama_folder: Path, blocks: list[int]
@@ -519,7 +523,7 @@ def test_a_truncated_safetensors_file_is_told(tmp_path: Path, size: int) -> None
     source = saved(tiny("llama"), tmp_path / "in")
     raw = (source / "model.safetensors").read_bytes()
     (source / "model.safetensors").write_bytes(raw[:size])
-    refused(source, CheckpointError, r"model\.safetensors: truncated or damaged.*fetch the model again")
+    removal_refused(source, CheckpointError, r"model\.safetensors: truncated or damaged.*fetch the model again")
 
 
 @pytest.mark.parametrize(
@@ -539,14 +543,14 @@ def test_a_truncated_safetensors_file_is_told(tmp_path: Path, size: int) -> None
 def test_a_safetensors_file_with_a_damaged_header_is_told(tmp_path: Path, header: bytes) -> None:
     source = saved(tiny("llama"), tmp_path / "in")
     (source / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
-    refused(source, CheckpointError, r"model\.safetensors: truncated or damaged")
+    removal_refused(source, CheckpointError, r"model\.safetensors: truncated or damaged")
 
 
 @pytest.mark.parametrize("content", [b"", b"rubbish", b"PK\x03\x04 half a zip"])
 def test_a_damaged_torch_file_is_told(tmp_path: Path, content: bytes) -> None:
     source = write(tiny("llama"), tmp_path / "in", "torch")
     (source / "pytorch_model.bin").write_bytes(content)
-    refused(source, CheckpointError, r"pytorch_model\.bin: cannot be read as a torch checkpoint")
+    removal_refused(source, CheckpointError, r"pytorch_model\.bin: cannot be read as a torch checkpoint")
 
 
 def test_a_torch_file_is_never_unpickled_into_code(tmp_path: Path) -> None:
@@ -556,33 +560,33 @@ def test_a_torch_file_is_never_unpickled_into_code(tmp_path: Path) -> None:
 
     source = write(tiny("llama"), tmp_path / "in", "torch")
     torch.save({"a": Harm()}, source / "pytorch_model.bin")
-    refused(source, CheckpointError, "cannot be read as a torch checkpoint")
+    removal_refused(source, CheckpointError, "cannot be read as a torch checkpoint")
 
 
 def test_a_torch_file_of_something_else_is_told(tmp_path: Path) -> None:
     source = write(tiny("llama"), tmp_path / "in", "torch")
     torch.save({"step": 3}, source / "pytorch_model.bin")
-    refused(source, CheckpointError, "holds no plain mapping of names to tensors")
+    removal_refused(source, CheckpointError, "holds no plain mapping of names to tensors")
 
 
 @pytest.mark.parametrize("index", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
 def test_a_damaged_index_is_told(tmp_path: Path, index: str) -> None:
     source = write(tiny("llama"), tmp_path / "in", "sharded safetensors")
     (source / "model.safetensors.index.json").write_text(index)
-    refused(source, CheckpointError, r"model\.safetensors\.index\.json is damaged")
+    removal_refused(source, CheckpointError, r"model\.safetensors\.index\.json is damaged")
 
 
 def test_a_missing_shard_is_told_by_name(tmp_path: Path) -> None:
     source = write(tiny("llama"), tmp_path / "in", "sharded safetensors")
     first = sorted(source.glob("*.safetensors"))[1]
     first.unlink()
-    refused(source, CheckpointError, f"names 1 files that are missing .{first.name}.*fetch the model again")
+    removal_refused(source, CheckpointError, f"names 1 files that are missing .{first.name}.*fetch the model again")
 
 
 def test_a_folder_without_weights_is_told(tmp_path: Path) -> None:
     source = saved(tiny("llama"), tmp_path / "in")
     (source / "model.safetensors").unlink()
-    refused(source, CheckpointError, "the folder holds no weights")
+    removal_refused(source, CheckpointError, "the folder holds no weights")
 
 
 @pytest.mark.parametrize("lacking", ["model.layers.3.", "model.layers.3.mlp.up_proj.weight", "model.norm.weight"])
@@ -592,14 +596,14 @@ def test_missing_tensors_are_told_by_name_also_of_blocks_that_go(tmp_path: Path,
     source = saved(tiny("llama"), tmp_path / "in")
     left = {name: tensor for name, tensor in tensors_in(source).items() if not name.startswith(lacking)}
     save_file(left, source / "model.safetensors")
-    refused(source, CheckpointError, f"lacks .* tensors .*{lacking}")
+    removal_refused(source, CheckpointError, f"lacks .* tensors .*{lacking}")
 
 
 def test_tensors_of_blocks_that_the_config_does_not_count_are_told(tmp_path: Path) -> None:
     source = saved(tiny("llama"), tmp_path / "in")
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
-    refused(source, CheckpointError, r"counts 5 blocks, but there are tensors of model\.layers\.5")
+    removal_refused(source, CheckpointError, r"counts 5 blocks, but there are tensors of model\.layers\.5")
 
 
 def test_a_plan_for_another_architecture_is_refused(tmp_path: Path, llama_folder: Path) -> None:
@@ -634,16 +638,19 @@ def test_what_is_saved_from_memory_records_the_hashes_of_its_source(tmp_path: Pa
 
 def test_an_interruption_does_not_wait_for_the_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write(tiny("llama"), tmp_path / "in", "sharded safetensors")
-    stopped: list[bool] = []
+    begun, stopped = threading.Event(), []
 
     def endless(file: Path, stop: threading.Event) -> str:
-        stop.wait(0.1)  # until all have begun
-        if file.name == "config.json":
-            os.kill(os.getpid(), signal.SIGINT)
-        stopped.append(stop.wait(30))
+        begun.set()
+        stopped.append(stop.wait(60))
         return ""
 
+    def interrupted(future: Future[str], timeout: float | None = None) -> str:
+        assert begun.wait(60)
+        raise KeyboardInterrupt
+
     monkeypatch.setattr(weights, "file_hash", endless)
+    monkeypatch.setattr(Future, "result", interrupted)
     with pytest.raises(KeyboardInterrupt):
         weights.Weights(shortgpt.models.recognition.resolve(source)).hashes()
     assert stopped

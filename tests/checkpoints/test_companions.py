@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 import shortgpt
 from shortgpt import Plan
 from shortgpt.errors import CheckpointError
-from tests.support import Ran
+from tests.support import Ran, removal_refused
 
 GONE = (1, 2)  # of 6
 
@@ -164,34 +164,29 @@ def test_the_notes_are_printed_and_stand_in_the_card(source: Path, run_cli: Call
 # -- links, and what is no file -----------------------------------------------------------------------------------
 
 
-def refused(source: Path, message: str) -> None:
-    with pytest.raises(CheckpointError, match=message):
-        pruned(source)
-    assert not source.with_name("out").exists()
-
-
 def test_a_link_out_of_the_folder_is_refused(source: Path) -> None:
     (source.parent / "secret").write_text("not yours")
     (source / "notes.txt").symlink_to(source.parent / "secret")
-    refused(source, r"'notes\.txt' is a link to '.*secret', which is outside of the model's folder")
+    told = r"'notes\.txt' is a link to '.*secret', which is outside of the model's folder"
+    removal_refused(source, CheckpointError, told)
 
 
 def test_a_folder_that_is_a_link_out_of_the_folder_is_refused(source: Path) -> None:
     (source.parent / "elsewhere").mkdir()
     (source.parent / "elsewhere" / "x.jinja").write_text("not yours")
     (source / "additional_chat_templates").symlink_to(source.parent / "elsewhere")
-    refused(source, "outside of the model's folder")
+    removal_refused(source, CheckpointError, "outside of the model's folder")
 
 
 @pytest.mark.parametrize("target", ["nowhere", "notes.txt"])
 def test_a_link_that_leads_nowhere_is_refused(source: Path, target: str) -> None:
     (source / "notes.txt").symlink_to(target)
-    refused(source, r"'notes\.txt' is a link that leads nowhere")
+    removal_refused(source, CheckpointError, r"'notes\.txt' is a link that leads nowhere")
 
 
 def test_a_pipe_is_refused_and_not_waited_for(source: Path) -> None:
     os.mkfifo(source / "notes.txt")
-    refused(source, r"'notes\.txt' is no file, but a pipe")
+    removal_refused(source, CheckpointError, r"'notes\.txt' is no file, but a pipe")
 
 
 def test_links_within_the_folder_and_into_the_hubs_cache_are_followed(tmp_path: Path, llama_folder: Path) -> None:

@@ -22,7 +22,7 @@ from shortgpt.basics.registry import Extension, Registry
 from shortgpt.basics.targets import load_target
 from shortgpt.checkpoints import copying
 from shortgpt.cli import cli, main
-from tests.support import Ran, ids_of, raising, saved, skipped_by_hand, tiny
+from tests.support import Ran, ids_of, message_of, raising, saved, skipped_by_hand, tiny
 
 Run = Callable[..., Ran]
 
@@ -43,16 +43,6 @@ def on(text: Path) -> tuple[object, ...]:
 def by_library(folder: Path, text: Path, **options: Any) -> Scores:
     model = shortgpt.load(str(folder), device="cpu")
     return shortgpt.score(model, str(text), sequences=4, tokens=32, **options)
-
-
-def told(ran: Ran, status: int) -> str:
-    """The one message of a command that failed."""
-    assert ran.status == status
-    assert ran.out == ""
-    assert ran.err.count("\n") == 1
-    assert ran.err.startswith("shortgpt: ")
-    assert "Traceback" not in ran.err
-    return ran.err
 
 
 # -- score ----------------------------------------------------------------------------------------------------
@@ -229,7 +219,7 @@ def test_a_model_that_fails_is_a_row_and_the_others_still_run(run_cli: Run, llam
 
 
 def test_where_no_model_could_be_measured_the_status_is_2(run_cli: Run, on: Any, tmp_path: Path) -> None:
-    message = told(run_cli("compare", "/nowhere", "/nor-here", *on), 2)
+    message = message_of(run_cli("compare", "/nowhere", "/nor-here", *on), 2)
     assert "no model could be measured (/nowhere: no such file or folder" in message
     ran = run_cli("compare", "/nowhere", *on, "--json", tmp_path / "rows.json")
     assert ran.status == 2
@@ -370,7 +360,7 @@ def test_a_reader_that_has_gone_is_no_error(arguments: tuple[str, ...], buffered
 def test_an_interrupt_is_status_130_and_leaves_nothing(run_cli: Run, llama_folder: Path, tmp_path: Path) -> None:
     with raising(copying, "copy_piece", KeyboardInterrupt(), after=3):
         ran = run_cli("prune", llama_folder, "-o", tmp_path / "a" / "out", "--remove", "1", "--no-verify")
-    assert told(ran, 130) == "shortgpt: interrupted; nothing was left behind\n"
+    assert message_of(ran, 130) == "shortgpt: interrupted; nothing was left behind\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -387,7 +377,7 @@ def test_being_told_to_end_leaves_nothing_either(
 
 def test_a_full_device_is_told_with_the_way_out(run_cli: Run, llama_folder: Path, on: Any) -> None:
     with raising(shortgpt.measuring.scoring.score, "score", torch.OutOfMemoryError("CUDA out of memory")):
-        message = told(run_cli("score", llama_folder, *on), 2)
+        message = message_of(run_cli("score", llama_folder, *on), 2)
     assert "out of memory; take a smaller --batch-size" in message
 
 
@@ -395,7 +385,7 @@ def test_what_the_operating_system_refuses_is_one_message(run_cli: Run, llama_fo
     with raising(
         shortgpt.models.loading, "load", PermissionError(13, "Permission denied", "/secret/model.safetensors")
     ):
-        message = told(run_cli("score", llama_folder, *on), 2)
+        message = message_of(run_cli("score", llama_folder, *on), 2)
     assert "Permission denied: '/secret/model.safetensors'" in message
 
 
@@ -421,6 +411,6 @@ def test_a_json_file_that_cannot_be_written_is_told_before_anything_is_done(
 ) -> None:
     for command in (("score", llama_folder), ("compare", llama_folder), ("prune", llama_folder, "-o", tmp_path / "o")):
         options = ("--remove", "1", "--no-verify") if command[0] == "prune" else on
-        assert "there is no folder" in told(run_cli(*command, *options, "--json", tmp_path / "no" / "x.json"), 2)
-        assert "it is a folder" in told(run_cli(*command, *options, "--json", tmp_path), 2)
+        assert "there is no folder" in message_of(run_cli(*command, *options, "--json", tmp_path / "no" / "x.json"), 2)
+        assert "it is a folder" in message_of(run_cli(*command, *options, "--json", tmp_path), 2)
     assert list(tmp_path.iterdir()) == []

@@ -22,7 +22,7 @@ from shortgpt.verification import fresh_process as reloading
 from shortgpt.verification import verify as verification
 from shortgpt.verification.verify import verify_again
 from tests.adapters.test_baichuan import tiny as tiny_baichuan
-from tests.support import Ran, saved, skipped_by_hand, tiny
+from tests.support import Ran, message_of, saved, skipped_by_hand, tiny
 
 Run = Callable[..., Ran]
 GONE = (1, 4)
@@ -88,13 +88,6 @@ def recorded(folder: Path) -> Verification:
 def expected_logits() -> Tensor:
     """Those of the original, its blocks bypassed by a hook of the tests' own, on the tokens of the probe."""
     return skipped_by_hand(tiny("llama"), "model.layers", GONE, probe(257))
-
-
-def told(ran: Ran, status: int) -> str:
-    """The one message of a command that failed."""
-    assert (ran.status, ran.out, ran.err.count("\n")) == (status, "", 1)
-    assert ran.err.startswith("shortgpt: ")
-    return ran.err
 
 
 # -- what passes ----------------------------------------------------------------------------------------------
@@ -173,7 +166,7 @@ def test_what_was_written_as_another_architecture_is_opened_as_that(
     loaders.clear()
     assert check(tmp_path / "out").status == 0
     assert loaders == ["shortgpt_adapters.transformers.loader:reload"]
-    message = told(check(tmp_path / "out", "--original", tmp_path / "in"), 2)
+    message = message_of(check(tmp_path / "out", "--original", tmp_path / "in"), 2)
     assert "it was written as llama; verify it by its record, without --original" in message
     edit(tmp_path / "out", "config.json", rms_norm_eps=0.5)
     assert check(tmp_path / "out").status == 1
@@ -193,7 +186,7 @@ def test_a_model_that_is_one_file_is_checked_in_its_folder_or_by_its_name(tmp_pa
     tensors = torch.load(file)
     tensors["blocks.2.att.output.weight"][0, 0] += 1
     torch.save(tensors, file)
-    assert "out.pth: not the bytes that were written" in told(check(file), 1).replace(file.name, "out.pth")
+    assert "out.pth: not the bytes that were written" in message_of(check(file), 1).replace(file.name, "out.pth")
 
 
 # -- what it compares with ------------------------------------------------------------------------------------
@@ -255,7 +248,7 @@ def test_rounding_of_another_machine_is_allowed_and_a_thousandth_is_not(copy: Pa
 @IN_THIS_PROCESS
 def test_one_changed_weight_is_noticed(copy: Path, check: Run) -> None:
     change(copy, "model.layers.2.mlp.down_proj.weight", 1e-5)  # less than another machine's sums would excuse
-    message = told(check(copy), 1)
+    message = message_of(check(copy), 1)
     assert "verification failed: model.safetensors: not the bytes that were written when it was made" in message
     assert "nothing was kept" not in message  # the folder stays as it is
 
@@ -268,7 +261,7 @@ def test_weights_that_are_loaded_otherwise_are_noticed_by_what_comes_out(
 
     logits = ReloadedCausalLM.logits
     monkeypatch.setattr(ReloadedCausalLM, "logits", lambda self, ids: logits(self, ids) * 1.01)
-    message = told(check(copy), 1)
+    message = message_of(check(copy), 1)
     assert message.startswith("shortgpt: verification failed: its logits differ by ")
     assert "from those that were expected when it was made" in message
 
@@ -277,7 +270,7 @@ def test_weights_that_are_loaded_otherwise_are_noticed_by_what_comes_out(
 @pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.0.self_attn.q_proj.weight"])
 def test_so_it_is_with_the_original_at_hand(copy: Path, llama_folder: Path, check: Run, name: str) -> None:
     change(copy, name, 0.05)
-    message = told(check(copy, "--original", llama_folder), 1)
+    message = message_of(check(copy, "--original", llama_folder), 1)
     assert "the shorter model's logits differ by" in message
     assert "from the original's with these blocks skipped" in message
 
@@ -301,21 +294,21 @@ def test_with_the_original_a_rounding_is_too_much(copy: Path, llama_folder: Path
 )
 def test_an_edited_config_is_noticed(copy: Path, check: Run, fields: dict[str, Any], message: str) -> None:
     edit(copy, "config.json", **fields)
-    assert message in told(check(copy), 1)
+    assert message in message_of(check(copy), 1)
 
 
 @IN_THIS_PROCESS
 def test_a_tokenizer_that_is_gone_or_changed_is_noticed(copy: Path, check: Run) -> None:
     (copy / "tokenizer.json").write_text("{}")
-    assert "tokenizer.json: not the bytes that were written when it was made" in told(check(copy), 1)
+    assert "tokenizer.json: not the bytes that were written when it was made" in message_of(check(copy), 1)
     (copy / "tokenizer.json").unlink()
-    assert "tokenizer.json: gone since it was made" in told(check(copy), 1)
+    assert "tokenizer.json: gone since it was made" in message_of(check(copy), 1)
 
 
 @IN_THIS_PROCESS
 def test_a_config_that_is_gone_is_noticed(copy: Path, check: Run) -> None:
     (copy / "config.json").unlink()
-    assert "config.json" in told(check(copy), 2)
+    assert "config.json" in message_of(check(copy), 2)
 
 
 @IN_THIS_PROCESS
@@ -323,14 +316,14 @@ def test_weights_that_are_gone_or_cut_off_are_noticed(copy: Path, check: Run, tm
     file = copy / "model.safetensors"
     content = file.read_bytes()
     file.write_bytes(content[:-100])
-    assert "model.safetensors: truncated or damaged" in told(check(copy), 2)
+    assert "model.safetensors: truncated or damaged" in message_of(check(copy), 2)
     file.unlink()
-    assert "the folder holds no weights" in told(check(copy), 2)
+    assert "the folder holds no weights" in message_of(check(copy), 2)
     saved(tiny("llama"), tmp_path / "in", max_shard_size="40KB")
     prune_checkpoint(tmp_path / "in", tmp_path / "out", GONE, device="cpu")
     shard = next((tmp_path / "out").glob("*.safetensors"))
     shard.unlink()
-    assert f"names 1 files that are missing ({shard.name}" in told(check(tmp_path / "out"), 2)
+    assert f"names 1 files that are missing ({shard.name}" in message_of(check(tmp_path / "out"), 2)
 
 
 @IN_THIS_PROCESS
@@ -343,7 +336,7 @@ def test_a_cache_that_does_not_fit_is_noticed(copy: Path, check: Run, monkeypatc
         return generate(self, input_ids, new_tokens, cached=cached) + (0.1 if cached else 0.0)
 
     monkeypatch.setattr(ReloadedCausalLM, "generate", drifting)
-    assert "cached generation differs from uncached at token 0" in told(check(copy), 1)
+    assert "cached generation differs from uncached at token 0" in message_of(check(copy), 1)
 
 
 @IN_THIS_PROCESS
@@ -351,7 +344,7 @@ def test_another_original_than_the_true_one_is_noticed(pruned: Path, check: Run,
     model = tiny("llama")
     with torch.no_grad():
         model.model.layers[3].mlp.down_proj.weight[0, 0] += 0.05
-    message = told(check(pruned, "--original", saved(model, tmp_path / "other")), 1)
+    message = message_of(check(pruned, "--original", saved(model, tmp_path / "other")), 1)
     assert "the shorter model's logits differ by" in message
 
 
@@ -359,14 +352,14 @@ def test_another_original_than_the_true_one_is_noticed(pruned: Path, check: Run,
 def test_blocks_1_and_4_of_the_original_are_compared_and_not_others(copy: Path, llama_folder: Path, check: Run) -> None:
     new = replace(Plan.read(copy), blocks=(1, 3))
     (copy / "shortgpt.json").write_text(new.to_json())
-    assert "the shorter model's logits differ by" in told(check(copy, "--original", llama_folder), 1)
+    assert "the shorter model's logits differ by" in message_of(check(copy, "--original", llama_folder), 1)
 
 
 # -- where there is nothing to compare with -------------------------------------------------------------------
 
 
 def test_a_folder_that_shortgpt_did_not_make_is_a_mistake_with_advice(llama_folder: Path, check: Run) -> None:
-    message = told(check(llama_folder), 2)
+    message = message_of(check(llama_folder), 2)
     assert f"{llama_folder}: it holds no shortgpt.json; `shortgpt verify` checks what `shortgpt prune` wrote" in message
 
 
@@ -377,7 +370,7 @@ def test_one_that_was_not_verified_when_it_was_made_needs_its_original(
     prune_checkpoint(llama_folder, tmp_path / "disk", GONE, verify=False)
     shortgpt.remove(shortgpt.load(llama_folder, device="cpu"), GONE).save(tmp_path / "memory")
     for folder in (tmp_path / "disk", tmp_path / "memory"):
-        message = told(check(folder), 2)
+        message = message_of(check(folder), 2)
         assert "it was not verified when it was made" in message
         assert "(--original)" in message
         ran = check(folder, "--original", llama_folder)
@@ -391,11 +384,11 @@ def test_one_that_was_not_verified_when_it_was_made_needs_its_original(
 )
 def test_a_damaged_record_is_a_mistake(copy: Path, check: Run, content: str, message: str) -> None:
     (copy / "shortgpt.json").write_text(content)
-    assert message in told(check(copy), 2)
+    assert message in message_of(check(copy), 2)
 
 
 def test_a_folder_that_is_not_there_is_a_mistake(tmp_path: Path, check: Run) -> None:
-    assert "no such file or folder" in told(check(tmp_path / "nowhere"), 2)
+    assert "no such file or folder" in message_of(check(tmp_path / "nowhere"), 2)
 
 
 def test_the_library_raises_what_the_command_tells(llama_folder: Path) -> None:
@@ -413,7 +406,7 @@ def test_where_memory_is_short_it_could_not_be_verified_and_the_status_says_so(
         return "it needs about 9.0 GiB on cpu, 1.0 GiB are free"
 
     monkeypatch.setattr(verification, "lacking_memory", lacking)
-    message = told(check(pruned), 1)
+    message = message_of(check(pruned), 1)
     assert "it could not be opened to be verified: it needs about 9.0 GiB on cpu, 1.0 GiB are free" in message
     tensors = load_file(pruned / "model.safetensors")
     whole = sum(tensor.nbytes for tensor in tensors.values())
@@ -423,10 +416,10 @@ def test_where_memory_is_short_it_could_not_be_verified_and_the_status_says_so(
 
 @IN_THIS_PROCESS
 def test_an_original_of_another_depth_is_a_mistake(pruned: Path, check: Run, tmp_path: Path) -> None:
-    message = told(check(pruned, "--original", saved(tiny("llama", 4), tmp_path / "other")), 2)
+    message = message_of(check(pruned, "--original", saved(tiny("llama", 4), tmp_path / "other")), 2)
     assert "it was made from a llama of 6 blocks" in message
     assert "is a llama of 4" in message
 
 
 def test_a_dtype_without_the_original_is_a_mistake(pruned: Path, check: Run) -> None:
-    assert "--dtype goes with --original" in told(check(pruned, "--dtype", "bfloat16"), 2)
+    assert "--dtype goes with --original" in message_of(check(pruned, "--dtype", "bfloat16"), 2)

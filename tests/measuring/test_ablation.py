@@ -19,19 +19,12 @@ from shortgpt.errors import ShortGPTError
 from shortgpt.reports import as_text
 from shortgpt.reports.plots.ablation import ablation_figure
 from shortgpt.values.ablation import Correlation
-from tests.support import Playback, Ran, ids_of, skipped_by_hand, tiny
+from tests.support import Playback, Ran, ids_of, perplexity, skipped_by_hand, tiny
 
 Run = Callable[..., Ran]
 SCORED, HELD_OUT = ids_of(seed=1), ids_of(seed=2)
 BATCHES = [{"input_ids": SCORED}, {"input_ids": HELD_OUT}]
 CRITERIA = ("block-influence", "relative-magnitude")
-
-
-def perplexity(logits: Tensor) -> float:
-    """exp of the mean over all next tokens of −log p on the held-out ids, in float64."""
-    wide = logits.double()[:, :-1]
-    chosen = wide.gather(-1, HELD_OUT[:, 1:, None])[..., 0]
-    return math.exp((wide.logsumexp(-1) - chosen).mean().item())
 
 
 def silenced_by_hand(model: PreTrainedModel, path: str) -> Tensor:
@@ -82,12 +75,12 @@ def test_the_qualities_are_those_of_hugging_faces_model_without_block_attention_
     assert found.parts_refused is None
     assert list(found.without) == ["block", "mixer", "mlp"]
     with torch.no_grad():
-        assert found.whole == pytest.approx(perplexity(model(input_ids=HELD_OUT).logits), rel=1e-6)
+        assert found.whole == pytest.approx(perplexity(model(input_ids=HELD_OUT).logits, HELD_OUT), rel=1e-6)
     for block in range(4):
         alone = skipped_by_hand(model, path, [block], HELD_OUT)
-        assert found.without["block"][block] == pytest.approx(perplexity(alone), rel=1e-6)
+        assert found.without["block"][block] == pytest.approx(perplexity(alone, HELD_OUT), rel=1e-6)
         for part, module in zip(("mixer", "mlp"), parts, strict=True):
-            expected = perplexity(silenced_by_hand(model, f"{path}.{block}.{module}"))
+            expected = perplexity(silenced_by_hand(model, f"{path}.{block}.{module}"), HELD_OUT)
             assert found.without[part][block] == pytest.approx(expected, rel=1e-6), (part, block)
 
 
@@ -110,7 +103,7 @@ def test_where_the_parts_are_not_known_the_blocks_are_left_out_and_the_reason_is
     model = tiny(name, blocks=3)
     found = shortgpt.ablate(shortgpt.wrap(model, name="m"), BATCHES)
     path = "backbone.layers" if name == "mamba" else "transformer.h"
-    expected = [perplexity(skipped_by_hand(model, path, [block], HELD_OUT)) for block in range(3)]
+    expected = [perplexity(skipped_by_hand(model, path, [block], HELD_OUT), HELD_OUT) for block in range(3)]
     assert list(found.without) == ["block"]
     assert found.without["block"] == pytest.approx(expected, rel=1e-6)
     assert reason in (found.parts_refused or "")

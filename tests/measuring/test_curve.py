@@ -19,17 +19,10 @@ from shortgpt.measuring.calibration import calibrate_and_hold_out
 from shortgpt.reports import as_text
 from shortgpt.reports.plots.curve import curve_figure
 from shortgpt.values.curves import Curve, CurveRow, Line, Point
-from tests.support import Playback, Ran, byte_tokenizer, ids_of, skipped_by_hand, tiny
+from tests.support import Playback, Ran, byte_tokenizer, ids_of, perplexity, skipped_by_hand, tiny
 
 Run = Callable[..., Ran]
 CRITERIA = ("block-influence", "relative-magnitude")
-
-
-def perplexity(logits: Tensor, ids: Tensor) -> float:
-    """exp of the mean over all next tokens of −log p, in float64."""
-    wide = logits.double()[:, :-1]
-    chosen = wide.gather(-1, ids[:, 1:, None])[..., 0]
-    return math.exp((wide.logsumexp(-1) - chosen).mean().item())
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Scoring shared by processes: two of them, by gloo on the CPU, as `torchrun` starts them."""
+"""Scoring shared by processes: two of them, by gloo on the CPU, and as `torchrun` starts them."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import shortgpt
+from tests.fresh_processes import run_python
 from tests.support import Ran, ids_of, run_cli, tiny
 
 OURS = """
@@ -40,7 +41,7 @@ def shortgpt_criteria():
 CRITERIA = ("block-influence", "Batch", "relative-magnitude", "Order", "Last")
 
 PROGRAM = """
-import importlib.metadata, json, sys
+import importlib.metadata, json, os, sys
 from importlib.metadata import EntryPoint, EntryPoints
 import torch
 import shortgpt
@@ -48,8 +49,9 @@ from tests.support import Playback, ids_of, tiny
 from tests.models.test_processes import CRITERIA
 
 torch.set_num_threads(1)
-torch.distributed.init_process_group("gloo")
-rank = torch.distributed.get_rank()
+second = os.fork()
+rank = 0 if second else 1
+torch.distributed.init_process_group("gloo", f"file://{sys.argv[1]}/meeting", rank=rank, world_size=2)
 ids = ids_of(5, 40)
 given = [{"input_ids": part} for part in ids.split(2)]
 found = {"scores": shortgpt.score(shortgpt.wrap(tiny("llama")), given).to_json()}
@@ -77,6 +79,8 @@ for name, batches in {
 with open(f"{sys.argv[1]}/{rank}.json", "w") as file:
     json.dump(found, file)
 torch.distributed.destroy_process_group()
+if second:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]))
 """
 
 
@@ -93,13 +97,15 @@ finally:
 """
 
 
+def with_tests_to_import() -> dict[str, str]:
+    """The environment, for a program that imports these tests."""
+    root = Path(__file__).parents[2]
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
 def torchrun(*arguments: object) -> Ran:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
-    root = Path(__file__).parents[2]
-    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    ran = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, timeout=300
-    )
+    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=with_tests_to_import())
     return Ran(ran.returncode, ran.stdout, ran.stderr)
 
 
@@ -109,8 +115,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("processes")
     (folder / "program.py").write_text(PROGRAM)
     (folder / "ours.py").write_text(OURS)
-    ran = torchrun(folder / "program.py", folder)
-    assert ran.status == 0, ran.err
+    ran = run_python(folder / "program.py", folder, env=with_tests_to_import())
+    assert ran.returncode == 0, ran.stderr
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 

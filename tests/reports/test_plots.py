@@ -18,7 +18,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 import shortgpt
-from shortgpt import Comparison, Scores
+from shortgpt import Comparison
 from shortgpt.errors import OutputError
 from shortgpt.reports.plots import check_plot, draw, style
 from shortgpt.reports.plots.comparison import comparison_figure
@@ -26,15 +26,7 @@ from shortgpt.reports.plots.scores import scores_figure
 from shortgpt.reports.plots.spans import spans_figure
 from shortgpt.values.comparison import Row
 from shortgpt.values.spans import Spans
-from tests.support import Playback
-
-
-def scores(values: list[float], name: str = "model", **changes: Any) -> Scores:
-    """Scores of two sequences with these values, whose standard errors are 1% of them."""
-    stream = torch.randn(len(values) + 1, 20, 8, generator=torch.Generator().manual_seed(0))
-    measured = shortgpt.score(Playback(stream, name=name), [{"input_ids": torch.arange(20).reshape(2, 10)}])
-    sums = tuple(tuple(10 * v * factor for v in values) for factor in (0.99, 1.01))
-    return replace(measured, sums=(sums,), **changes)
+from tests.support import Playback, scores_of
 
 
 def spans(depth: int, step: float = 0.1) -> Spans:
@@ -58,7 +50,7 @@ def texts(figure: Figure) -> set[str]:
 
 
 def test_a_bar_a_block_with_its_standard_error() -> None:
-    one = scores([0.4, 0.25, 0.1])
+    one = scores_of([0.4, 0.25, 0.1])
     (axes,) = scores_figure(one).axes
     assert [bar.get_height() for bar in axes.patches] == list(one.values)
     bars = next(c for c in axes.containers if isinstance(c, BarContainer))
@@ -77,23 +69,23 @@ def test_a_bar_a_block_with_its_standard_error() -> None:
     [([0.4, 0.1], "linear"), ([0.9, 0.01], "log"), ([0.9, 0.0], "linear"), ([0.9, -0.01], "linear")],
 )
 def test_the_axis_is_logarithmic_where_values_are_far_apart_and_positive(values: list[float], scale: str) -> None:
-    (axes,) = scores_figure(scores(values)).axes
+    (axes,) = scores_figure(scores_of(values)).axes
     assert axes.get_yscale() == scale
     assert axes.get_ylim()[0] < min(value for value in values) or min(values) == 0
 
 
 def test_marked_and_pinned_blocks_are_told_apart_without_colour() -> None:
-    (axes,) = scores_figure(scores([0.4, 0.3, 0.2], pinned={0: "why"}), marked=(2,)).axes
+    (axes,) = scores_figure(scores_of([0.4, 0.3, 0.2], pinned={0: "why"}), marked=(2,)).axes
     pinned, stays, gone = axes.patches
     assert len({pinned.get_hatch(), stays.get_hatch(), gone.get_hatch()}) == 3
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["stays", "would be removed", "pinned"]
-    assert scores_figure(scores([0.4, 0.3])).axes[0].get_legend() is None
+    assert scores_figure(scores_of([0.4, 0.3])).axes[0].get_legend() is None
 
 
 def test_every_criterion_has_a_panel_and_spans_have_one_more() -> None:
-    one = scores([0.4, 0.3])
+    one = scores_of([0.4, 0.3])
     both = replace(one, criteria=("a", "b"), sums=one.sums * 2, counts=one.counts * 2, spans=spans(2))
     titles = [axes.get_title() for axes in scores_figure(both).axes if axes.get_title()]
     assert titles == ["a", "b", "block-influence of every run of blocks"]
@@ -111,7 +103,7 @@ def test_without_standard_errors_there_are_none_on_the_axis() -> None:
 
 
 def test_a_line_a_model_over_relative_depth() -> None:
-    rows = (Row("a", scores([0.4, 0.2])), Row("bad", error="why"), Row("b", scores([0.1, 0.2, 0.3, 0.4])))
+    rows = (Row("a", scores_of([0.4, 0.2])), Row("bad", error="why"), Row("b", scores_of([0.1, 0.2, 0.3, 0.4])))
     figure = comparison_figure(Comparison(rows))
     first, second = figure.axes[0].lines
     assert list(first.get_xdata()) == [0.25, 0.75]
@@ -122,7 +114,7 @@ def test_a_line_a_model_over_relative_depth() -> None:
 
 
 def test_a_model_keeps_its_line_in_every_panel() -> None:
-    one = scores([0.4, 0.2])
+    one = scores_of([0.4, 0.2])
     both = replace(one, criteria=("x", "y"), sums=one.sums * 2, counts=one.counts * 2)
     lacking = replace(one, criteria=("x",))
     rows = (Row("lacking", lacking), Row("both", both))
@@ -133,7 +125,7 @@ def test_a_model_keeps_its_line_in_every_panel() -> None:
 
 
 def test_models_measured_on_other_text_are_marked() -> None:
-    one = scores([0.4, 0.2], "a")
+    one = scores_of([0.4, 0.2], "a")
     other = replace(one, calibration=replace(one.calibration, text_hash="x"))
     assert "b (on other text)" in texts(comparison_figure(Comparison((Row("a", one), Row("b", other)))))
 
@@ -149,7 +141,7 @@ NAMES = ["_under", "$x$ and $\\frac{", "100%", "x" * 300, "a\nb"]
 
 
 def test_any_name_is_drawn_as_it_is(tmp_path: Path) -> None:
-    rows = tuple(Row(name, scores([0.4, 0.2], name)) for name in NAMES)
+    rows = tuple(Row(name, scores_of([0.4, 0.2], name)) for name in NAMES)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw(Comparison(rows), str(tmp_path / "a.png"))
@@ -206,7 +198,7 @@ BEGINNINGS = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF", "PNG": b"\x89P
 
 @pytest.mark.parametrize("suffix", BEGINNINGS)
 def test_a_picture_is_what_its_name_says(tmp_path: Path, suffix: str) -> None:
-    draw(scores([0.4, 0.2]), str(tmp_path / f"a.{suffix}"), marked=(1,))
+    draw(scores_of([0.4, 0.2]), str(tmp_path / f"a.{suffix}"), marked=(1,))
     assert (tmp_path / f"a.{suffix}").read_bytes().startswith(BEGINNINGS[suffix])
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -231,5 +223,5 @@ def test_a_kind_without_a_picture_is_refused_by_name() -> None:
 
 def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
-        draw(scores([0.4, 0.2]), str(tmp_path / "no" / "a.png"))
+        draw(scores_of([0.4, 0.2]), str(tmp_path / "no" / "a.png"))
     assert list(tmp_path.iterdir()) == []

@@ -11,24 +11,16 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import shortgpt
-from shortgpt import Comparison, Scores
+from shortgpt import Comparison
 from shortgpt.reports import as_text
 from shortgpt.reports.cells import count, number
 from shortgpt.reports.scores import scores_table
 from shortgpt.reports.spans import spans_map
 from shortgpt.values.comparison import Row
 from shortgpt.values.spans import Spans
-from tests.support import Playback
+from tests.support import Playback, scores_of
 
 SHADES = "▁▂▃▄▅▆▇█"
-
-
-def scores(values: list[float], name: str = "model", **changes: object) -> Scores:
-    """Scores of two sequences with these values, whose standard errors are 1% of them."""
-    stream = torch.randn(len(values) + 1, 20, 8, generator=torch.Generator().manual_seed(0))
-    measured = shortgpt.score(Playback(stream, name=name), [{"input_ids": torch.arange(20).reshape(2, 10)}])
-    sums = tuple(tuple(10 * v * factor for v in values) for factor in (0.99, 1.01))
-    return replace(measured, sums=(sums,), **changes)  # type: ignore[arg-type]
 
 
 def rendered(result: object, width: int = 80, *, colour: bool = False) -> str:
@@ -42,7 +34,7 @@ def rendered(result: object, width: int = 80, *, colour: bool = False) -> str:
 
 
 def test_a_row_a_block_with_score_error_bar_parameters_rank_and_mark() -> None:
-    text = as_text(scores_table(scores([0.5, 0.25, 0.0001]), marked=(2,)))
+    text = as_text(scores_table(scores_of([0.5, 0.25, 0.0001]), marked=(2,)))
     rows = [line.split() for line in text.splitlines() if re.match(r"\s*\d", line)]
     assert rows[0] == ["0", "0.5000", "0.0050", "█" * 20, "100", "3"]
     assert rows[1] == ["1", "0.2500", "0.0025", "█" * 10, "101", "2"]
@@ -51,13 +43,13 @@ def test_a_row_a_block_with_score_error_bar_parameters_rank_and_mark() -> None:
 
 
 def test_what_would_go_is_summed_up() -> None:
-    text = as_text(scores_table(scores([0.5, 0.4, 0.1, 0.2]), marked=(2, 3)))
+    text = as_text(scores_table(scores_of([0.5, 0.4, 0.1, 0.2]), marked=(2, 3)))
     share = (102 + 103) / (100 + 101 + 102 + 103 + 1000)
     assert f"to remove: 2-3 (2 of 4 blocks, {share:.1%} of the parameters); the same set in 100% of" in text
 
 
 def test_pinned_blocks_are_marked() -> None:
-    text = as_text(scores_table(scores([0.5, 0.4], pinned={0: "why"}), marked=(1,)))
+    text = as_text(scores_table(scores_of([0.5, 0.4], pinned={0: "why"}), marked=(1,)))
     assert text.splitlines()[2].endswith("pinned")
 
 
@@ -72,7 +64,7 @@ def test_all_criteria_that_were_measured_are_shown() -> None:
 
 def test_many_criteria_are_shown_below_each_other_within_80_columns() -> None:
     names = tuple(f"criterion-number-{i}" for i in range(14))
-    one = scores([0.5, 0.25])
+    one = scores_of([0.5, 0.25])
     sums = tuple(((i + 0.25, i + 0.5),) for i in range(14))
     text = as_text(replace(one, criteria=names, sums=sums, counts=((1,),) * 14))
     assert max(map(len, text.splitlines())) <= 80
@@ -82,7 +74,7 @@ def test_many_criteria_are_shown_below_each_other_within_80_columns() -> None:
 
 
 def test_criteria_that_were_refused_are_told_with_the_reason() -> None:
-    assert "kl was not measured: it has no head" in as_text(scores([0.5, 0.4], refused={"kl": "it has no head"}))
+    assert "kl was not measured: it has no head" in as_text(scores_of([0.5, 0.4], refused={"kl": "it has no head"}))
 
 
 @pytest.mark.parametrize(
@@ -112,12 +104,12 @@ def test_of_one_sequence_no_error_and_no_certainty_is_shown() -> None:
 
 
 def test_zero_scores_are_drawn_without_a_bar() -> None:
-    assert "█" not in as_text(scores([0.0, 0.0]))
+    assert "█" not in as_text(scores_of([0.0, 0.0]))
 
 
 @pytest.mark.parametrize("width", [80, 60, 50, 46])
 def test_in_a_narrow_terminal_the_bar_gives_way_and_no_number_is_cut(width: int) -> None:
-    text = rendered(scores_table(scores([0.5, 0.25, 0.0001]), marked=(2,)), width)
+    text = rendered(scores_table(scores_of([0.5, 0.25, 0.0001]), marked=(2,)), width)
     rows = [line.split() for line in text.splitlines() if re.match(r"\s*\d ", line)]
     numbers = [[cell for cell in row if not set(cell) & set("█▏▎▍▌▋▊▉")] for row in rows]
     assert numbers == [
@@ -129,7 +121,7 @@ def test_in_a_narrow_terminal_the_bar_gives_way_and_no_number_is_cut(width: int)
 
 
 def test_printing_a_result_is_printing_its_table() -> None:
-    measured = scores([0.5, 0.25])
+    measured = scores_of([0.5, 0.25])
     assert str(measured) == as_text(measured)
 
 
@@ -142,7 +134,7 @@ def strip_of(text: str, model: str) -> str:
 
 def test_models_of_different_depth_are_drawn_over_the_same_relative_depth() -> None:
     shallow, deep = [1.0, 0.01, 0.001], [1.0] * 8 + [0.01] * 8 + [0.001] * 8
-    text = str(Comparison((Row("shallow", scores(shallow)), Row("deep", scores(deep)))))
+    text = str(Comparison((Row("shallow", scores_of(shallow)), Row("deep", scores_of(deep)))))
     expected = "█" * 8 + "▃" * 8 + "▁" * 8  # 0.01 lies a third of the way from 0.001 to 1, by logarithm
     assert strip_of(text, "shallow") == expected
     assert strip_of(text, "deep") == expected
@@ -150,14 +142,14 @@ def test_models_of_different_depth_are_drawn_over_the_same_relative_depth() -> N
 
 def test_the_numbers_are_mean_min_max_shares_and_the_span() -> None:
     values = [0.5, 0.1, 0.009, 0.04, 0.05, 0.2, 0.001, 0.3]
-    text = str(Comparison((Row("m", scores(values, norm_placement="post")),)))
+    text = str(Comparison((Row("m", scores_of(values, norm_placement="post")),)))
     numbers = [line.split() for line in text.splitlines() if line.startswith("m ")][1]
     assert numbers == ["m", "0.1500", "0.0010", "0.5000", "25%", "38%", "50%", "2-3", "(0.0245)"]
     assert any(line.split()[:3] == ["m", "post", "8"] for line in text.splitlines())
 
 
 def test_a_failed_model_is_a_row_with_its_reason_said_once() -> None:
-    text = str(Comparison((Row("bad", error="bad: it is broken"), Row("good", scores([0.1, 0.2])))))
+    text = str(Comparison((Row("bad", error="bad: it is broken"), Row("good", scores_of([0.1, 0.2])))))
     assert "bad: it is broken" in text
     assert "bad: bad:" not in text
     assert text.index("good") < text.index("bad: it")
@@ -169,11 +161,11 @@ def test_with_no_model_measured_there_is_no_empty_table() -> None:
 
 
 def test_several_criteria_have_a_strip_and_numbers_each() -> None:
-    both = scores([0.5, 0.25], "m")
+    both = scores_of([0.5, 0.25], "m")
     both = replace(
         both, criteria=("block-influence", "norm"), sums=(*both.sums, ((30.0, 10.0),)), counts=(*both.counts, (1,))
     )
-    one = scores([0.5, 0.25], "n")
+    one = scores_of([0.5, 0.25], "n")
     text = str(Comparison((Row("m", both), Row("n", one)), ("block-influence", "norm")))
     first, second = text.split("\n\n", 2)[0::2]
     assert "block-influence: redundant |" in first
@@ -191,14 +183,14 @@ NAMES = ["m", "organisation/a-model-with-a-rather-long-name-7B-instruct-v0.3", "
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
-    many = scores([0.1 + 0.01 * i for i in range(48)], name=NAMES[2])
+    many = scores_of([0.1 + 0.01 * i for i in range(48)], name=NAMES[2])
     rows = [Row(name, many) for name in NAMES] + [Row(NAMES[1], error="why " * 60)]
     for result in (Comparison(tuple(rows)), many):
         assert max(cell_len(line) for line in rendered(result, width).splitlines()) <= width
 
 
 def test_at_80_columns_no_number_and_no_strip_is_cut() -> None:
-    model = scores([0.0001 * (i + 1) for i in range(80)])
+    model = scores_of([0.0001 * (i + 1) for i in range(80)])
     text = rendered(Comparison(tuple(Row(name, model) for name in NAMES)))
     assert "…" not in text
     assert text.count(f"60-79 ({sum(0.0001 * (i + 1) for i in range(60, 80)) / 20:.4f})") == 0
@@ -208,7 +200,7 @@ def test_at_80_columns_no_number_and_no_strip_is_cut() -> None:
 
 
 def test_names_are_never_read_as_markup() -> None:
-    odd = scores([0.1, 0.2], name="[red]a[/red]")
+    odd = scores_of([0.1, 0.2], name="[red]a[/red]")
     assert "[red]a[/red]" in str(odd)
     assert "[red]a[/red]" in str(Comparison((Row("[red]a[/red]", odd), Row("[b]x", error="[i]why[/i]"))))
     assert "[b]x: [i]why[/i]" in str(Comparison((Row("[b]x", error="[i]why[/i]"),)))
@@ -216,7 +208,7 @@ def test_names_are_never_read_as_markup() -> None:
 
 
 def test_colour_is_only_where_the_terminal_has_it() -> None:
-    result = Comparison((Row("m", scores([0.1, 0.2])),))
+    result = Comparison((Row("m", scores_of([0.1, 0.2])),))
     assert "\x1b[" not in rendered(result)
     assert "\x1b[38;2;" in rendered(result, colour=True)
     assert re.sub(r"\x1b\[[\d;]*m", "", rendered(result, colour=True)).split() == rendered(result).split()
@@ -299,7 +291,7 @@ def test_a_folded_cell_is_the_least_influential_of_its_runs() -> None:
 
 
 def test_scores_with_spans_show_both() -> None:
-    text = as_text(scores_table(scores([0.5, 0.25, 0.1], spans=turning([0.3, 0.2, 0.1])), marked=(2,)))
+    text = as_text(scores_table(scores_of([0.5, 0.25, 0.1], spans=turning([0.3, 0.2, 0.1])), marked=(2,)))
     assert "block-influence of every run of blocks" in text
     assert "to remove: 2 (" in text
     assert rows_of(text)["2"][1] == "1-2 (0.0447)"

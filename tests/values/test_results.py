@@ -24,7 +24,7 @@ from shortgpt.measuring.scoring import score as scoring
 from shortgpt.models import loading
 from shortgpt.reports import files, plots
 from shortgpt.values.spans import Spans
-from tests.support import Playback, Ran, raising
+from tests.support import Playback, Ran, message_of, raising
 
 Run = Callable[..., Ran]
 
@@ -41,15 +41,6 @@ def measured(tmp_path: Path) -> list[Path]:
         made.append(tmp_path / f"{blocks}.json")
         made[-1].write_text(scores.to_json(), encoding="utf-8")
     return made
-
-
-def told(ran: Ran) -> str:
-    """The one message of a mistake."""
-    assert ran.status == 2
-    assert ran.out == ""
-    assert "Traceback" not in ran.err
-    assert ran.err.count("\n") == 1
-    return ran.err
 
 
 # -- in every format, into files ----------------------------------------------------------------------------------
@@ -185,7 +176,7 @@ def test_a_file_of_another_kind_is_a_row_that_says_what_it_is(
     ran = run_cli("compare", tmp_path / "x.json", measured[0])
     assert ran.status == 0
     assert why in " ".join(ran.out.split())
-    assert why in told(run_cli("compare", tmp_path / "x.json"))
+    assert why in message_of(run_cli("compare", tmp_path / "x.json"))
 
 
 @pytest.mark.parametrize(
@@ -207,7 +198,7 @@ def test_numbers_that_do_not_fit_together_are_refused(
     run_cli: Run, measured: list[Path], change: dict[str, Any]
 ) -> None:
     measured[0].write_text(json.dumps(json.loads(measured[0].read_text()) | change))
-    assert "do not fit" in told(run_cli("compare", measured[0]))
+    assert "do not fit" in message_of(run_cli("compare", measured[0]))
 
 
 # -- what cannot be ---------------------------------------------------------------------------------------------------
@@ -247,7 +238,7 @@ def test_a_result_that_has_no_place_is_told_before_anything_is_done(
     run_cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, options: tuple[str, ...], why: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert why in told(run_cli(command, "zoo:llama", *options))
+    assert why in message_of(run_cli(command, "zoo:llama", *options))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -256,14 +247,16 @@ def test_a_picture_without_matplotlib_is_told_before_anything_is_done(
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
-    message = told(run_cli("score", "zoo:llama", "--plot", tmp_path / "a.png"))
+    message = message_of(run_cli("score", "zoo:llama", "--plot", tmp_path / "a.png"))
     assert "pip install 'shortgpt-blocks[plot]'" in message
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder where nobody can make files")
 @pytest.mark.parametrize("option", ["--output", "--json"])
 def test_a_folder_that_takes_no_files_is_told_before_anything_is_done(run_cli: Run, option: str) -> None:
-    assert "/proc/self/a.json: cannot be written (" in told(run_cli("score", "zoo:llama", option, "/proc/self/a.json"))
+    assert "/proc/self/a.json: cannot be written (" in message_of(
+        run_cli("score", "zoo:llama", option, "/proc/self/a.json")
+    )
 
 
 def test_a_format_that_fails_says_whose_it_is_and_the_json_is_kept(
@@ -278,7 +271,7 @@ def test_a_format_that_fails_says_whose_it_is_and_the_json_is_kept(
     )
     ran = run_cli("compare", *measured, "--format", "odd", "--json", tmp_path / "kept.json")
     assert module
-    assert "Comparison in format 'odd' (plugin extras) failed: AttributeError" in told(ran)
+    assert "Comparison in format 'odd' (plugin extras) failed: AttributeError" in message_of(ran)
     assert len(Comparison.from_json((tmp_path / "kept.json").read_text()).rows) == 2
 
 

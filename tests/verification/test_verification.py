@@ -34,6 +34,7 @@ EPS = torch.finfo(torch.float32).eps
 # -- the whole road, in a fresh process -----------------------------------------------------------------------
 
 
+@pytest.mark.fresh_process
 def test_a_pruned_checkpoint_is_verified_and_says_so(
     tmp_path: Path, llama_folder: Path, run_cli: Callable[..., Ran]
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_result_with_one_wrong_number_is_not_kept(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.fresh_process
 def test_it_runs_in_another_process_with_the_same_import_path_and_nothing_of_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
