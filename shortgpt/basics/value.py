@@ -20,6 +20,9 @@ from shortgpt.errors import OutputError, ShortGPTError
 
 T = TypeVar("T", bound="Value")
 
+REPR_WIDTH, ITEM_WIDTH = 160, 40
+"""In characters: of a value's `repr`, and of a field in it."""
+
 SCHEMA = "schema"
 """The key of a document that names its kind and version."""
 
@@ -30,9 +33,16 @@ class Value:
 
     Class attributes:
         schema_version: of the kind's JSON. It is raised where a document of before can no longer be read as it is.
+        derived: properties that are written beside the fields, for readers that do not compute them. They are passed
+            over when a document is read.
     """
 
     schema_version: ClassVar[int] = 1
+    derived: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__repr__ = Value.__repr__  # type: ignore[method-assign]  # or `dataclass` would write one of all numbers
 
     @classmethod
     def schema(cls) -> str:
@@ -57,6 +67,41 @@ class Value:
         shown = _report("TIDY", self)
         return self.tables()[0] if shown is None else shown(self)
 
+    def rows(self) -> list[dict[str, Cell]]:
+        """`tidy` as plain rows, such as `pandas.DataFrame` takes; what does not exist is None.
+
+        Raises:
+            OutputError: this kind has no table.
+        """
+        table = self.tidy()
+        return [
+            {name: None if cell != cell else cell for name, cell in zip(table.columns, row, strict=True)}
+            for row in table.rows
+        ]
+
+    def plot(self, **shown: Any) -> Any:
+        """The picture of this kind of value, as a `matplotlib.figure.Figure` (the extra `plot`).
+
+        Args:
+            shown: what the picture shows besides, such as `marked` blocks of scores.
+
+        Raises:
+            OutputError: there is no picture of this kind, or matplotlib is not installed.
+        """
+        return load_target("shortgpt.reports.plots:figure")(self, **shown)
+
+    def __repr__(self) -> str:
+        """One line: the kind and the beginning of what it holds. All of it is in `to_json`."""
+        parts = (f"{field.name}={_brief(getattr(self, field.name))}" for field in dataclasses.fields(self))
+        return _cut(f"{type(self).__name__}({', '.join(parts)})", REPR_WIDTH)
+
+    def _repr_html_(self) -> str | None:
+        """The tables, for a notebook; None where this kind has none, so that it shows the text."""
+        if _report("TABLES", self) is None:
+            return None
+        shown: str = load_target("shortgpt.reports.notebook:as_html")(self)
+        return shown
+
     def __rich__(self) -> Any:
         from rich.text import Text
 
@@ -72,8 +117,9 @@ class Value:
         """Raise a `ShortGPTError` where the parts contradict each other. Called on what was read."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The value as JSON types."""
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        """The value as JSON types: its fields, and what is `derived` of them."""
+        names = [field.name for field in dataclasses.fields(self)]
+        return {name: _plain(getattr(self, name)) for name in (*names, *self.derived)}
 
     def to_json(self) -> str:
         """The value as a JSON document. NaN and infinity, which JSON lacks, are written as null."""
@@ -91,7 +137,7 @@ class Value:
             raise ShortGPTError(f"{cls.__name__}: expected a JSON object, found {type(data).__name__}")
         if SCHEMA in data:
             _check_schema(cls, data[SCHEMA])
-            data = {name: value for name, value in data.items() if name != SCHEMA}
+        data = {name: value for name, value in data.items() if name not in (SCHEMA, *cls.derived)}
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(data) - set(fields))
         if unknown:
@@ -119,6 +165,28 @@ class Value:
         except (ValueError, RecursionError) as error:
             raise ShortGPTError(f"{cls.__name__}: not JSON ({error})") from None
         return cls.from_dict(data)
+
+
+class Rows(tuple[T, ...]):
+    """The rows of a value that has a field of that name: a tuple of them; called, what `Value.rows` gives."""
+
+    def of(self, owner: Value) -> Rows[T]:
+        self.owner = owner
+        return self
+
+    def __call__(self) -> list[dict[str, Cell]]:
+        return Value.rows(self.owner)
+
+
+def _brief(item: Any) -> str:
+    """A field in a few characters: of a collection with more than a few, how many there are."""
+    if isinstance(item, (Mapping, tuple, list)) and len(repr(item)) > ITEM_WIDTH:
+        return f"<{len(item)}>"
+    return _cut(repr(item), ITEM_WIDTH)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _report(way: str, value: Value) -> Any:

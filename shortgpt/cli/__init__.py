@@ -25,6 +25,7 @@ from shortgpt.cli.inspect import inspect
 from shortgpt.cli.plugins import plugins
 from shortgpt.cli.prune import prune
 from shortgpt.cli.score import score
+from shortgpt.cli.show import show
 from shortgpt.cli.verify import verify
 from shortgpt.errors import ShortGPTError, VerificationError
 from shortgpt.models.devices import started
@@ -51,7 +52,7 @@ def cli() -> None:
         )
 
 
-for command in (score, prune, verify, compare, curve, evaluate, ablate, inspect, plugins, demo):
+for command in (score, prune, verify, compare, curve, evaluate, ablate, inspect, show, plugins, demo):
     cli.add_command(command)
 
 

@@ -93,14 +93,10 @@ def _marked(model: BlockSequence, blocks: int | None, ratio: float | None, kept:
 
 
 def _report(scores: Scores, count: int, outputs: common.Outputs) -> None:
-    from rich.console import Group
-
-    from shortgpt.reports.effect import choice_lines
-    from shortgpt.reports.scores import scores_table
-    from shortgpt.values.choice import least
+    from shortgpt.reports.scores import chosen_table, scores_table
 
     if not count:
         common.emit(scores, scores_table(scores), outputs)
         return
-    marked, choice = least(scores, count)
-    common.emit(scores, Group(scores_table(scores, marked), choice_lines(choice)), outputs, marked=marked)
+    scores = scores.choosing(scores.least_influential(count))
+    common.emit(scores, chosen_table(scores), outputs, marked=scores.chosen)

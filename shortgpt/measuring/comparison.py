@@ -73,7 +73,7 @@ def _recorded(found: Scores | str | Path, criteria: Sequence[str]) -> Row:
     try:
         scores = found if isinstance(found, Scores) else _read(found)
         first = next((criterion for criterion in criteria if criterion in scores.criteria), criteria[0])
-        return Row(scores.model, scores.of(first))
+        return Row(scores.model, scores.of(first).choosing(()))  # a comparison chooses none
     except ShortGPTError as error:
         return Row(found.model if isinstance(found, Scores) else str(found), error=str(error))
 

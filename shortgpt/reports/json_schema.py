@@ -59,6 +59,11 @@ def _object(kind: type[Value], inner: dict[str, Node]) -> Node:
         field.name: _node(hints[field.name], inner) | ({"description": told[field.name]} if field.name in told else {})
         for field in fields
     }
+    for name in kind.derived:
+        getter = inspect.getattr_static(kind, name).fget
+        told_of_it = " ".join(inspect.cleandoc(getter.__doc__ or "").split())
+        node = _node(typing.get_type_hints(getter)["return"], inner)
+        properties[name] = node | {"description": f"Derived, and passed over when read. {told_of_it}"}
     required = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
     return {
         "title": kind.__name__,

@@ -12,16 +12,19 @@ from rich.text import Text
 from shortgpt.basics.block_lists import format_blocks
 from shortgpt.basics.value import Cell, Table
 from shortgpt.reports.cells import Bar, count, number, short_name, too_few_documents
+from shortgpt.reports.effect import choice_lines
 from shortgpt.reports.spans import runs, spans_map
 from shortgpt.reports.spans import tables as span_tables
+from shortgpt.values.choice import least
 from shortgpt.values.scores import Scores
 
 BESIDE, BELOW = 36, 74
 """The columns of a line of 80 that other criteria may take beside the first one, and below."""
 
+MEASURED_ON = ("calibration", "sequences", "tokens", "seed", "text_hash", "dtype")
 TIDY = (
-    *("model", "criterion", "block", "last", "name", "score", "stderr", "rank", "parameters"),
-    *("stream_norm", "update_norm", "pinned", "error"),
+    *("model", "criterion", "block", "last", "name", "score", "stderr", "rank", "chosen", "stability", "parameters"),
+    *("stream_norm", "update_norm", "pinned", *MEASURED_ON, "error"),
 )
 """The columns of `tidy`. `last` is the last block of a run that begins at `block`: the block itself but for spans."""
 
@@ -81,6 +84,12 @@ def scores_table(scores: Scores, marked: Collection[int] = ()) -> RenderableType
     return Group(*lines)
 
 
+def chosen_table(scores: Scores) -> RenderableType:
+    """The scores with the blocks that would go by them, and how sure that is."""
+    _, choice = least(scores, len(scores.chosen))
+    return Group(scores_table(scores, scores.chosen), choice_lines(choice))
+
+
 def tables(scores: Scores) -> tuple[Table, ...]:
     """A row a block, with every criterion and its standard error; then what was refused, and the best runs."""
     columns: list[str] = ["block", "name"]
@@ -108,19 +117,21 @@ def tidy(scores: Scores) -> Table:
 
 
 def _rows(scores: Scores) -> Iterator[tuple[Cell, ...]]:
+    info = scores.calibration
+    measured_on = (info.source, info.sequences, sum(scores.tokens), info.seed, info.text_hash, scores.dtype)
     for name in scores.criteria:
         one = scores.of(name)
-        place = {block: rank for rank, block in enumerate(one.ranking(), start=1)}
-        for block, (label, value, error) in enumerate(zip(one.block_names, one.values, one.stderr, strict=True)):
-            norms = scores.stream_norm[block], scores.update_norm[block]
-            rest = (place[block], scores.parameters[block], *norms, scores.pinned.get(block), None)
-            yield (scores.model, name, block, block, label, value, error, *rest)
+        for row in one.blocks:
+            norms = scores.stream_norm[row.block], scores.update_norm[row.block]
+            choice = (row.rank, int(row.chosen), row.stability) if scores.chosen else (row.rank, None, None)
+            rest = (*choice, scores.parameters[row.block], *norms, scores.pinned.get(row.block))
+            yield (scores.model, name, row.block, row.block, row.name, row.value, row.stderr, *rest, *measured_on, None)
     if scores.spans is not None:
         for first, last, value in runs(scores.spans):
             if last > first:
-                yield (scores.model, scores.spans.criterion, first, last, None, value, *[None] * 7)
+                yield (scores.model, scores.spans.criterion, first, last, None, value, *[None] * 8, *measured_on, None)
     for name, why in scores.refused.items():
-        yield (scores.model, name, *[None] * 10, why)
+        yield (scores.model, name, *[None] * 12, *measured_on, why)
 
 
 def _groups(names: Sequence[str]) -> list[list[str]]:

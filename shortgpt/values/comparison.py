@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shortgpt.basics.value import Value
+from shortgpt.basics.value import Rows, Value
 from shortgpt.values.scores import Scores
 
 THRESHOLDS = (0.01, 0.05, 0.1)
@@ -73,8 +73,11 @@ class Comparison(Value):
         criteria: what they are compared by; where there are none, by the first criterion of the first one measured.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...]  # type: ignore[assignment]  # called, as any value's `rows`
     criteria: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", Rows(self.rows).of(self))
 
     def measured(self) -> dict[str, tuple[tuple[str, Scores], ...]]:
         """For each criterion, the models that have it: name, and scores with that criterion first."""

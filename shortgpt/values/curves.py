@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shortgpt.basics.inputs import CalibrationInfo
-from shortgpt.basics.value import Value
+from shortgpt.basics.value import Rows, Value
 from shortgpt.errors import ShortGPTError
 from shortgpt.values.scores import Scores
 
@@ -80,7 +80,10 @@ class Curves(Value):
 
     evaluator: str
     lower_is_better: bool
-    rows: tuple[CurveRow, ...]
+    rows: tuple[CurveRow, ...]  # type: ignore[assignment]  # called, as any value's `rows`
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", Rows(self.rows).of(self))
 
     def check(self) -> None:
         """Raise a `ShortGPTError` where a line is not of one block more at each point, or of no criterion scored."""

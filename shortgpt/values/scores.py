@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from shortgpt.basics.block_lists import format_blocks
+from shortgpt.basics.block_lists import block_numbers, format_blocks
 from shortgpt.basics.inputs import CalibrationInfo
 from shortgpt.basics.statistics import RESAMPLES, Unit, observed, ratio, resampled_means, unit
 from shortgpt.basics.targets import load_target
@@ -24,6 +24,30 @@ from shortgpt.values.spans import Spans
 
 DEFAULT_CRITERION = "block-influence"
 KEPT = "it was asked to stay"
+
+
+@dataclass(frozen=True)
+class BlockScore(Value):
+    """One block's row of scores.
+
+    Attributes:
+        block: its number, from 0.
+        name: its name in the model.
+        value: of the first criterion; the lower, the earlier it goes.
+        stderr: its standard error; NaN for a single sequence.
+        rank: from 1, the least influential.
+        chosen: whether it is among the blocks that would go.
+        stability: in what share of bootstrap resamples it would be among as many blocks of least score as are chosen;
+            NaN where none are, or for a single sequence.
+    """
+
+    block: int
+    name: str
+    value: float
+    stderr: float
+    rank: int
+    chosen: bool
+    stability: float
 
 
 @dataclass(frozen=True)
@@ -48,7 +72,10 @@ class Scores(Value):
         dtype: of the residual stream.
         refused: criteria that were asked for and that this model cannot serve, each with the reason.
         spans: the first criterion between all pairs of boundaries, where that was asked for.
+        chosen: the blocks that would go by them; empty where none were chosen.
     """
+
+    derived = ("blocks",)
 
     model: str
     architecture: str
@@ -68,6 +95,7 @@ class Scores(Value):
     refused: dict[str, str] = field(default_factory=dict)
     spans: Spans | None = None
     documents: tuple[int, ...] = ()
+    chosen: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.block_names)
@@ -118,6 +146,17 @@ class Scores(Value):
         values = self.values
         return tuple(sorted(range(len(self)), key=lambda i: (values[i], -i)))
 
+    @property
+    def blocks(self) -> tuple[BlockScore, ...]:
+        """A row a block, of the first criterion."""
+        rank = {block: place for place, block in enumerate(self.ranking(), start=1)}
+        stability = self.inclusion(len(self.chosen)) if self.chosen else (float("nan"),) * len(self)
+        columns = zip(self.block_names, self.values, self.stderr, stability, strict=True)
+        return tuple(
+            BlockScore(block, name, value, stderr, rank[block], block in self.chosen, share)
+            for block, (name, value, stderr, share) in enumerate(columns)
+        )
+
     def least_influential(self, n: int) -> tuple[int, ...]:
         """The n blocks of least score that may be removed, in the order of the model.
 
@@ -129,15 +168,27 @@ class Scores(Value):
     def stability(self, n: int, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
         """How sure the set of the n least influential is: in what share of bootstrap resamples of the documents,
         or of the sequences (`unit`), the same set comes out. 1.0 is certain; NaN for a single sequence."""
+        lowest = self._resampled(n, resamples, seed)
+        return float("nan") if lowest is None else float((lowest == self.least_influential(n)).all(1).mean())
+
+    def inclusion(self, n: int, *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, ...]:
+        """How sure each block's place is, [blocks]: in what share of bootstrap resamples it is among the n least
+        influential. NaN for a single sequence."""
+        lowest = self._resampled(n, resamples, seed)
+        if lowest is None:
+            return (float("nan"),) * len(self)
+        return tuple(float((lowest == block).any(1).mean()) for block in range(len(self)))
+
+    def _resampled(self, n: int, resamples: int, seed: int) -> Any:
+        """The n blocks of least score in each resample, in order, [resamples, n]; None for a single sequence."""
         import numpy
 
-        chosen = self.least_influential(n)
+        check_number(n, len(self), self.pinned)
         if observed(self.counts[0]) < 2:
-            return float("nan")
+            return None
         deeper_first = numpy.array([i for i in reversed(range(len(self))) if i not in self.pinned])
         means = resampled_means(self.sums[0], self.counts[0], resamples, seed, self.grouping)[:, deeper_first]
-        lowest = deeper_first[means.argsort(1, kind="stable")[:, :n]]
-        return float((numpy.sort(lowest, 1) == chosen).all(1).mean())
+        return numpy.sort(deeper_first[means.argsort(1, kind="stable")[:, :n]], 1)
 
     def toss_ups(self, n: int) -> tuple[Exchange, ...]:
         """Which blocks at the cut are a toss-up: the pairs of one of the n least influential blocks and another one
@@ -154,6 +205,10 @@ class Scores(Value):
         kept = dict.fromkeys(blocks, KEPT)
         check_kept(kept, len(self), self.pinned)
         return replace(self, pinned=dict(sorted((kept | self.pinned).items()))) if kept else self
+
+    def choosing(self, blocks: Iterable[int]) -> Scores:
+        """The same scores with the blocks that would go by them."""
+        return replace(self, chosen=block_numbers(blocks, len(self)))
 
     def plan(self, n: int, *, contiguous: bool = False) -> Any:
         """The plan that removes the n least influential blocks.
@@ -175,6 +230,7 @@ class Scores(Value):
         fits &= {len(self.parameters), len(self.stream_norm), len(self.update_norm)} == {blocks}
         fits &= all(0 <= block < blocks for block in self.pinned)
         fits &= len(self.documents) in (0, len(self.tokens))
+        fits &= all(0 <= block < blocks for block in self.chosen)
         for rows, counts in zip(self.sums, self.counts, strict=False):
             fits &= len(rows) == len(counts) and all(n >= 0 for n in counts) and any(counts)
             fits &= all(len(row) == blocks for row in rows)

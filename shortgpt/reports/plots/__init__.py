@@ -38,6 +38,18 @@ def check_plot(file: str, kind: str | None = None) -> None:
         )
 
 
+def figure(result: object, **shown: Any) -> Figure:
+    """The picture of a result.
+
+    Raises:
+        OutputError: there is none of such a result, or matplotlib is not installed.
+    """
+    kind = type(result).__name__
+    check_plot("figure.svg", kind)
+    drawn: Figure = load_target(PICTURES[kind])(result, **shown)
+    return drawn
+
+
 def draw(result: object, file: str, **shown: Any) -> None:
     """Draw a result into a file, all of it or nothing.
 
@@ -47,9 +59,7 @@ def draw(result: object, file: str, **shown: Any) -> None:
     Raises:
         OutputError: there is no picture of such a result, or the file cannot be written.
     """
-    kind = type(result).__name__
-    check_plot(file, kind)
-    figure: Figure = load_target(PICTURES[kind])(result, **shown)
+    check_plot(file, type(result).__name__)
     picture = io.BytesIO()
-    figure.savefig(picture, format=Path(file).suffix[1:].lower(), dpi=150)
+    figure(result, **shown).savefig(picture, format=Path(file).suffix[1:].lower(), dpi=150)
     write(picture.getvalue(), file)
