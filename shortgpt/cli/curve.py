@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from shortgpt.cli import common
+from shortgpt.cli.searching import search_options
 from shortgpt.errors import SelectionError, ShortGPTError
 
 
@@ -20,6 +21,7 @@ from shortgpt.errors import SelectionError, ShortGPTError
 )
 @click.option("--evaluator", default="perplexity", show_default=True, help="What the quality is.")
 @click.option("--max", "most", metavar="N|SHARE", help="Remove up to N blocks, or up to this share. Default: 0.5.")
+@search_options
 @common.calibration_options
 @common.model_options
 @common.result_options

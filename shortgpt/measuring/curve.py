@@ -4,6 +4,7 @@
 ::
 
     source ─┬─ windows to score on ─▶ Scores ─▶ the n least influential, n = 0, 1, 2, ... ─┐
+            │                      └▶ search ─▶ the best n that it finds ──────────────────┤
             └─ as many others, held out ─────────────────────────▶ quality without them ◀──┘
 
 The blocks are skipped; no model is rebuilt.
@@ -21,10 +22,14 @@ from shortgpt.errors import SelectionError
 from shortgpt.measuring.calibration import Calibration, calibrate_and_hold_out, items_of
 from shortgpt.measuring.evaluation import DEFAULT_EVALUATOR, Evaluator, evaluate_sets, open_evaluator
 from shortgpt.measuring.scoring.score import score
+from shortgpt.measuring.search.journal import FILE
+from shortgpt.measuring.search.measurements import Measurements
+from shortgpt.measuring.search.search import best_sets, measuring
 from shortgpt.models.loading import tried
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.values.curves import Curve, CurveRow, Curves, Line, Point
 from shortgpt.values.scores import DEFAULT_CRITERION, Scores, blocks_for_ratio
+from shortgpt.values.search import SearchOptions
 
 CONTROL = "random"
 DEFAULT_SHARE = 0.5
@@ -37,6 +42,11 @@ def curve(
     criteria: Sequence[str] | None = None,
     evaluator: str = DEFAULT_EVALUATOR,
     most: float | None = None,
+    search: str | None = None,
+    objective: str | None = None,
+    evaluations: int | None = None,
+    width: int | None = None,
+    resume: str | Path | None = None,
     progress: Progress | None = None,
     **options: Unpack[MeasuringOptions],
 ) -> Curves:
@@ -52,17 +62,22 @@ def curve(
         evaluator: the name of an installed evaluator.
         most: the largest number of blocks to remove (an int), or a share of them (a float below 1); default: half of
             them. Never more than may go: pinned blocks stay, and at least one.
+        search: a method of `shortgpt.search`: a line more, of the best sets of 1, 2, ... blocks that it finds on the
+            windows that the criteria look at. `objective`, `evaluations`, `width` and `resume` are its options; of
+            several models each keeps its measurements in a file of its own in the folder `resume`.
         calibration, options: as for `shortgpt.score` and `shortgpt.load`; a `tokenizer` serves the models that bring
             none.
-        progress: also called with "models" before each one, and with "cuts" after each removal of each batch.
+        progress: also called with "models" before each one, with "cuts" after each removal of each batch, and by a
+            search.
 
     Returns:
         A row a model. One that fails is a row that says why, and the others still run.
 
     Raises:
-        UnknownNameError: no criterion or evaluator of that name is installed.
-        SelectionError: `most` is no number of blocks and no share of them.
+        UnknownNameError: no criterion or evaluator of that name is installed; or there is no such search.
+        SelectionError: `most` is no number of blocks and no share of them; or an option of a search makes no sense.
     """
+    wanted = SearchOptions.of(search, objective=objective, evaluations=evaluations, width=width, resume=resume)
     names = default_criteria() if criteria is None else tuple(criteria)
     for name in names:
         plugins.lookup("criterion", plugins.registry().criteria, name)
@@ -73,14 +88,16 @@ def curve(
         calibration = items_of(calibration)  # each model reads it
     texts, loading = apart(options)
 
-    def measure(model: BlockSequence) -> Curve:
-        data, held_out = calibrate_and_hold_out(calibration, model, **texts)
-        return _measured(model, data, held_out, names, judge, most, progress)
-
     rows = []
     for number, model in enumerate(listed):
         if progress is not None:
             progress("models", number, len(listed))
+        file = FILE if len(listed) == 1 else f"search-{number + 1}.jsonl"
+
+        def measure(model: BlockSequence, file: str = file) -> Curve:
+            data, held_out = calibrate_and_hold_out(calibration, model, **texts)
+            return _measured(model, data, held_out, names, judge, most, wanted, file, progress)
+
         rows.append(CurveRow(*tried(model, measure, **loading)))
     return Curves(evaluator, judge.lower_is_better, tuple(rows))
 
@@ -111,19 +128,29 @@ def _measured(
     criteria: Sequence[str],
     evaluator: Evaluator,
     most: float | None,
+    wanted: SearchOptions | None,
+    file: str,
     progress: Progress | None,
 ) -> Curve:
     scores = score(model, data, criteria=criteria, progress=progress)
     limit = number_of_blocks(most, len(model))
     chosen = {name: _choices(scores.of(name), limit) for name in scores.criteria}
+    spent: dict[str, Measurements] = {}
+    if wanted is not None:
+        with measuring(model, data, wanted, progress, file) as measurements:
+            chosen[wanted.line] = best_sets(measurements, wanted, limit)
+        spent[wanted.line] = measurements
     sets = list(dict.fromkeys(blocks for choices in chosen.values() for blocks in choices))
     qualities = evaluate_sets(model, held_out, evaluator, sets, progress)
     points = {
         blocks: Point(blocks, evaluator.summary(quality.mean), model.refuse_removal(blocks) if blocks else None)
         for blocks, quality in zip(sets, qualities, strict=True)
     }
-    lines = tuple(Line(name, tuple(points[blocks] for blocks in choices)) for name, choices in chosen.items())
-    return Curve(scores, held_out.info, lines)
+    lines = []
+    for name, choices in chosen.items():
+        evaluations = spent[name].evaluations if name in spent else None
+        lines.append(Line(name, tuple(points[blocks] for blocks in choices), evaluations))
+    return Curve(scores, held_out.info, tuple(lines))
 
 
 def _choices(scores: Scores, limit: int) -> list[tuple[int, ...]]:

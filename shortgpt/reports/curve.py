@@ -29,6 +29,11 @@ def curve_tables(curves: Curves) -> RenderableType:
         for at in range(0, len(curve.lines), BESIDE):
             parts += [*([Text()] if at else []), _table(curve, curve.lines[at : at + BESIDE])]
         parts.append(Text(f"{curves.evaluator} on {_text(curve.held_out)}; {_chosen(curve)}", style="dim"))
+        parts += [
+            Text(f"{line.criterion}: {line.evaluations:,} sets measured", style="dim")
+            for line in curve.lines
+            if line.evaluations is not None
+        ]
         if refused := _refused(curve):
             parts.append(Text(f"* cannot be removed, only skipped as here: {refused}", style="yellow"))
     if parts and curves.failures():

@@ -8,6 +8,7 @@ from shortgpt.basics.inputs import CalibrationInfo
 from shortgpt.basics.value import Rows, Value
 from shortgpt.errors import ShortGPTError
 from shortgpt.values.scores import Scores
+from shortgpt.values.search import LINES
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,17 @@ class Point(Value):
 
 @dataclass(frozen=True)
 class Line(Value):
-    """What comes of removing blocks in the order of one criterion.
+    """What comes of removing blocks in the order of one criterion, or the best sets that a search finds.
 
     Attributes:
-        criterion: its name.
+        criterion: its name; of a search, "exact-search", "pairs-search" or "beam-search".
         points: without 0, 1, 2, ... blocks.
+        evaluations: how many sets a search measured to find all of these; None for a criterion.
     """
 
     criterion: str
     points: tuple[Point, ...]
+    evaluations: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Curve(Value):
     Attributes:
         scores: by which the blocks were chosen.
         held_out: the text that the quality was measured on; nothing of it was scored.
-        lines: one a criterion.
+        lines: one a criterion, and one of a search.
     """
 
     scores: Scores
@@ -89,8 +92,9 @@ class Curves(Value):
         """Raise a `ShortGPTError` where a line is not of one block more at each point, or of no criterion scored."""
         for name, curve in self.measured():
             for line in curve.lines:
+                known = (*curve.scores.criteria, *LINES)
                 steps = [len(point.removed) for point in line.points]
-                if not steps or steps != list(range(len(steps))) or line.criterion not in curve.scores.criteria:
+                if not steps or steps != list(range(len(steps))) or line.criterion not in known:
                     raise ShortGPTError(f"Curves: the line of {line.criterion} is no curve of {name}")
 
     def measured(self) -> tuple[tuple[str, Curve], ...]:

@@ -20,6 +20,9 @@ METHODS = (EXACT, PAIRS, BEAM)
 PERPLEXITY, KL = "perplexity", "kl"
 OBJECTIVES = (PERPLEXITY, KL)
 
+LINES = tuple(f"{method}-search" for method in METHODS)
+"""What the lines of a curve are called that a search gives."""
+
 EVALUATIONS = 2_000
 WIDTH = 4
 SHOWN = 20
@@ -45,6 +48,11 @@ class SearchOptions:
     evaluations: int = EVALUATIONS
     width: int = WIDTH
     resume: str | Path | None = None
+
+    @property
+    def line(self) -> str:
+        """What the line of a curve is called."""
+        return f"{self.method}-search"
 
     @classmethod
     def of(cls, search: str | None, **options: Any) -> SearchOptions | None:

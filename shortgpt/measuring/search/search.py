@@ -20,7 +20,7 @@ from shortgpt.measuring.search import methods
 from shortgpt.measuring.search.journal import FILE, Journal, identity
 from shortgpt.measuring.search.measurements import Measurements
 from shortgpt.measuring.search.objective import open_objective
-from shortgpt.measuring.search.space import Space
+from shortgpt.measuring.search.space import NothingMayGo, Space
 from shortgpt.models.sequence import check_opened
 from shortgpt.values.scores import KEPT, check_kept
 from shortgpt.values.search import (
@@ -170,3 +170,20 @@ def find(space: Space, measurements: Measurements, wanted: SearchOptions) -> Sea
         width=wanted.width if wanted.method == BEAM else None,
         optimal=outcome.optimal,
     )
+
+
+def best_sets(measurements: Measurements, wanted: SearchOptions, limit: int) -> list[tuple[int, ...]]:
+    """The best sets of 0, 1, 2, ... blocks, to `limit` or as long as that many may go; measured together.
+
+    Raises:
+        SelectionError: one of the searches takes more evaluations than are allowed.
+    """
+    sets: list[tuple[int, ...]] = [()]
+    for n in range(1, limit + 1):
+        if n > min(len(measurements.model) - len(measurements.model.pinned), len(measurements.model) - 1):
+            break
+        try:
+            sets.append(find(space_of(measurements.model, n), measurements, wanted).blocks)
+        except NothingMayGo:
+            break
+    return sets

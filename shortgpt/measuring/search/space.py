@@ -15,6 +15,10 @@ from shortgpt.values.scores import check_number
 Blocks = tuple[int, ...]
 
 
+class NothingMayGo(SelectionError):
+    """The family refuses every set that was tried."""
+
+
 @dataclass(frozen=True)
 class Space:
     """The sets of n blocks that may go.
@@ -77,9 +81,9 @@ class Space:
         runs = (range(at, at + size) for first in self.firsts() for at in range(first, first + self.n - size + 1))
         return iter(dict.fromkeys(tuple(run) for run in runs if held <= {*run}))
 
-    def nothing_may_go(self, example: Blocks, reason: str | None) -> SelectionError:
+    def nothing_may_go(self, example: Blocks, reason: str | None) -> NothingMayGo:
         """The error that tells that the family refuses every set that was tried."""
-        return SelectionError(
+        return NothingMayGo(
             f"no set of {self.n} blocks that was tried can be removed; of {format_blocks(example)}: {reason}. Choose "
             "another number, or name the blocks (--remove; `shortgpt inspect MODEL --remove LIST` says whether they "
             "may go)"
