@@ -70,14 +70,37 @@ class Source:
 
 
 @dataclass(frozen=True)
+class NearDistance(Value):
+    """A distance between tokens that a config speaks of, and the smaller one that stood in its place while two models
+    were compared: so a few tokens show what the field does.
+
+    Attributes:
+        field: the field's name; what stands inside it has that name too.
+        number: what stands there, in tokens.
+        small: what stood there instead.
+        fingerprint: some of the logits then, as `Verification.fingerprint`; empty before they were compared.
+    """
+
+    field: str
+    number: int
+    small: int
+    fingerprint: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.number:,}"
+
+
+@dataclass(frozen=True)
 class OpenOptions:
     """How to open a model. `device` "auto" spreads it over all devices; `dtype` is a torch dtype's name, or "auto": the
-    one it was saved in. With `stream` the blocks' weights stay in their files, read when a block's turn comes."""
+    one it was saved in. With `stream` the blocks' weights stay in their files, read when a block's turn comes. With
+    `near` a distance in its config is another one than it was saved with."""
 
     device: str = "cpu"
     dtype: str = "auto"
     trust_remote_code: bool = False
     stream: bool = False
+    near: NearDistance | None = None
 
 
 class LoadOptions(TypedDict, total=False):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shortgpt.basics.block_lists import format_blocks
+from shortgpt.reports.cells import too_few_documents
 from shortgpt.reports.effect import choice_texts, continuation_lines, effect_rows, reasons
 from shortgpt.values.choice import CONTIGUOUS, LEAST
 
@@ -139,6 +140,8 @@ def _scores(plan: Plan, scores: Scores) -> list[str]:
     for index, (name, value, error) in enumerate(rows):
         mark = "removed" if index in plan.blocks else "kept" if index in scores.pinned else ""
         lines.append(f"| {_cell(name)} | {value:.6f} | {'-' if error != error else f'{error:.6f}'} | {mark} |")
+    if doubt := too_few_documents(info, scores.unit):
+        lines += ["", _sentence(doubt)]
     if plan.choice is not None:
         lines += ["", *(f"- {prose(line)}" for line in choice_texts(plan.choice))]
     return lines

@@ -46,13 +46,14 @@ class Family(ABC):
         loader: `"module:function"`, a function `(directory, *, device, dtype, trust_remote_code) -> Reloaded` that
             opens a checkpoint with the family's own loader and nothing of an adapter. Verification calls it in a fresh
             process. Where `streams` is set, with `stream` too at times: the block list whose weights stay in their
-            files.
+            files. Where `sets_near` is set, with `near` too at times: see `OpenOptions`.
         exports: other architectures that a checkpoint can be written as, exactly; see `export`.
         load_example: the lines of Python that load a checkpoint from "DIR", for the model card.
         tolerance: the largest difference of logits between removing and skipping, relative to the largest logit:
             0.0, no difference at all, unless the family's own arithmetic depends on a block's place. (Folded weights
             are allowed rounding as well.)
         streams: whether `open` can leave the blocks' weights in their files (`OpenOptions.stream`).
+        sets_near: whether `open` can open a model with a distance of its config set small (`OpenOptions.near`).
         spreads: whether `open` can spread a model over several devices (the device "auto").
     """
 
@@ -66,6 +67,7 @@ class Family(ABC):
     tolerance: ClassVar[float] = 0.0
     streams: ClassVar[bool] = False
     spreads: ClassVar[bool] = False
+    sets_near: ClassVar[bool] = False
 
     def admit(self, source: Source) -> None:
         """Raise an `UnknownArchitectureError` where the family cannot take this source after all.
@@ -125,6 +127,12 @@ class Family(ABC):
     def notes(self, config: Config) -> tuple[str, ...]:
         """What a removal leaves behind that a user of the result should know; sentences for the model card."""
         return config_rules.notes(self.own(config), self.decisions(config, range(self.depth(config))))
+
+    def notes_of_removal(self, config: Config, keep: Sequence[int]) -> tuple[str, ...]:
+        """The same, where the blocks `keep` stay: a rule may fail for these of a field that the library never reads."""
+        notes = self.notes(config)
+        here = config_rules.notes({}, self.decisions(config, keep))
+        return (*notes, *(note for note in here if note not in notes))
 
     def refuse_export(self, config: Config, target: str) -> str | None:
         """Why a checkpoint of this config cannot be written as `target`, or None."""

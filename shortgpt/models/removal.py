@@ -72,7 +72,7 @@ def remove(model: BlockSequence, blocks: Plan | Iterable[int]) -> BlockSequence:
         parameters_before=model.total_parameters(),
         parameters_after=shorter.total_parameters(),
         load=shorter.load_example,
-        notes=model.notes,
+        notes=model.notes_without(plan.blocks),
     )
     return shorter
 

@@ -100,6 +100,10 @@ class BlockSequence(ABC):
         """What a removal leaves behind that a user of the result should know; sentences for the model card."""
         return ()
 
+    def notes_without(self, blocks: Iterable[int]) -> tuple[str, ...]:
+        """The same, of a removal of these blocks."""
+        return self.notes
+
     @property
     def bytes_per_number(self) -> int:
         """Of the floating-point type that it computes in."""

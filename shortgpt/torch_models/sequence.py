@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from shortgpt.basics.block_lists import block_numbers
+from shortgpt.basics.block_lists import block_numbers, kept_blocks
 from shortgpt.basics.inputs import Config, Source
 from shortgpt.errors import AdapterError, ModelError, SelectionError
 from shortgpt.models.family import Family
@@ -293,6 +293,10 @@ class TorchBlockSequence(TorchModel):
     @cached_property
     def notes(self) -> tuple[str, ...]:
         return self.family.notes(self.config)
+
+    def notes_without(self, blocks: Iterable[int]) -> tuple[str, ...]:
+        of_removal = self.family.notes_of_removal(self.config, kept_blocks(len(self), blocks, self.pinned))
+        return (*self.notes, *(note for note in of_removal if note not in self.notes))
 
     @cached_property
     def _reads_out(self) -> bool:

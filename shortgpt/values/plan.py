@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shortgpt._version import __version__
+from shortgpt.basics.inputs import NearDistance
 from shortgpt.basics.value import Value
 from shortgpt.errors import SelectionError, ShortGPTError
 from shortgpt.values.choice import Choice, Chosen
@@ -47,6 +48,9 @@ class Verification(Value):
         rounded_to: the dtype of the saved weights where some were folded in `dtype`, proven so, and rounded once.
         rounding: by how much that rounding moves a logit, at most.
         mended: what had to be changed about the library to compare, and why.
+        near: distances of the config that no probe reaches and that were set small in both models for one more
+            comparison of logits on the short probe.
+        generated_behind: how many tokens of cached generation behind the long probe were compared with uncached.
     """
 
     verified: bool
@@ -73,6 +77,8 @@ class Verification(Value):
     rounded_to: str | None = None
     rounding: float | None = None
     mended: str | None = None
+    near: tuple[NearDistance, ...] = ()
+    generated_behind: int = 0
 
     def __str__(self) -> str:
         if not self.verified:
@@ -80,7 +86,8 @@ class Verification(Value):
         cached = "cached generation chose another first token, as rounding may"
         if self.generated:
             inside = f" in {self.generation_dtype}" if self.generation_dtype else ""
-            cached = f"{self.generated} tokens of cached generation equal uncached{inside}"
+            behind = f" and {self.generated_behind} behind the longer one" if self.generated_behind else ""
+            cached = f"{self.generated} tokens of cached generation{behind} equal uncached{inside}"
         elif self.not_generated:
             cached = f"cached generation was not compared: {self.not_generated}"
         probes = [" × ".join(map(str, shape)) for shape in (self.probe, (1, len(self.long_ids))) if shape[-1:] > (0,)]
@@ -89,10 +96,15 @@ class Verification(Value):
             f"verified: logits differ by {self.max_difference:.3g} (largest logit {self.max_logit:.4g}) from the "
             f"original's with these blocks skipped, on {' and '.join(probes)} tokens{self._beside()}; {cached} "
             f"({self.dtype} on {self.device}{', weights read block by block' if self.streamed else ''})"
+            + self._near()
             + (f"; not proven, for nothing of the probe reaches it: {unproven}" if unproven else "")
             + (f"; {self._rounded()}" if self.rounded_to else "")
             + (f"; {self.mended}" if self.mended else "")
         )
+
+    def _near(self) -> str:
+        """What was set small to be compared."""
+        return "".join(f"; with {near} set to {near.small} in both, they are equal too" for near in self.near)
 
     def _rounded(self) -> str:
         return (

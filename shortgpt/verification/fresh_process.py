@@ -24,7 +24,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from shortgpt.basics.inputs import OpenOptions
+from shortgpt.basics.inputs import NearDistance, OpenOptions
 from shortgpt.basics.targets import load_target
 from shortgpt.errors import AdapterError, StreamingError, VerificationError, reason_of
 from shortgpt.models.family import Family
@@ -42,8 +42,11 @@ sys.path[:] = json.loads(sys.argv[1])["path"]
 from shortgpt.verification.fresh_process import _child
 _child(sys.argv[1])
 """
-NUMBERS = ("logits", "cached", "uncached", "long_logits", "float32_logits", "float32_long_logits")
-TEXTS = ("dtype", "cannot_generate", "left_over", "generation_dtype", "mended")
+NUMBERS = (
+    *("logits", "cached", "uncached", "long_logits", "float32_logits", "float32_long_logits"),
+    *("long_cached", "long_uncached", "near_logits"),
+)
+TEXTS = ("dtype", "cannot_generate", "left_over", "generation_dtype", "mended", "cannot_continue")
 """The parts of an answer that are numbers, and that are text."""
 CANNOT_STREAM = "cannot_stream"
 """The answer of a model that was to be streamed and cannot be: why."""
@@ -80,6 +83,9 @@ class Answer:
         generation_dtype: what these were computed in, where that is not `dtype`.
         float32_logits, float32_long_logits: as those, from the model that generated, where that is another one.
         mended: what was changed about the library to compare, and why.
+        long_cached, long_uncached: as `cached` and `uncached`, of tokens behind the long probe.
+        cannot_continue: why there are none of those.
+        near_logits: of the short probe with a distance set small, [distances, batch, tokens, vocabulary].
     """
 
     logits: Tensor
@@ -93,6 +99,10 @@ class Answer:
     float32_logits: Tensor | None = None
     float32_long_logits: Tensor | None = None
     mended: str | None = None
+    long_cached: Tensor | None = None
+    long_uncached: Tensor | None = None
+    cannot_continue: str | None = None
+    near_logits: Tensor | None = None
 
     @classmethod
     def by(cls, model: Reloaded, probe: Probe, *, half: bool = True) -> Answer:
@@ -116,14 +126,14 @@ class Answer:
             cannot: str | None = getattr(model, "cannot_generate", None)
             if cannot is not None:
                 return cls(**of_all, cannot_generate=cannot)
-            first = probe.input_ids[:1]
-            cached, uncached = (model.generate(first, NEW_TOKENS, cached=c).float().cpu() for c in (True, False))
-            if {len(cached), len(uncached)} != {NEW_TOKENS}:
-                raise ValueError(
-                    f"{NEW_TOKENS} greedy tokens were asked for; {len(cached)} came with a cache, "
-                    f"{len(uncached)} without"
-                )
-            return cls(**of_all, cached=cached, uncached=uncached)
+            of_all["cached"], of_all["uncached"] = _generated(model, probe.input_ids[:1], NEW_TOKENS)
+            if probe.long_ids is not None and probe.continued:
+                try:
+                    behind = _generated(model, probe.long_ids, probe.continued)
+                    of_all["long_cached"], of_all["long_uncached"] = behind
+                except Exception as error:  # the original may fail at it just so, which is asked where this is judged
+                    of_all["cannot_continue"] = reason_of(error)
+            return cls(**of_all)
 
     def tensors(self) -> dict[str, Tensor]:
         """As named tensors: the form in which it crosses from one process to the other."""
@@ -138,6 +148,16 @@ class Answer:
     def of(cls, tensors: dict[str, Tensor]) -> Answer:
         """The inverse of `tensors`."""
         return cls(**{n: bytes(t.tolist()).decode() if n in TEXTS else t for n, t in tensors.items()})  # type: ignore[arg-type]
+
+
+def _generated(model: Reloaded, prompt: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+    """The logits of greedy tokens behind a prompt, [1, tokens]: with a cache, and without."""
+    cached, uncached = (model.generate(prompt, tokens, cached=c).float().cpu() for c in (True, False))
+    if {len(cached), len(uncached)} != {tokens}:
+        raise ValueError(
+            f"{tokens} greedy tokens were asked for; {len(cached)} came with a cache, {len(uncached)} without"
+        )
+    return cached, uncached
 
 
 def ask(directory: Path, family: Family, probe: Probe, options: OpenOptions) -> Answer | Verification:
@@ -164,6 +184,8 @@ def ask(directory: Path, family: Family, probe: Probe, options: OpenOptions) -> 
             "generation": _generation(directory, options, opening),
             "probe": str(probe_file),
             "side": probe.side,
+            "near": [one.to_dict() for one in probe.near],
+            "continued": probe.continued,
             "answer": str(answer_file),
             # Sums depend on how they are shared out, so the two processes compute alike.
             "path": [place for place in sys.path if os.path.isabs(place)],
@@ -214,9 +236,12 @@ def _answered(request: dict[str, Any], probe: Probe) -> Answer:
     model: Reloaded | None = loader(directory, **request["opening"])
     assert model is not None
     answer = Answer.by(model, probe, half=False)
+    model = None  # no two are held together
+    if probe.near:
+        answer = replace(answer, near_logits=_near_logits(request, probe))
     if not is_half(answer.dtype):
         return answer
-    model, reopened = None, dict(request["generation"])  # the two are never held together
+    reopened = dict(request["generation"])
     if "cannot" in reopened:
         return replace(answer, cannot_generate=reopened["cannot"])
     try:
@@ -231,11 +256,26 @@ def _answered(request: dict[str, Any], probe: Probe) -> Answer:
         wide,
         logits=answer.logits,
         long_logits=answer.long_logits,
+        near_logits=answer.near_logits,
         dtype=answer.dtype,
         generation_dtype=wide.dtype,
         float32_logits=wide.logits,
         float32_long_logits=wide.long_logits,
     )
+
+
+def _near_logits(request: dict[str, Any], probe: Probe) -> Tensor:
+    """The logits of the short probe with a distance set small, [distances, batch, tokens, vocabulary]."""
+    import torch
+
+    loader, opening = load_target(request["loader"]), request["opening"]
+    logits = []
+    for near in probe.near:
+        model: Reloaded = loader(Path(request["directory"]), **opening, near=near)
+        run: Callable[..., Tensor] = model.logits
+        with torch.no_grad():
+            logits.append(run(probe.input_ids, **drawn(probe.side)).float().cpu())
+    return torch.stack(logits)
 
 
 def _reason(stderr: str) -> str:
@@ -259,7 +299,8 @@ def _child(text: str) -> None:
     request = json.loads(text)
     torch.set_num_threads(request["threads"])
     set_precision(request["precision"])
-    probe = Probe(**load_file(request["probe"]), side=request["side"])
+    near = tuple(map(NearDistance.from_dict, request["near"]))
+    probe = Probe(**load_file(request["probe"]), side=request["side"], near=near, continued=request["continued"])
     try:
         answer = _answered(request, probe).tensors()
     except (StreamingError, AdapterError) as error:

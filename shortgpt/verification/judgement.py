@@ -6,10 +6,11 @@ named: weights that were folded, weights at other places of memory, other kernel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from shortgpt.basics.inputs import OpenOptions
+from shortgpt.basics.inputs import NearDistance, OpenOptions
 from shortgpt.errors import VerificationError
 from shortgpt.models.family import Family
 from shortgpt.models.probing.expected_logits import Expectation
@@ -85,6 +86,7 @@ def judge(
         side_inputs=dict(expected.side),
         beyond=expected.beyond,
         idle=expected.idle,
+        near=fingerprinted(expected.near, answer.near_logits),
     )
 
 
@@ -113,6 +115,9 @@ def _pairs(answer: Answer, expected: Expectation) -> Iterator[tuple[str, Tensor,
     yield "", answer.logits, expected.logits
     if expected.long_ids is not None and expected.long_logits is not None and answer.long_logits is not None:
         yield f" on {expected.long_ids.shape[1]} tokens", answer.long_logits, expected.long_logits
+    near_logits = () if answer.near_logits is None else answer.near_logits
+    for near, logits, wanted in zip(expected.near, near_logits, expected.near_logits, strict=True):
+        yield f" with {near} set to {near.small}", logits, wanted
 
 
 def fingerprint(logits: Tensor) -> tuple[float, ...]:
@@ -124,15 +129,37 @@ def fingerprint(logits: Tensor) -> tuple[float, ...]:
     return tuple(logits.flatten()[places].clamp(min=torch.finfo(torch.float32).min).tolist())
 
 
+def fingerprinted(near: Sequence[NearDistance], logits: Tensor | None) -> tuple[NearDistance, ...]:
+    """Distances that were set small, each with the fingerprint of its logits, [distances, 2, tokens, vocabulary]."""
+    if logits is None:
+        return ()
+    return tuple(replace(one, fingerprint=fingerprint(of)) for one, of in zip(near, logits, strict=True))
+
+
 def generated(answer: Answer, device: str) -> int:
     """How many greedy tokens were the same with a cache and without; 0 where there are none."""
-    if answer.cached is None or answer.uncached is None:
-        return 0
-    least = CACHED if device == "cpu" else CACHED_ON_ACCELERATOR
+    return _compared(answer, answer.cached, answer.uncached, device)
+
+
+def generated_behind(answer: Answer, device: str) -> int:
+    """The same of the tokens behind the long probe.
+
+    Raises:
+        VerificationError: logits differ by more than rounding, or the model could not generate them.
+    """
+    if answer.cannot_continue is not None:
+        raise VerificationError(f"behind the long probe it generates no tokens ({answer.cannot_continue})")
+    return _compared(answer, answer.long_cached, answer.long_uncached, device)
+
+
+def _compared(answer: Answer, cached: Tensor | None, uncached: Tensor | None, device: str) -> int:
     import torch
 
+    if cached is None or uncached is None:
+        return 0
+    least = CACHED if device == "cpu" else CACHED_ON_ACCELERATOR
     eps = torch.finfo(getattr(torch, answer.generation_dtype or answer.dtype)).eps
-    return compare_generation(answer.cached, answer.uncached, eps, least)
+    return compare_generation(cached, uncached, eps, least)
 
 
 def compare_generation(cached: Tensor, uncached: Tensor, eps: float, least: float = CACHED) -> int:

@@ -276,7 +276,7 @@ def _record(
         source_hashes=hashes,
         effect=plan.effect if same else None,
         load=written.load_example,
-        notes=(*family.notes(config), *notes),
+        notes=(*family.notes_of_removal(config, removal.keep), *notes),
         base=removal.base or (plan.base if same else None),
     )
 

@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shortgpt.basics.block_lists import block_numbers
-from shortgpt.basics.inputs import Config, Fold, OpenOptions, Source
+from shortgpt.basics.inputs import Config, Fold, NearDistance, OpenOptions, Source
 from shortgpt.checkpoints.weights import CACHE_LINE, Weights, file_hash
 from shortgpt.errors import AdapterError, ModelError, StreamingError, VerificationError
 from shortgpt.models.family import Family
 from shortgpt.models.memory import is_lack_of_memory, lacking_memory, release_memory
 from shortgpt.models.probing.expected_logits import Expectation as Expectation
-from shortgpt.models.probing.expected_logits import expected_logits
+from shortgpt.models.probing.expected_logits import expected_logits, with_near
 from shortgpt.models.probing.logit_comparison import ELSEWHERE, EXACT, HALF_ELSEWHERE, ROUNDED, compare_logits, is_half
 from shortgpt.models.probing.probes import Probe as Probe
 from shortgpt.models.probing.probes import probe as probe
@@ -42,7 +42,7 @@ from shortgpt.verification.fresh_process import Reloaded as Reloaded
 from shortgpt.verification.fresh_process import ask as ask
 from shortgpt.verification.judgement import compare_generation as compare_generation
 from shortgpt.verification.judgement import fingerprint as fingerprint
-from shortgpt.verification.judgement import generated
+from shortgpt.verification.judgement import fingerprinted, generated, generated_behind
 from shortgpt.verification.judgement import judge as judge
 from shortgpt.verification.judgement import needs_float32 as needs_float32
 from shortgpt.verification.unrounded import write_unrounded
@@ -63,6 +63,8 @@ def expectation(
         return Verification(verified=False, reason=chosen)
     try:
         result = expected_logits(family.open(source, chosen), blocks)
+        release_memory()
+        result = nearer(result, source, family, config, blocks, chosen)
     except Exception as error:
         if is_lack_of_memory(error):
             return Verification(verified=False, reason=f"memory did not suffice for the original ({error})")
@@ -72,6 +74,16 @@ def expectation(
         return Verification(verified=False, reason=f"{why}{error}")
     release_memory()
     return result
+
+
+def nearer(
+    expected: Expectation, source: Source, family: Family, config: Config, blocks: Iterable[int], options: OpenOptions
+) -> Expectation:
+    """The same with the distances that no probe reaches set small, where the family can open a model so."""
+    if not family.sets_near:
+        return expected
+    options = replace(options, stream=expected.streamed)
+    return with_near(expected, config, blocks, lambda near: family.open(source, replace(options, near=near)))
 
 
 def how_to_open(family: Family, config: Config, weights: Weights, options: OpenOptions) -> OpenOptions | str:
@@ -144,7 +156,13 @@ def comparison(
             return Verification(verified=False, reason=f"{reason} to be opened in float32")
         return expectation(origin.source, origin.family, origin.config, gone, origin.weights, options)
 
-    expected = again(options) if half and options.dtype == "float32" else expected_logits(original, gone)
+    expected: Expectation | Verification
+    if half and options.dtype == "float32":
+        expected = again(options)
+    else:
+        expected = expected_logits(original, gone)
+        if origin is not None:
+            expected = nearer(expected, origin.source, origin.family, origin.config, gone, options)
 
     def compare() -> Verification:
         if isinstance(expected, Verification):
@@ -256,6 +274,8 @@ def check(
         return answer
     _refuse_left_over(answer, family, expected.depth, expected.left_over)
     outcome = judge(answer, expected, family, options, folded=folded, shifted=shifted, rounding=rounding)
+    if outcome.verified and expected.continued:
+        outcome = _with_continued(outcome, answer, expected, family, options)
     outcome = replace(outcome, left_over=tuple(sorted(expected.left_over)))
     if unrounded is None or not outcome.verified:
         return outcome
@@ -272,9 +292,34 @@ def check(
         generated=generated(saved, options.device),
         fingerprint=fingerprint(saved.logits),
         long_fingerprint=() if saved.long_logits is None else fingerprint(saved.long_logits),
+        near=fingerprinted(expected.near, saved.near_logits),
         rounded_to=unrounded[1],
         rounding=moved_by.difference,
     )
+
+
+def _with_continued(
+    outcome: Verification, answer: Answer, expected: Expectation, family: Family, options: OpenOptions
+) -> Verification:
+    """The same with what was generated behind the long probe, which is judged by the original's own cache.
+
+    Some libraries' caches are wrong behind a window, or where RoPE switches: in the original as well. That is told.
+    """
+    behind = f"cached generation behind {0 if expected.long_ids is None else expected.long_ids.shape[1]} tokens"
+    try:
+        return replace(outcome, generated_behind=generated_behind(answer, options.device))
+    except VerificationError as error:
+        if expected.origin is None:
+            raise
+        original = ask(expected.origin, family, replace(expected.probe, near=()), options)
+        if isinstance(original, Verification):
+            return replace(outcome, beyond=(*outcome.beyond, f"{behind} ({error}; {original.reason})"))
+        try:
+            generated_behind(original, options.device)
+        except VerificationError:
+            told = f"{behind}, which fails in the original as well"
+            return replace(outcome, beyond=(*outcome.beyond, told))
+        raise error from None
 
 
 def in_float32_if(options: OpenOptions, family: Family, *, folded: bool, exported: bool = False) -> OpenOptions:
@@ -349,15 +394,16 @@ def verify_again(
     options = OpenOptions(device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     options = _opening(family, config, weights, options)
     long_ids = torch.tensor([made.long_ids]) if made.long_ids else None
-    answer = ask(folder, family, Probe(torch.tensor(made.probe_ids), long_ids, made.side_inputs), options)
+    chosen = Probe(torch.tensor(made.probe_ids), long_ids, made.side_inputs, made.near, made.generated_behind)
+    answer = ask(folder, family, chosen, options)
     if isinstance(answer, Verification):
         raise VerificationError(f"it could not be opened to be verified: {answer.reason}")
     _refuse_left_over(answer, family, family.depth(config), made.left_over)
     half = is_half(answer.dtype)
     tolerance = max(made.tolerance or EXACT, HALF_ELSEWHERE if half else ELSEWHERE)
     difference = compare_logits(
-        torch.tensor((*fingerprint(answer.logits), *_of_long(answer))),
-        torch.tensor((*made.fingerprint, *made.long_fingerprint)),
+        torch.tensor((*fingerprint(answer.logits), *_of_long(answer), *_of_near(made.near, answer))),
+        torch.tensor((*made.fingerprint, *made.long_fingerprint, *(n for near in made.near for n in near.fingerprint))),
         tolerance,
         largest=made.max_logit,
     )
@@ -370,12 +416,13 @@ def verify_again(
             f"{difference.difference:.3g} (largest logit {difference.largest:.4g}); "
             "compare it with its original (--original)",
         )
-    tokens = generated(answer, options.device)
+    tokens, tokens_behind = generated(answer, options.device), generated_behind(answer, options.device)
     return plan, replace(
         made,
         max_difference=difference.difference,
         tolerance=tolerance,
         generated=tokens,
+        generated_behind=tokens_behind,
         device=device,
         dtype=answer.dtype,
         generation_dtype=answer.generation_dtype,
@@ -385,3 +432,7 @@ def verify_again(
 
 def _of_long(answer: Answer) -> tuple[float, ...]:
     return () if answer.long_logits is None else fingerprint(answer.long_logits)
+
+
+def _of_near(near: Sequence[NearDistance], answer: Answer) -> tuple[float, ...]:
+    return tuple(number for one in fingerprinted(near, answer.near_logits) for number in one.fingerprint)

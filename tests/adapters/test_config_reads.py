@@ -86,6 +86,23 @@ def test_in_memory_they_are_carried_over_too(left_over: Path) -> None:
     assert any("`lucky_numbers`" in note for note in shorter.plan.notes)  # type: ignore[union-attr]
 
 
+def test_a_rule_that_fails_for_these_blocks_alone_is_told_where_the_library_never_reads_its_field(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "whole"
+    tiny("llama").save_pretrained(folder)
+    file = folder / "config.json"
+    period = {"attn_layer_period": 2, "attn_layer_offset": 0}
+    file.write_text(json.dumps(json.loads(file.read_text()) | period))
+    kept_whole = prune_checkpoint(folder, tmp_path / "even", [2, 3], verify=False)
+    assert not [note for note in kept_whole.notes if "attn_layer_period" in note]
+    broken = prune_checkpoint(folder, tmp_path / "odd", [1], verify=False)
+    assert [note for note in broken.notes if note.startswith("`attn_layer_period` is as it was")]
+    in_memory = shortgpt.remove(shortgpt.load(folder), [1]).plan
+    assert in_memory is not None
+    assert in_memory.notes == broken.notes
+
+
 CODE = """
 from transformers import LlamaConfig, LlamaForCausalLM
 class ListedConfig(LlamaConfig):

@@ -11,7 +11,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 import shortgpt
-from shortgpt import Plan
+from shortgpt import Plan, Scores
+from shortgpt.basics.inputs import CalibrationInfo
 from shortgpt.checkpoints.card import model_card, source_metadata
 
 SOURCE = """---
@@ -125,6 +126,32 @@ def test_the_card_of_what_is_pruned_or_saved_has_the_licence_of_its_source(tmp_p
         assert card.data.language == ["en", "de"]
         assert card.data.eval_results is None
         assert card.text.strip().startswith("# ")
+
+
+@pytest.mark.parametrize(("documents", "doubtful"), [(1, True), (3, True), (24, False), (None, False)])
+def test_errors_that_may_be_too_small_are_said_to_be_so(documents: int | None, doubtful: bool) -> None:
+    info = CalibrationInfo("text", 24, 64, 0, None, "a" * 64, "b" * 64, documents)
+    of_sequences = tuple(row % documents for row in range(24)) if documents else ()
+    scores = Scores(
+        model="m",
+        architecture="llama",
+        norm_placement="pre",
+        dtype="float32",
+        block_names=("a", "b"),
+        parameters=(1, 1),
+        total_parameters=4,
+        calibration=info,
+        criteria=("block-influence",),
+        sums=(((1.0, 2.0),) * 24,),
+        counts=((64,) * 24,),
+        tokens=(64,) * 24,
+        stream_norm=(1.0, 1.0),
+        update_norm=(1.0, 1.0),
+        pinned={},
+        documents=of_sequences,
+    )
+    card = model_card(Plan("m", "llama", 2, (0,), scores=scores))
+    assert ("the standard errors may be too small." in card) is doubtful
 
 
 # -- text from outside ----------------------------------------------------------------------------------------------

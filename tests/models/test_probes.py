@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from shortgpt_adapters.transformers.loader import ReloadedCausalLM
 from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import shortgpt
 from shortgpt import Verification
 from shortgpt.errors import VerificationError
-from shortgpt.models.probing.expected_logits import expected_logits
+from shortgpt.models.probing.expected_logits import expected_logits, with_near
 from shortgpt.models.probing.probes import some_of
-from shortgpt.models.probing.reach import Reach, distances
+from shortgpt.models.probing.reach import Reach, distances, near_distances, set_near
 from shortgpt.torch_models.reads import noting_reads
 from shortgpt.verification import verify as verification
 from tests.tiny_types import tiny_model
@@ -113,9 +114,8 @@ def test_of_a_long_probe_tokens_all_along_it_and_the_last_ones_are_compared() ->
 # -- what it finds --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def windowed(tmp_path: Path) -> Path:
-    """A model whose blocks 0, 3 and 4 attend to the last 48 tokens."""
+def saved_windowed(folder: Path, window: int) -> Path:
+    """A model whose blocks 0, 3 and 4 attend to the last `window` tokens."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=257,
@@ -125,13 +125,25 @@ def windowed(tmp_path: Path) -> Path:
         num_attention_heads=2,
         num_key_value_heads=2,
         head_dim=16,
-        max_position_embeddings=256,
+        max_position_embeddings=2 * window if window > 1000 else 256,
         use_sliding_window=True,
-        sliding_window=48,
+        sliding_window=window,
         layer_types=["sliding_attention" if i in (0, 3, 4) else "full_attention" for i in range(6)],
     )
-    Qwen3ForCausalLM(config).eval().save_pretrained(tmp_path / "in")
-    return tmp_path / "in"
+    Qwen3ForCausalLM(config).eval().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def windowed(tmp_path: Path) -> Path:
+    return saved_windowed(tmp_path / "in", 48)
+
+
+def with_windows_of_other_blocks(folder: Path) -> None:
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    config["layer_types"][1:3] = config["layer_types"][2:0:-1]
+    file.write_text(json.dumps(config))
 
 
 def test_a_window_of_the_wrong_block_is_found_out_by_both_ways_of_verifying(
@@ -141,21 +153,73 @@ def test_a_window_of_the_wrong_block_is_found_out_by_both_ways_of_verifying(
     made = plan.verification
     assert made is not None
     assert len(made.long_ids) == 80
-    assert " on 2 × 32 and 1 × 80 tokens; 8 tokens of cached" in str(made)
+    assert " on 2 × 32 and 1 × 80 tokens; 8 tokens of cached generation and 3 behind the longer one equal" in str(made)
     assert shortgpt.verification.verify.verify_again(tmp_path / "out")[1].verified
-    file = tmp_path / "out" / "config.json"
-    config = json.loads(file.read_text())
-    config["layer_types"][1:3] = config["layer_types"][2:0:-1]
-    file.write_text(json.dumps(config))
+    with_windows_of_other_blocks(tmp_path / "out")
     with pytest.raises(VerificationError, match=r"the shorter model's logits on 80 tokens differ by"):
         shortgpt.verify(shortgpt.load(windowed, device="cpu"), tmp_path / "out", [1])
     with pytest.raises(VerificationError, match=r"differ by .* from those that were expected when it was made"):
         verification.verify_again(tmp_path / "out")
 
 
+def test_a_window_that_no_probe_reaches_is_set_small_in_both_models(tmp_path: Path, one_process: None) -> None:
+    source = saved_windowed(tmp_path / "in", 20_000)
+    plan = shortgpt.prune_checkpoint(source, tmp_path / "out", [1], device="cpu")
+    made = plan.verification
+    assert made is not None
+    assert ([str(near) for near in made.near], made.beyond, made.long_ids) == (["sliding_window 20,000"], (), ())
+    assert "; with sliding_window 20,000 set to 8 in both, they are equal too" in str(made)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["sliding_window"] == 20_000
+    assert shortgpt.verification.verify.verify_again(tmp_path / "out")[1].verified
+    with_windows_of_other_blocks(tmp_path / "out")
+    with pytest.raises(VerificationError, match=r"logits with sliding_window 20,000 set to 8 differ by"):
+        shortgpt.verify(shortgpt.load(source, device="cpu"), tmp_path / "out", [1])
+    with pytest.raises(VerificationError, match=r"differ by .* from those that were expected when it was made"):
+        verification.verify_again(tmp_path / "out")
+
+
+def test_a_distance_without_effect_when_it_is_small_stays_among_those_not_proven(tmp_path: Path) -> None:
+    model = shortgpt.load(saved_windowed(tmp_path / "in", 20_000), device="cpu")
+    expected = expected_logits(model, [1])
+    found = with_near(expected, model.config, [1], lambda near: model)
+    assert (found.near, found.beyond) == ((), ("sliding_window 20,000",))
+
+
+def test_a_distance_is_set_small_wherever_its_field_holds_it() -> None:
+    config = {"text_config": {"windows": [4096, 512], "depth": 4096}, "vision_config": {"window": 4096}}
+    (near,) = near_distances(config, ["windows 4,096"])
+    assert set_near(config, near) == {
+        "text_config": {"windows": [8, 512], "depth": 4096},
+        "vision_config": {"window": 4096},
+    }
+
+
+def test_a_cache_that_is_wrong_behind_a_window_is_found_out_where_the_original_has_a_right_one(
+    windowed: Path, tmp_path: Path, one_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shortgpt.prune_checkpoint(windowed, tmp_path / "out", [1], device="cpu")
+    generate = ReloadedCausalLM.generate
+
+    def wrong(model: ReloadedCausalLM, ids: torch.Tensor, new: int, *, cached: bool) -> torch.Tensor:
+        off = cached and ids.shape[1] > 32 and len(blocks_of(model)) in lengths
+        return generate(model, ids, new, cached=cached) + (1.0 if off else 0.0)
+
+    def blocks_of(model: ReloadedCausalLM) -> Any:
+        return model.model.get_submodule("model.layers")
+
+    monkeypatch.setattr(ReloadedCausalLM, "generate", wrong)
+    lengths = {5}
+    with pytest.raises(VerificationError, match="cached generation differs from uncached at token 0"):
+        shortgpt.verify(shortgpt.load(windowed, device="cpu"), tmp_path / "out", [1])
+    lengths = {5, 6}
+    found = shortgpt.verify(shortgpt.load(windowed, device="cpu"), tmp_path / "out", [1])
+    assert found.generated_behind == 0
+    assert found.beyond == ("cached generation behind 80 tokens, which fails in the original as well",)
+
+
 def test_a_record_without_a_long_probe_is_still_read() -> None:
     old = Verification(True, None, 0.0, 12.5, 0.0, (2, 32), 8, "cpu", "float32").to_dict()
-    for field in ("long_ids", "long_fingerprint", "side_inputs", "beyond", "idle"):
+    for field in ("long_ids", "long_fingerprint", "side_inputs", "beyond", "idle", "near", "generated_behind"):
         del old[field]
     assert Verification.from_dict(old).long_ids == ()
 

@@ -36,7 +36,14 @@ from shortgpt_adapters.transformers import config_files
 from shortgpt_adapters.transformers import loader as transformers_loader
 from shortgpt_adapters.transformers.config_reads import ConfigReads, reads_of
 from shortgpt_adapters.transformers.generation import cache_is_right, cached
-from shortgpt_adapters.transformers.loader import arguments, leaving_blocks_in_files, logits_of, placement, unfit
+from shortgpt_adapters.transformers.loader import (
+    arguments,
+    leaving_blocks_in_files,
+    logits_of,
+    placement,
+    unfit,
+    with_near,
+)
 from shortgpt_adapters.transformers.structure import find_structure
 from shortgpt_adapters.transformers.verbosity import quiet as quiet
 
@@ -105,6 +112,7 @@ class TransformersFamily(TorchFamily):
     loader = "shortgpt_adapters.transformers.loader:reload"
     streams = True
     spreads = True
+    sets_near = True
     model_class: type[PreTrainedModel] | None = None  # of the model that was wrapped
     load_example = """from transformers import AutoModelForCausalLM
 
@@ -211,7 +219,7 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
     def open(self, source: Source, options: OpenOptions) -> BlockSequence:
         config = _config(source, options.trust_remote_code)  # one clear message before anything large is read
         settings: dict[str, Any] = {"dtype": options.dtype, "trust_remote_code": options.trust_remote_code}
-        settings |= placement(options.device)
+        settings |= placement(options.device) | with_near(config, options.near)
         if options.stream and self.sequence.trace is not TorchBlockSequence.trace:
             raise StreamingError(
                 f"{source.name}: models of the adapter {self.architecture!r} do more than hand one stream from block "

@@ -28,8 +28,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from shortgpt.basics.inputs import NearDistance
 from shortgpt.errors import StreamingError
 from shortgpt.models.probing.logit_comparison import CACHED, compare_logits
+from shortgpt.models.probing.reach import set_near
 from shortgpt_adapters.transformers.generation import generate_plainly
 
 if TYPE_CHECKING:
@@ -225,6 +227,11 @@ def placement(device: str) -> dict[str, Any]:
     return {} if device == "cpu" else {"device_map": device if device == "auto" else {"": device}}
 
 
+def with_near(config: PreTrainedConfig, near: NearDistance | None) -> dict[str, Any]:
+    """What tells `from_pretrained` that a distance is another one; see `shortgpt.models.probing.reach`."""
+    return {} if near is None else {"config": type(config).from_dict(set_near(config.to_dict(), near))}
+
+
 def reload(
     directory: Path,
     *,
@@ -232,12 +239,14 @@ def reload(
     dtype: str,
     trust_remote_code: bool = False,
     stream: str | None = None,
+    near: NearDistance | None = None,
     kind: type[ReloadedCausalLM] = ReloadedCausalLM,
 ) -> ReloadedCausalLM:
     """Open a checkpoint with `AutoModelForCausalLM.from_pretrained`, or the class that its config asks for.
 
     Args:
         stream: the block list whose weights stay in their files.
+        near: a distance in the config that is set small.
 
     Raises:
         ValueError: the library had to invent a tensor, or could not fit one. (What it passed over is told as
@@ -246,14 +255,14 @@ def reload(
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    opener = loading_class(read_config(directory, trust_remote_code=trust_remote_code), trust_remote_code)
+    config = read_config(directory, trust_remote_code=trust_remote_code)
+    opener = loading_class(config, trust_remote_code)
+    settings = {"dtype": dtype, "trust_remote_code": trust_remote_code, **placement(device), **with_near(config, near)}
     weights = None
     with contextlib.ExitStack() as stack:
         if stream is not None:
             weights = stack.enter_context(leaving_blocks_in_files(str(directory), stream))
-        model, info = opener.from_pretrained(
-            directory, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **placement(device)
-        )
+        model, info = opener.from_pretrained(directory, output_loading_info=True, **settings)
     faults = unfit(info)
     left_over = faults.pop("unexpected_keys", [])
     if faults:

@@ -5,6 +5,8 @@
     short    2 × 32 tokens                                          every logit is compared
     side     inputs that the tokens alone leave blocks idle without: an image's states, an encoder's
     long     1 × as many tokens as the config's windows ask for     the logits of some tokens are compared
+    near     the short one, with a window that no probe reaches     every logit is compared
+             set so small in the config of both models
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from shortgpt.basics.inputs import NearDistance
 from shortgpt.models.probing.reach import MARGIN, Reach
 
 if TYPE_CHECKING:
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 PROBE = (2, 32)
 NEW_TOKENS = 8
+NEW_TOKENS_BEHIND_LONG = 3
+"""The first is the prompt's own; the others are read from the cache that it filled."""
 
 SPREAD = 64
 """Tokens of the long probe whose logits are compared, beside the last ones."""
@@ -35,11 +40,15 @@ class Probe:
         input_ids: the short probe, [2, tokens].
         long_ids: the long probe, [1, tokens]; None where there is none.
         side: shapes of what is given beside the short probe's tokens, by name; see `drawn`.
+        near: distances that are set small, one after the other, for one more look at the short probe.
+        continued: how many tokens are generated behind the long probe.
     """
 
     input_ids: Tensor
     long_ids: Tensor | None = None
     side: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    near: tuple[NearDistance, ...] = ()
+    continued: int = 0
 
     def ids(self) -> dict[str, Tensor]:
         """The token ids by name."""
@@ -59,7 +68,12 @@ def probe_of(model: BlockSequence) -> tuple[Probe, tuple[str, ...]]:
     """The short probe and the long one that a model asks for; and which of its distances neither reaches."""
     short = probe(model.vocab_size, model.max_tokens)
     reach = Reach.of(model, short.shape[1])
-    return Probe(short, _random_ids(model.vocab_size, 1, reach.tokens) if reach.tokens else None), reach.beyond
+    if not reach.tokens:
+        return Probe(short), reach.beyond
+    room = NEW_TOKENS_BEHIND_LONG if reach.continued and not model.streamed else 0
+    if model.max_tokens is not None:
+        room = max(0, min(room, model.max_tokens - reach.tokens))
+    return Probe(short, _random_ids(model.vocab_size, 1, reach.tokens), continued=room), reach.beyond
 
 
 def _random_ids(vocab_size: int, rows: int, tokens: int) -> Tensor:
