@@ -16,6 +16,7 @@
     ├── HiddenStateError           NaN, infinity or zero vectors in the residual stream
     ├── SelectionError             those blocks cannot be removed
     │   └── ConfigRewriteError         a per-block config field that no rule explains
+    ├── ResumeError                what was measured before is of another run
     ├── OutputError                the target folder cannot be written
     ├── AdapterError               an adapter broke its contract (see `shortgpt.testing`)
     └── VerificationError          the shorter model is not what skipping says it should be
@@ -97,6 +98,10 @@ class SelectionError(ShortGPTError):
 
 class ConfigRewriteError(SelectionError):
     """A config field looks as if it depended on the blocks, and no rule explains it."""
+
+
+class ResumeError(ShortGPTError):
+    """What a folder holds of an earlier run is of another model, task version or setting."""
 
 
 class OutputError(ShortGPTError):

@@ -48,6 +48,18 @@ if TYPE_CHECKING:
 )
 @click.option("--chat-template", is_flag=True, help="Put prompts into the tokenizer's chat template.")
 @click.option("--batch-size", type=int, help="Requests that are run together. Default: 8. It moves the last digits.")
+@click.option(
+    "--require",
+    metavar="REQUIREMENT",
+    multiple=True,
+    help="Exit 1 where a shorter model is not such: cloze>=0.95x, perplexity-ratio<=1.3, copy>=0.5; may be repeated.",
+)
+@click.option(
+    "--until-settled", is_flag=True, help="Take more items until each requirement holds or fails with 95% confidence."
+)
+@click.option(
+    "--resume", metavar="FOLDER", help="Write what is measured into this folder, and take what was measured from it."
+)
 @click.option("--tokenizer", metavar="NAME", help="A folder or hub id, for a model that brings no tokenizer.")
 @common.model_options
 @common.result_options
@@ -62,11 +74,13 @@ def evaluate(
     """Put MODELS to tasks, the original first, and say what each shorter one keeps.
 
     All are asked the same items, so differences and ratios are paired by item. A task or model that fails is told, and
-    the others still run; the exit status is then 2.
+    the others still run; the exit status is then 2. With --require it is 1 where a requirement fails, and 3 where one
+    is not settled, for its 95% confidence interval contains the limit.
     """
     from shortgpt.basics.block_lists import parse_blocks
     from shortgpt.measuring.tasks.evaluate import evaluate as run
     from shortgpt.models.devices import default_device
+    from shortgpt.values.evaluation.requirements import FAILS, UNSETTLED
     from shortgpt.values.plan import Plan
 
     common.check(outputs, "Evaluation")
@@ -78,6 +92,9 @@ def evaluate(
     common.emit(found, found, outputs)
     if found.failures():
         raise ShortGPTError(f"not everything was measured: {_told(found)}")
+    states = {verdict.state for verdict in found.verdicts}
+    if status := 1 if FAILS in states else 3 if UNSETTLED in states else 0:
+        click.get_current_context().exit(status)
 
 
 def _check_measured(found: Evaluation) -> None:

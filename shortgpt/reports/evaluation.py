@@ -31,6 +31,8 @@ def evaluation_tables(evaluation: Evaluation) -> RenderableType:
     for model in measured:
         if model and (kept := _kept_table(evaluation, model)).rows:
             parts += [Text(), Text(f"({model + 1}) beside (1)", style="bold"), _grid(kept, chance)]
+    if evaluation.verdicts:
+        parts += [Text(), *(Text(line, style="bold") for line in verdict_lines(evaluation))]
     notes = evaluation_notes(evaluation)
     if notes:
         parts += [Text(), *(Text(line, style="dim") for line in notes)]
@@ -92,6 +94,23 @@ def evaluation_notes(evaluation: Evaluation) -> list[str]:
     return lines
 
 
+def verdict_lines(evaluation: Evaluation) -> list[str]:
+    """What became of each requirement, a line each."""
+    return [
+        f"{one.requirement}: {one.state} for {one.model}: {number(one.value)}, {_interval(one.low, one.high)} "
+        f"({one.items} items)"
+        for one in evaluation.verdicts
+    ]
+
+
+def _interval(low: float, high: float) -> str:
+    least = "" if math.isnan(low) else f"at least {number(low)}"
+    most = "" if math.isnan(high) else f"at most {number(high)}"
+    if not least and not most:
+        return "which nothing bounds yet"
+    return f"{' and '.join(filter(None, (least, most)))} with 95% confidence each"
+
+
 def tables(evaluation: Evaluation) -> tuple[Table, ...]:
     """The models; scores, a column a model; what each shorter one keeps; what failed."""
     models = Table(
@@ -117,6 +136,10 @@ def tables(evaluation: Evaluation) -> tuple[Table, ...]:
     for model, one in enumerate(evaluation.models):
         if model and one.error is None and (kept := _kept_table(evaluation, model)).rows:
             made.append(kept)
+    if evaluation.verdicts:
+        columns = ("requirement", "model", "state", "value", "at least (95%)", "at most (95%)", "items")
+        told = tuple((v.requirement, v.model, v.state, v.value, v.low, v.high, v.items) for v in evaluation.verdicts)
+        made.append(Table("Requirements", columns, told))
     if evaluation.failures():
         made.append(Table("Not measured", ("what", "reason"), evaluation.failures()))
     return tuple(made)

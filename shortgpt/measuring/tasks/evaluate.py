@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
 from shortgpt._version import __version__
-from shortgpt.basics.block_lists import block_numbers
 from shortgpt.basics.inputs import LoadOptions, Progress
-from shortgpt.errors import CalibrationError
+from shortgpt.errors import CalibrationError, RequirementError
 from shortgpt.measuring.tasks.finding import default_tasks, find_tasks
-from shortgpt.measuring.tasks.language_model import LanguageModel
+from shortgpt.measuring.tasks.journal import Journal
+from shortgpt.measuring.tasks.measuring import Measuring
 from shortgpt.measuring.tasks.running import Running
-from shortgpt.measuring.tasks.subjects import Blocks, Model, Subject, described, subjects_of
-from shortgpt.measuring.tasks.task import TaskOptions
-from shortgpt.models.loading import tried
-from shortgpt.models.sequence import BlockSequence
-from shortgpt.values.evaluation.evaluation import EvaluatedModel, Evaluation
+from shortgpt.measuring.tasks.subjects import Blocks, Model, subjects_of
+from shortgpt.measuring.tasks.task import Task, TaskOptions
+from shortgpt.values.evaluation.evaluation import Evaluation
 from shortgpt.values.evaluation.outcomes import TaskRow
+from shortgpt.values.evaluation.requirements import judge, requirements_of, unsettled
 
 
 def evaluate(
@@ -36,6 +35,9 @@ def evaluate(
     include_path: Sequence[str | Path] = (),
     chat_template: bool = False,
     batch_size: int | None = None,
+    require: Sequence[str] = (),
+    until_settled: bool = False,
+    resume: str | Path | None = None,
     progress: Progress | None = None,
     **options: Unpack[LoadOptions],
 ) -> Evaluation:
@@ -54,6 +56,11 @@ def evaluate(
         include_path: folders with task files of suites.
         chat_template: put prompts into the tokenizer's chat template, where the task allows it.
         batch_size: requests that are run together. Default: 8. It moves the last digits.
+        require: what is required of each shorter model, such as "cloze>=0.95x"; see
+            `shortgpt.values.evaluation.requirements`. What became of it is in `Evaluation.verdicts`.
+        until_settled: take more items of the tasks that requirements are about, until each holds or fails with 95%
+            confidence, or `items` or the task ends. All models are in memory together.
+        resume: a folder in which is written what is measured; what was before, by the same call, is taken from it.
         progress: called with a task's name, the items done and of how many; with "models" before each model.
         options: as for `shortgpt.load`; a `tokenizer` serves the models that bring none.
 
@@ -62,7 +69,9 @@ def evaluate(
 
     Raises:
         UnknownNameError: no task of that name is known.
-        CalibrationError, ModelError: a number makes no sense; there is no model.
+        RequirementError: a requirement cannot be read, or is about what is not run.
+        ResumeError: the folder holds what was measured of another model, task version or setting.
+        CalibrationError, ModelError, SelectionError: a number makes no sense; there is no model; no such blocks.
     """
     _check(items, batch_size, shots)
     columns = subjects_of(models, removed)
@@ -70,39 +79,35 @@ def evaluate(
     making = TaskOptions(source, field, seed, items, shots, tuple(map(str, include_path)), chat_template)
     names = default_tasks() if tasks is None else tuple(tasks)
     found = find_tasks(names, making)
-    runs = {one.name: Running(one, len(columns), items, seed) for one in found if not isinstance(one, TaskRow)}
-    told = _all_items(columns, list(runs.values()), batch_size, options, progress)
-    rows = tuple(one if isinstance(one, TaskRow) else runs[one.name].row() for one in found)
-    settings = {"text": str(source) if isinstance(source, (str, Path)) else "texts", "shortgpt": __version__}
-    return Evaluation(told, rows, seed, settings | _versions())
+    ready = [one for one in found if not isinstance(one, TaskRow)]
+    requirements = requirements_of(
+        require, [one.task if isinstance(one, TaskRow) else one.name for one in found], len(columns)
+    )
+    if until_settled and not requirements:
+        raise RequirementError("until what is settled? give a requirement (--require), such as 'cloze>=0.95x'")
+    told = {"text": str(source) if isinstance(source, (str, Path)) else "texts", "chat_template": chat_template}
+    journal = None if resume is None else Journal(resume, _described(ready, seed, batch_size, told))
+    runs = {one.name: Running(one, len(columns), items, seed, journal) for one in ready}
+    measuring = Measuring(columns, list(runs.values()), batch_size, options, journal, progress)
+
+    def result() -> Evaluation:
+        rows = tuple(one if isinstance(one, TaskRow) else runs[one.name].row() for one in found)
+        return Evaluation(measuring.models(), rows, seed, told | {"shortgpt": __version__} | _versions())
+
+    if until_settled:
+        measuring.until(lambda: unsettled(result(), requirements))
+    else:
+        measuring.all_items()
+    done = result()
+    return replace(done, verdicts=judge(done, requirements, peeking=until_settled))
 
 
-def _all_items(
-    columns: Sequence[Subject],
-    runs: Sequence[Running],
-    batch_size: int | None,
-    loading: LoadOptions,
-    progress: Progress | None,
-) -> tuple[EvaluatedModel, ...]:
-    """Run every task on every model, one model after the other."""
-    told: dict[int, EvaluatedModel] = {}
-    for model, group in groupby(enumerate(columns), key=lambda one: one[1].model):
-        here = list(group)
-
-        def measure(opened: BlockSequence) -> None:
-            for at, subject in here:  # noqa: B023  called at once
-                lm = LanguageModel(opened, block_numbers(subject.removed, len(opened)), batch_size=batch_size)
-                told[at] = described(subject, lm)
-                for run in runs:
-                    run.measure(at, lm, run.items, progress)
-
-        if progress is not None:
-            progress("models", here[0][0], len(columns))
-        _, _, error = tried(model, measure, **loading)
-        for at, subject in here:
-            if error is not None and at not in told:
-                told[at] = EvaluatedModel(subject.label, subject.removed, error=error)
-    return tuple(told[at] for at in range(len(columns)))
+def _described(tasks: Sequence[Task], seed: int, batch_size: int | None, told: dict[str, Any]) -> dict[str, Any]:
+    """What tells a run from others: whatever moves its results but the models."""
+    of_tasks = {
+        one.name: {"version": one.version, "available": len(one), "settings": dict(one.settings)} for one in tasks
+    }
+    return {"seed": seed, "batch_size": batch_size, **told, "tasks": of_tasks, **_versions()}
 
 
 def _check(items: int | None, batch_size: int | None, shots: int | None) -> None:

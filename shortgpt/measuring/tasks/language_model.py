@@ -189,6 +189,16 @@ class LanguageModel:
                 progress(len(found), len(shown))
         return [found[at] for at in range(len(shown))]
 
+    def some_logits(self) -> list[float]:
+        """Some of the logits behind a few fixed tokens, which tell this model from others."""
+        from shortgpt.models.probing.probes import probe
+
+        ids = probe(self.model.vocab_size, self.model.max_tokens)[:1, :8]
+        (logits,) = self._run({"input_ids": ids.to(self.model.device)})
+        last = logits[0, -1].float()
+        found: list[float] = last[:: max(1, len(last) // 64)].tolist()
+        return found
+
     def _generated(self, made: Sequence[int], until: Sequence[str]) -> Generated:
         ids = tuple(made[:-1] if made and made[-1] in self.model.end_tokens else made)
         text = self.decode(ids)

@@ -10,7 +10,8 @@ import random
 from collections.abc import Sequence
 
 from shortgpt.basics.inputs import Progress
-from shortgpt.errors import ShortGPTError
+from shortgpt.errors import CalibrationError, HiddenStateError, TaskDataError
+from shortgpt.measuring.tasks.journal import Chunk, Journal
 from shortgpt.measuring.tasks.language_model import LanguageModel
 from shortgpt.measuring.tasks.task import CHUNK, Task
 from shortgpt.values.evaluation.outcomes import Column, Outcome, TaskRow
@@ -23,13 +24,19 @@ class Running:
         models: how many there are.
         items: at most as many items are taken; None: the task's own number.
         seed: by which items are drawn.
+        journal: where what is measured is written down, and what was measured before is found.
+
+    Attributes:
+        items: how many are taken.
+        most: how many could be.
     """
 
-    def __init__(self, task: Task, models: int, items: int | None, seed: int) -> None:
-        self.task = task
+    def __init__(self, task: Task, models: int, items: int | None, seed: int, journal: Journal | None = None) -> None:
+        self.task, self.journal = task, journal
         self.order = list(range(len(task)))
         random.Random(seed).shuffle(self.order)  # tasks on the same passages take the same ones, and share the reading
-        self.items = min(len(self.order), items or task.default_items or len(self.order))
+        self.most = min(len(self.order), items or len(self.order))
+        self.items = min(self.most, items or task.default_items or self.most)
         self.outcomes: list[list[Outcome]] = [[] for _ in range(models)]
         self.truncated = [0] * models
         self.errors: list[str | None] = [None] * models
@@ -39,16 +46,32 @@ class Running:
         done = self.outcomes[model]
         while len(done) < until and self.errors[model] is None:
             items = self.order[len(done) : min(until, len(done) + CHUNK)]
-            before = lm.truncated
             try:
-                found = self.task.outcomes(lm, items)
-            except ShortGPTError as error:
+                outcomes, truncated = self._chunk(model, lm, len(done), items)
+            except (HiddenStateError, CalibrationError, TaskDataError) as error:
                 self.errors[model] = str(error)
                 return
-            done += found
-            self.truncated[model] += lm.truncated - before
+            done += outcomes
+            self.truncated[model] += truncated
             if progress is not None:
                 progress(self.task.name, len(done), until)
+
+    def fail(self, model: int, why: str) -> None:
+        """End the column of a model that cannot be asked any more, unless all was asked."""
+        if len(self.outcomes[model]) < self.items and self.errors[model] is None:
+            self.errors[model] = why
+
+    def _chunk(self, model: int, lm: LanguageModel, first: int, items: Sequence[int]) -> Chunk:
+        """What a model does on some items: as it was written down, or measured."""
+        known = None if self.journal is None else self.journal.known(self.task.name, model, first, items)
+        if known is not None:
+            return known
+        before = lm.truncated
+        outcomes = self.task.outcomes(lm, items)
+        chunk = outcomes, lm.truncated - before
+        if self.journal is not None:
+            self.journal.add(self.task.name, model, first, items, chunk)
+        return chunk
 
     def row(self) -> TaskRow:
         """What was measured."""

@@ -45,6 +45,30 @@ class EvaluatedModel(Value):
 
 
 @dataclass(frozen=True)
+class Verdict(Value):
+    """What became of a requirement.
+
+    Attributes:
+        requirement: as it was written.
+        model: of which it was asked.
+        task: that it is about.
+        state: "holds", "fails", or "not settled" where the confidence interval contains the limit.
+        value: what was measured of what the requirement is about.
+        low, high: bounds on that, each with 95% confidence; NaN where there is none.
+        items: that were measured.
+    """
+
+    requirement: str
+    model: str
+    task: str
+    state: str
+    value: float
+    low: float
+    high: float
+    items: int
+
+
+@dataclass(frozen=True)
 class Evaluation(Value):
     """Tasks as rows, models as columns; the first model is the original that the others are compared with.
 
@@ -53,12 +77,14 @@ class Evaluation(Value):
         tasks: the rows, each with a column a model.
         seed: by which items were drawn.
         settings: how it was run: the text, versions of libraries, shots, ...
+        verdicts: what became of each requirement, for each shorter model.
     """
 
     models: tuple[EvaluatedModel, ...]
     tasks: tuple[TaskRow, ...]
     seed: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
+    verdicts: tuple[Verdict, ...] = ()
 
     def check(self) -> None:
         """Raise a `ShortGPTError` where a row has not a column for each model."""
@@ -96,12 +122,12 @@ class Evaluation(Value):
 
     def flips(self, row: TaskRow, model: int) -> Flips | None:
         """The answers that are others than the original's; None for tasks without answers."""
-        before, after = self._column(row, 0), self._column(row, model)
+        before, after = self.column(row, 0), self.column(row, model)
         return None if before is None or after is None else estimates.flips(before, after)
 
     def is_at_chance(self, row: TaskRow) -> bool:
         """Whether not even the original does better than guessing, so that nothing can be seen to be lost."""
-        column = self._column(row, 0)
+        column = self.column(row, 0)
         return column is not None and estimates.is_at_chance(row, column)
 
     def averaged(self) -> tuple[TaskRow, ...]:
@@ -111,7 +137,7 @@ class Evaluation(Value):
             for row in self.tasks
             if row.kind == "skill"
             and not self.is_at_chance(row)
-            and all(self._column(row, model) is not None for model in self._measured())
+            and all(self.column(row, model) is not None for model in self._measured())
         )
 
     def average(self, model: int = 0) -> Estimate | None:
@@ -153,14 +179,15 @@ class Evaluation(Value):
     def _measured(self) -> tuple[int, ...]:
         return tuple(at for at, one in enumerate(self.models) if one.error is None)
 
-    def _column(self, row: TaskRow, model: int) -> Column | None:
+    def column(self, row: TaskRow, model: int) -> Column | None:
+        """What a model did on a task; None where it was not measured."""
         if row.error is not None or model >= len(row.columns):
             return None
         column = row.columns[model]
         return column if column.error is None and column.scores else None
 
     def _influenced(self, row: TaskRow, model: int) -> Influenced | None:
-        column = self._column(row, model)
+        column = self.column(row, model)
         return None if column is None else estimates.score(row, column)
 
     def _both(self, row: TaskRow, model: int) -> tuple[Influenced, Influenced] | None:

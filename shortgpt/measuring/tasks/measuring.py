@@ -1,0 +1,114 @@
+"""Models opened and put to tasks: one after the other, or together until what is required of them is settled."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from itertools import groupby
+
+from shortgpt.basics.block_lists import block_numbers
+from shortgpt.basics.inputs import LoadOptions, Progress
+from shortgpt.errors import OutputError, ResumeError, SelectionError, ShortGPTError
+from shortgpt.measuring.tasks.journal import Journal
+from shortgpt.measuring.tasks.language_model import LanguageModel
+from shortgpt.measuring.tasks.running import Running
+from shortgpt.measuring.tasks.subjects import Model, Subject, described
+from shortgpt.measuring.tasks.task import CHUNK
+from shortgpt.models.loading import load, tried
+from shortgpt.models.sequence import BlockSequence
+from shortgpt.values.evaluation.evaluation import EvaluatedModel
+
+FATAL = (ResumeError, SelectionError, OutputError)
+"""What ends a run: mistakes of the user's, which no other model makes up for."""
+
+Place = tuple[int, Subject]
+
+
+class Measuring:
+    """The columns of an evaluation, filled.
+
+    Args:
+        loading: how models that are named are opened.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[Subject],
+        runs: Sequence[Running],
+        batch_size: int | None,
+        loading: LoadOptions,
+        journal: Journal | None,
+        progress: Progress | None,
+    ) -> None:
+        self.columns, self.runs, self.batch_size = columns, runs, batch_size
+        self.loading, self.journal, self.progress = loading, journal, progress
+        self.told: dict[int, EvaluatedModel] = {}
+
+    def models(self) -> tuple[EvaluatedModel, ...]:
+        """What is recorded of each model."""
+        return tuple(self.told[at] for at in range(len(self.columns)))
+
+    def all_items(self) -> None:
+        """Run every task on every model, one model after the other. One that fails does not end the others."""
+        for model, places in self._by_model():
+            if self.progress is not None:
+                self.progress("models", places[0][0], len(self.columns))
+            _, fatal, failure = tried(model, partial(self._fill, places), **self.loading)
+            if fatal is not None:
+                raise fatal
+            for at, subject in places:
+                if failure is not None:
+                    self.told.setdefault(at, EvaluatedModel(subject.label, subject.removed, error=failure))
+                    for run in self.runs:
+                        run.fail(at, failure)
+
+    def until(self, unsettled: Callable[[], Collection[str]]) -> None:
+        """Run every task on all models, and go on with those that are `unsettled` until none is, or they end."""
+        models: list[tuple[int, LanguageModel]] = []
+        for model, places in self._by_model():
+            opened = model if isinstance(model, BlockSequence) else load(model, **self.loading)
+            models += self._language_models(opened, places)
+        for run in self.runs:
+            self._measure(run, models, run.items)
+        taken = {run.task.name: run.items for run in self.runs}
+        while pending := [run for run in self._unsettled(unsettled) if taken[run.task.name] < run.most]:
+            for run in pending:
+                taken[run.task.name] = min(run.most, taken[run.task.name] + CHUNK)
+                self._measure(run, models, taken[run.task.name])
+
+    def _fill(self, places: Sequence[Place], opened: BlockSequence) -> ShortGPTError | None:
+        """Fill the columns of a model; what is given back is to end the run."""
+        try:
+            for at, lm in self._language_models(opened, places):
+                for run in self.runs:
+                    run.measure(at, lm, run.items, self.progress)
+        except FATAL as error:
+            return error
+        return None
+
+    def _unsettled(self, unsettled: Callable[[], Collection[str]]) -> list[Running]:
+        names = unsettled()
+        return [run for run in self.runs if run.task.name in names]
+
+    def _measure(self, run: Running, models: Sequence[tuple[int, LanguageModel]], until: int) -> None:
+        for at, lm in models:
+            run.measure(at, lm, until, self.progress)
+
+    def _by_model(self) -> list[tuple[Model, list[Place]]]:
+        """The columns of each model that is opened."""
+        return [
+            (model, list(places)) for model, places in groupby(enumerate(self.columns), key=lambda one: one[1].model)
+        ]
+
+    def _language_models(self, opened: BlockSequence, places: Sequence[Place]) -> list[tuple[int, LanguageModel]]:
+        """The models of some columns, all of one that was opened; noted in the journal."""
+        gone = [block_numbers(subject.removed, len(opened)) for _, subject in places]
+        found = []
+        for (at, subject), blocks in zip(places, gone, strict=True):
+            lm = LanguageModel(opened, blocks, batch_size=self.batch_size)
+            self.told[at] = described(subject, lm)
+            if self.journal is not None:
+                self.journal.opened(at, dataclasses.asdict(self.told[at]), lm.some_logits())
+            found.append((at, lm))
+        return found
