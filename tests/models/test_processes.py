@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,16 +82,27 @@ if second:
 """
 
 
-COMMAND = """
+TORCHRUN = """
+# What torchrun does to start two processes, but that they are forks, which imported torch before.
+import sys
 from pathlib import Path
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from shortgpt.cli import main
+def command(*arguments):
+    from shortgpt.cli import main
 
-try:
-    main()
-finally:
+    sys.argv = ["shortgpt", *arguments]
+    try:
+        main()
+    except SystemExit as stop:
+        status = stop.code
     threads = [(thread / "comm").read_text().strip() for thread in Path("/proc/self/task").glob("*")]
-    assert not any("gloo" in name for name in threads), threads
+    return status, [name for name in threads if "gloo" in name]
+
+meeting = {"run_id": "one", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+config = LaunchConfig(1, 1, 2, **meeting, start_method="fork")
+ended = elastic_launch(config, command)(*sys.argv[1:])
+assert ended == {0: (0, []), 1: (0, [])}, ended  # the command leaves no thread of the group behind
 """
 
 
@@ -101,12 +110,6 @@ def with_tests_to_import() -> dict[str, str]:
     """The environment, for a program that imports these tests."""
     root = Path(__file__).parents[2]
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])}
-
-
-def torchrun(*arguments: object) -> Ran:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
-    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=with_tests_to_import())
-    return Ran(ran.returncode, ran.stdout, ran.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -162,10 +165,9 @@ def test_under_torchrun_the_first_process_reports_and_the_result_is_that_of_one(
     text.write_text("A line of text, and then another one.\n" * 100)
     options = ["--calibration", text, "--sequences", 3, "--tokens", 32, "--batch-size", 1, "--device", "cpu", "--quiet"]
     alone = run_cli("score", llama_folder, *options, "--json", tmp_path / "alone.json")
-    (tmp_path / "command.py").write_text(COMMAND)  # the command, which leaves no thread of the group behind
-    shared = torchrun(tmp_path / "command.py", "score", llama_folder, *options, "--json", tmp_path / "shared.json")
-    assert (alone.status, shared.status) == (0, 0), shared.err
-    assert shared.out == alone.out
+    shared = run_python("-c", TORCHRUN, "score", llama_folder, *options, "--json", tmp_path / "shared.json")
+    assert (alone.status, shared.returncode) == (0, 0), shared.stderr
+    assert shared.stdout == alone.out
     assert (tmp_path / "shared.json").read_text() == (tmp_path / "alone.json").read_text()
 
 

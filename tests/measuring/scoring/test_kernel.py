@@ -25,7 +25,7 @@ INTERPRETED = """
 import json, sys
 import torch
 import shortgpt
-from shortgpt import fused, batch_tap
+from shortgpt.measuring.scoring import boundary_sums, kernel
 from tests.support import Playback
 from tests.measuring.scoring.test_kernel import CASES, CRITERIA, case
 from tests.values.test_scores import LENGTHS, batches, stream
@@ -35,10 +35,10 @@ for name in CASES:
     held, hidden, chosen = case(name)
     norms = torch.full([hidden.shape[0] * hidden.shape[1] if chosen is None else len(chosen)], -1.0).double()
     updates = norms.clone()
-    fused.norms_of(held, hidden, chosen, norms, updates)
+    kernel.norms_of(held, hidden, chosen, norms, updates)
     found[name] = [norms.tolist(), updates.tolist()]
 
-batch_tap._kernel_for = lambda hidden: fused.norms_of  # as on CUDA
+boundary_sums._kernel_for = lambda hidden: kernel.norms_of  # as on CUDA
 for dtype in ("float32", "bfloat16"):
     model = Playback(stream().to(getattr(torch, dtype)))
     scores = shortgpt.score(model, batches(LENGTHS, rows=4), criteria=CRITERIA)
