@@ -49,16 +49,18 @@ FUNCTIONS = {
     "prune_checkpoint": "(source: str | Path | Source, output: str | Path, blocks: Plan | Iterable[int], *, "
     "verify: bool = True, device: str | None = None, dtype: str = auto, trust_remote_code: bool = False, "
     "architecture: str | None = None, export_as: str | None = None, stream: bool = False, "
-    "progress: Progress | None = None) -> Plan",
+    "fitted: Fitted | None = None, progress: Progress | None = None) -> Plan",
     "compensate": "(model: BlockSequence, blocks: Plan | Iterable[int], calibration: Any = stdlib, *, "
     "progress: Progress | None = None, **options: Unpack[CalibrationOptions]) -> BlockSequence",
     "effect": "(model: BlockSequence, blocks: Plan | Iterable[int], text: Any = stdlib, *, "
-    "progress: Progress | None = None, **options: Unpack[CalibrationOptions]) -> Effect",
+    "changes: Sequence[Change] = (), progress: Progress | None = None, **options: Unpack[CalibrationOptions]) "
+    "-> Effect",
     "prune": "(model: BlockSequence | Source | str | Path, output: str | Path, *, blocks: int | None = None, "
     "ratio: float | None = None, contiguous: int | None = None, max_perplexity_ratio: float | None = None, "
     "remove: str | Iterable[int] | None = None, plan: Plan | str | Path | None = None, "
     "keep: str | Iterable[int] = (), criterion: str | None = None, calibration: Any = None, "
-    "effect: bool | None = None, verify: bool = True, exports: Sequence[str] = (), export_as: str | None = None, "
+    "effect: bool | None = None, compensate: bool | None = None, "
+    "verify: bool = True, exports: Sequence[str] = (), export_as: str | None = None, "
     "merge_adapter: bool = False, progress: Progress | None = None, **options: Unpack[MeasuringOptions]) "
     "-> Plan | None",
     "search": "(model: BlockSequence, blocks: int, calibration: Any = stdlib, *, method: str = pairs, "
@@ -66,7 +68,8 @@ FUNCTIONS = {
     "contiguous: bool = False, refuse: Refuse | None = None, resume: str | Path | None = None, "
     "progress: Progress | None = None, **texts: Unpack[CalibrationOptions]) -> Search",
     "verify": "(original: BlockSequence, directory: str | Path, blocks: Iterable[int], *, "
-    "dtype: str = auto, trust_remote_code: bool = False, family: Family | None = None) -> Verification",
+    "dtype: str = auto, trust_remote_code: bool = False, family: Family | None = None, "
+    "changes: Sequence[Change] = ()) -> Verification",
     "compare": "(models: Iterable[BlockSequence | Scores | str | Path], calibration: Any = stdlib, *, "
     "criteria: Sequence[str] = (block-influence,), progress: Progress | None = None, "
     "**options: Unpack[MeasuringOptions]) -> Comparison",

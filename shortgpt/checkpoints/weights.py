@@ -253,6 +253,10 @@ class Weights:
         """Where a tensor is that is there."""
         return self.tensors[self._file_of(name)][name]
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor that is there."""
+        return self.entry(name).shape
+
     def tensor(self, name: str) -> Any:
         """One tensor, mapped from its file by itself: as soon as it is let go, nothing of it is in memory.
 

@@ -49,6 +49,12 @@ class _AsOption(click.Command):
     help="Measure perplexity, a continuation and speed before and after. Default: where blocks are chosen by score.",
 )
 @click.option(
+    "--compensate/--no-compensate",
+    default=None,
+    help="Make up for each removed run by a linear map, fitted on the calibration's text and multiplied into the block "
+    "in front of it. Default: where a --plan says so.",
+)
+@click.option(
     "--export",
     "exports",
     type=click.Choice(TOOLS),
@@ -115,6 +121,8 @@ def report(plan: Plan, output: str | None, quiet: bool) -> None:
     if plan.choice is not None and not quiet:
         screen.print(choice_lines(plan.choice))
     before, after = plan.parameters_before or 1, plan.parameters_after or 0
+    if plan.compensation is not None:
+        screen.print(str(plan.compensation), soft_wrap=True)
     screen.print(
         f"removed {format_blocks(plan.blocks)}: {plan.depth} → {plan.depth - len(plan.blocks)} blocks, "
         f"{before:,} → {after:,} parameters ({1 - after / before:.1%} fewer)",

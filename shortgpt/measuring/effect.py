@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from shortgpt.basics import statistics as uncertainty
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from shortgpt.basics.inputs import CalibrationOptions, Progress
+    from shortgpt.models.projections import Change
     from shortgpt.models.sequence import BlockSequence, TokenBatch
     from shortgpt.values.plan import Plan
 
@@ -43,6 +44,7 @@ def effect(
     blocks: Plan | Iterable[int],
     text: Any = "stdlib",
     *,
+    changes: Sequence[Change] = (),
     progress: Progress | None = None,
     **options: Unpack[CalibrationOptions],
 ) -> Effect:
@@ -53,6 +55,7 @@ def effect(
         text: a named source or a path, as for `shortgpt.score`. The windows that come after those which are scored of
             it with the same arguments are taken (`shortgpt.measuring.calibration.held_out`). A `Calibration` is taken
             as it is. Of anything else no text is held out, which `Effect.not_measured` then says.
+        changes: those that make up for the removal (`shortgpt.measuring.compensation`).
         progress: called with "effect" after each step.
         options: as for `shortgpt.score`.
 
@@ -75,7 +78,7 @@ def effect(
         data = held_out(text, model, **options)
     except CalibrationError as error:
         reasons = dict.fromkeys((PERPLEXITY, CONTINUATION), str(error))
-    return _Measuring(model, gone, data, reasons, progress or (lambda what, done, total: None)).effect()
+    return _Measuring(model, gone, changes, data, reasons, progress or (lambda what, done, total: None)).effect()
 
 
 def not_measured(reason: str, device: str = "") -> Effect:
@@ -91,11 +94,12 @@ class _Measuring:
         self,
         model: BlockSequence,
         gone: tuple[int, ...],
+        changes: Sequence[Change],
         data: Calibration | None,
         reasons: dict[str, str],
         progress: Progress,
     ) -> None:
-        self.model, self.gone, self.data, self.progress = model, gone, data, progress
+        self.model, self.gone, self.changes, self.data, self.progress = model, gone, changes, data, progress
         self.reasons = dict(reasons)
 
     def effect(self) -> Effect:
@@ -131,7 +135,9 @@ class _Measuring:
             return (None, None), None, None, None
         evaluator = open_evaluator(DEFAULT_EVALUATOR)
         try:
-            before, after = (evaluate(self.model, self.data, evaluator, blocks) for blocks in ((), self.gone))
+            before = evaluate(self.model, self.data, evaluator)
+            with self.model.changing(self.changes):
+                after = evaluate(self.model, self.data, evaluator, self.gone)
         except HiddenStateError as broken:
             self.reasons[PERPLEXITY] = str(broken)
             return (None, None), None, None, None
@@ -151,8 +157,10 @@ class _Measuring:
             self.reasons[CONTINUATION] = lacking
             return None, (None, None)
         end = getattr(self.model.tokenizer, "eos_token_id", None)
-        told = [decode(continuation(self.model, prompt, skip, NEW_TOKENS, end)) for skip in ((), self.gone)]
-        return decode(prompt), (told[0], told[1])
+        before = decode(continuation(self.model, prompt, (), NEW_TOKENS, end))
+        with self.model.changing(self.changes):
+            after = decode(continuation(self.model, prompt, self.gone, NEW_TOKENS, end))
+        return decode(prompt), (before, after)
 
     def _prompt(self) -> list[int]:
         """The first tokens of the held-out text, so that the new ones fit into the model's window behind them."""

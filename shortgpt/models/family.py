@@ -12,7 +12,7 @@ side, a `BlockSequence`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +24,9 @@ from shortgpt.errors import (
     SelectionError,
 )
 from shortgpt.models.configs import rules as config_rules
+from shortgpt.models.folding import folded_twice
+from shortgpt.models.projections import Change, change_folds
+from shortgpt.models.removal import split_block_name
 from shortgpt.models.renaming import rename_blocks
 from shortgpt.models.sequence import BlockSequence
 
@@ -174,6 +177,36 @@ class Family(ABC):
             names: the new names, as `rename` gives them.
         """
         return {}
+
+    def all_folds(
+        self,
+        config: Config,
+        keep: Sequence[int],
+        renamed: Mapping[str, str],
+        changes: Sequence[Change],
+        shape: Callable[[str], tuple[int, ...]],
+    ) -> dict[str, Fold]:
+        """`folds`, and behind them what makes up for a removed run.
+
+        Args:
+            renamed: new tensor name → old one, as `rename` gives it.
+            changes: of the blocks by their old numbers.
+            shape: of a tensor of the checkpoint, by its old name.
+
+        Raises:
+            CheckpointError: a tensor that is to be changed is not there.
+        """
+        folds = self.folds(config, keep, renamed)
+        if not changes:
+            return folds
+        places = self.places(config, renamed.values())
+        return folded_twice(folds, change_folds(changes, places, shape, renamed))
+
+    def places(self, config: Config, names: Iterable[str]) -> dict[str, tuple[int, str]]:
+        """The blocks' tensors of a checkpoint: name → the block's number, and what the tensor is called in that block
+        of a loaded model."""
+        found = {name: split_block_name(name, self.block_lists[0]) for name in names}
+        return {name: (place[1], place[2]) for name, place in found.items() if place is not None}
 
     # -- models -------------------------------------------------------------------------------------------------
 

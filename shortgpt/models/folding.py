@@ -53,6 +53,15 @@ def rounded(fold: Fold, tensor: Tensor, tensors: Mapping[str, Tensor]) -> Tensor
     return folded(fold, tensor, tensors).to(tensor.dtype)
 
 
+def folded_twice(first: Mapping[str, Fold], second: Mapping[str, Fold]) -> dict[str, Fold]:
+    """Folds of which those of `second` come after those of `first`."""
+
+    def both(one: Fold, other: Fold) -> Fold:
+        return lambda tensor, tensors: other(one(tensor, tensors), tensors)
+
+    return {**first, **second, **{name: both(first[name], second[name]) for name in first.keys() & second.keys()}}
+
+
 def same_bits(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors hold the same bytes."""
     import torch

@@ -59,7 +59,7 @@ def find_projection(model: TorchModel, block: int, batch: TokenBatch | None = No
             together = passing[-1]
         if shared := _shared_with_others(model, block).intersection(together):
             return f"{min(shared)} is used in other places of the model as well (tied weights)"
-        return Projection(block, form, together, _REASONS[form])
+        return Projection(block, form, together, recorded.width, _REASONS[form])
     return "none of its projections reaches the stream by addition alone, and no gain of a norm does"
 
 
@@ -197,7 +197,7 @@ class _Recorded(_Runner):
             size = (added.norm(dim=-1) / self.behind.norm(dim=-1)).max()
             if not size > TOLERANCE:
                 return False
-            change = Change(Projection(self.block, form, tensors), self._random(form, float(1 / size)))
+            change = Change(Projection(self.block, form, tensors, self.width), self._random(form, float(1 / size)))
             numbers = change.numbers.to(added)
             if form == "map":
                 moved = added @ numbers.T - added
@@ -265,11 +265,10 @@ def _candidates(module: nn.Module, width: int) -> list[dict[str, int]]:
         if first.dim() == 1 and (first.shape[0] != width or re.search(r"bias$", pattern)):
             continue
         biases = [bias for stem in names if (bias := _bias_of(stem, module, width)) is not None]
-        of_biases = {bias: _parameter(module, bias).dim() - 1 for bias in biases}
         found += [
-            dict.fromkeys(names, axis) | of_biases
-            for axis in range(first.dim())
-            if all(_parameter(module, name).shape[axis : axis + 1] == (width,) for name in names)
+            dict.fromkeys(names, axis) | dict.fromkeys(biases, -1)
+            for axis in range(-first.dim(), 0)
+            if all(_parameter(module, name).shape[axis] == width for name in names)
         ]
     return found
 

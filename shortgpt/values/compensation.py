@@ -65,13 +65,11 @@ class Compensation(Value):
     Attributes:
         runs: in order of depth, each fitted on the stream as the earlier ones left it.
         fitted_on, chosen_on: the text that the maps were fitted on, and that their ridge and scale were chosen on.
-        width: of the stream.
     """
 
     runs: tuple[RunFit, ...]
     fitted_on: CalibrationInfo | None = None
     chosen_on: CalibrationInfo | None = None
-    width: int | None = None
 
     @property
     def kept(self) -> tuple[RunFit, ...]:

@@ -8,15 +8,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
 from shortgpt.basics.inputs import CalibrationOptions, MeasuringOptions, Progress, Source, apart
 from shortgpt.checkpoints.new_folder import check_output
 from shortgpt.errors import SelectionError, VerificationError
-from shortgpt.measuring.calibration import held_out
+from shortgpt.measuring.calibration import Calibration, calibrate, held_out
+from shortgpt.measuring.compensation.fit import fit
+from shortgpt.measuring.compensation.fitted import Fitted
 from shortgpt.measuring.effect import effect as measured_effect
 from shortgpt.measuring.scoring.score import score
 from shortgpt.measuring.selection import choose
@@ -46,6 +48,7 @@ def prune(
     criterion: str | None = None,
     calibration: Any = None,
     effect: bool | None = None,
+    compensate: bool | None = None,
     verify: bool = True,
     exports: Sequence[str] = (),
     export_as: str | None = None,
@@ -68,7 +71,11 @@ def prune(
         calibration: what is scored, as `shortgpt.score` takes it; default: `stdlib`.
         effect: measure perplexity, a continuation and speed before and after, on text that comes after what is scored
             (`shortgpt.effect`). Default: where blocks are chosen by score.
-        verify: open the result in a fresh process, and compare it with the original with these blocks skipped.
+        compensate: make up for each removed run by a linear map that is multiplied into the last projection of the
+            block in front of it (`shortgpt.compensate`), fitted on the calibration's text. Default: where a plan says
+            that its removal was made up for.
+        verify: open the result in a fresh process, and compare it with the original with these blocks skipped, and with
+            the same maps.
         exports: other tools, for which the same removal is written beside the result.
         export_as: write the result as this architecture.
         merge_adapter: the model is a LoRA folder of peft: take it merged into its base model.
@@ -97,7 +104,10 @@ def prune(
     )
     texts, opening = apart(options)
     given = {"criterion": criterion, "keep": selection.keep or None, "calibration": calibration, **texts, **opening}
-    _refuse_idle(selection, effect, verify, [name for name, value in given.items() if value is not None])
+    if compensate is None:
+        compensate = selection.plan is not None and selection.plan.compensation is not None
+    runs = {"effect": bool(effect), "compensate": compensate}
+    _refuse_idle(selection, runs, verify, [name for name, value in given.items() if value is not None])
     first = started()[0] == 0
     if not first and not selection.scored:
         return None  # nothing is scored, so there is nothing to share
@@ -107,32 +117,45 @@ def prune(
     with opened(model, opening, merge_adapter) as target:
         target.check(selection, written)
         if selection.scored:
-            whether = effect is not False
-            made = _scored(target, selection, criterion or DEFAULT_CRITERION, whether, source, texts, progress)
+            chosen = _scored(target, selection, criterion or DEFAULT_CRITERION, source, texts, progress)
+            effect = effect is not False
         else:
-            made = selection.plan or target.plan(selection.remove or ())
-            if effect:
-                made = replace(made, effect=measured_effect(target.load(), made, source, progress=progress, **texts))
-        if made is None or not first:
+            chosen = _Chosen(selection.plan or target.plan(selection.remove or ()))
+        if chosen is None or not first:
             return None
+        made, fitted = _measured(target, chosen, bool(effect), compensate, source, texts, progress)
+        del chosen
         release_memory()
         made = replace(made, exports=tuple(dict.fromkeys((*made.exports, *exports))))
         try:
-            return target.prune(made, written, progress)
+            return target.prune(made, fitted, written, progress)
         except VerificationError as error:
             raise VerificationError(f"{error}; nothing was kept") from error
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A plan, and what it was chosen with, where that was by scores.
+
+    Attributes:
+        model: the model in memory.
+        text: held-out text.
+    """
+
+    plan: Plan
+    model: BlockSequence | None = None
+    text: Calibration | None = None
 
 
 def _scored(
     target: Target,
     selection: Selection,
     criterion: str,
-    effect: bool,
     calibration: Any,
     texts: CalibrationOptions,
     progress: Progress | None,
-) -> Plan | None:
-    """The plan by scores, with its effect where that is asked for; None in all processes but the first."""
+) -> _Chosen | None:
+    """The plan by scores; None in all processes but the first."""
     text = None
     with processes.group(target.device):
         model = processes.agreed(target.load)
@@ -144,33 +167,58 @@ def _scored(
         return None
     scores = scores.keeping(selection.keep)
     plan = Plan.chosen(scores, choose(selection, scores, model, text, target.refuse, progress))
-    if not effect:
-        return plan
-    held = calibration if text is None else text
-    return replace(plan, effect=measured_effect(model, plan, held, progress=progress, **texts))
+    return _Chosen(plan, model, text)
 
 
-def _refuse_idle(selection: Selection, effect: bool | None, verify: bool, given: Sequence[str]) -> None:
+def _measured(
+    target: Target,
+    chosen: _Chosen,
+    effect: bool,
+    compensate: bool,
+    calibration: Any,
+    texts: CalibrationOptions,
+    progress: Progress | None,
+) -> tuple[Plan, Fitted | None]:
+    """The plan with its effect, and what makes up for the removal, where that is asked for."""
+    plan, fitted = chosen.plan, None
+    if not effect and not compensate:
+        return plan, fitted
+    model = target.load() if chosen.model is None else chosen.model
+    if compensate:
+        data = calibrate(calibration, model, **texts)
+        fitted = fit(model, plan.blocks, data, refuse=target.refuse_change, progress=progress)
+    if effect:
+        changes = () if fitted is None else fitted.changes
+        text = calibration if chosen.text is None else chosen.text
+        plan = replace(plan, effect=measured_effect(model, plan, text, changes=changes, progress=progress, **texts))
+    return plan, fitted
+
+
+def _refuse_idle(selection: Selection, runs: Mapping[str, bool], verify: bool, given: Sequence[str]) -> None:
     """Raise a `SelectionError` for options that would do nothing.
 
     Args:
-        given: the names of those that were given.
+        runs: what needs the whole model, and whether it is asked for.
+        given: the names of the options that were given.
     """
 
     def told(names: Iterable[str]) -> str:
         return ", ".join(f"--{name.replace('_', '-')}" for name in names if name in given)
 
+    whole = {
+        "--max-perplexity-ratio": selection.max_perplexity_ratio is not None,
+        "--compensate": runs["compensate"],
+        "--effect": runs["effect"] and not selection.scored,
+    }
+    for option in (option for option, is_asked in whole.items() if is_asked and told(["stream"])):
+        raise SelectionError(f"{option} runs the whole model, and --stream leaves its weights in their files; take one")
     if selection.scored:
-        if selection.max_perplexity_ratio is not None and told(["stream"]):
-            raise SelectionError(
-                "--max-perplexity-ratio runs the whole model, and --stream leaves its weights in their files; take one"
-            )
         return
-    if effect and told(["stream"]):
-        raise SelectionError("--effect runs the whole model, and --stream leaves its weights in their files; take one")
     if idle := told(["criterion", "keep", *([] if verify else ["stream"])]):
         raise SelectionError(f"{idle}: nothing is scored with {selection.rule}; leave them out")
-    if not effect and (idle := told(["calibration", *CalibrationOptions.__annotations__, "tokenizer"])):
+    texts = ["calibration", *CalibrationOptions.__annotations__, "tokenizer"]
+    if not any(runs.values()) and (idle := told(texts)):
         raise SelectionError(
-            f"{idle}: nothing is scored with {selection.rule}; leave them out, or measure the --effect on it"
+            f"{idle}: nothing is scored with {selection.rule}; leave them out, or measure the --effect on it, or "
+            "--compensate"
         )

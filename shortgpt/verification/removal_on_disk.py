@@ -30,8 +30,10 @@ from shortgpt.checkpoints.new_folder import new_folder
 from shortgpt.checkpoints.records import write_records
 from shortgpt.checkpoints.weights import Weights, file_hash
 from shortgpt.errors import ModelError, SelectionError
+from shortgpt.measuring.compensation.fitted import Fitted
 from shortgpt.models.family import Family
 from shortgpt.models.probing.logit_comparison import EXPORTED, EXPORTED_HALF
+from shortgpt.models.projections import Change
 from shortgpt.models.recognition import recognise, resolve
 from shortgpt.values.plan import Plan, Verification
 from shortgpt.verification.unrounded import write_unrounded
@@ -55,6 +57,7 @@ def prune_checkpoint(
     architecture: str | None = None,
     export_as: str | None = None,
     stream: bool = False,
+    fitted: Fitted | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Remove blocks from a checkpoint on disk, without loading the model, and prove the result.
@@ -68,6 +71,7 @@ def prune_checkpoint(
         export_as: write the result as another architecture that the family can be written as, exactly.
         stream: verify with the weights read block by block, so that neither model is ever in memory. So it is done
             anyway where memory does not suffice.
+        fitted: what makes up for the removal (`shortgpt.measuring.compensation`), folded into what is written.
         progress: called after every tensor written.
 
     Returns:
@@ -81,7 +85,7 @@ def prune_checkpoint(
     origin = source if isinstance(source, Source) else resolve(source, architecture)
     companions.check(origin)
     family = recognise(origin, architecture)
-    removal = _planned(origin, family, blocks, export_as, trust_remote_code)
+    removal = _planned(origin, family, blocks, export_as, trust_remote_code, fitted)
     options = _opening(removal, device, dtype, trust_remote_code, stream)
     with new_folder(output) as folder, file_changes.during(origin.name, origin.stamps), _background() as background:
         unasked = Verification(verified=False, reason="it was not asked for")
@@ -107,6 +111,7 @@ class _Removal:
         renamed: new tensor name → old one.
         folds: new tensor name → the change of that tensor.
         base: how the source itself had been made shorter; None for an original.
+        changes: those that make up for the removal; they are among the folds.
     """
 
     origin: Source
@@ -118,6 +123,7 @@ class _Removal:
     renamed: Mapping[str, str]
     folds: Mapping[str, Fold]
     base: Plan | None
+    changes: tuple[Change, ...] = ()
 
     @property
     def kept(self) -> companions.Kept:
@@ -145,7 +151,12 @@ def _left_over(names: Iterable[str], export_as: str | None) -> tuple[str, ...]:
 
 
 def _planned(
-    origin: Source, family: Family, blocks: Plan | Iterable[int], export_as: str | None, trust_remote_code: bool
+    origin: Source,
+    family: Family,
+    blocks: Plan | Iterable[int],
+    export_as: str | None,
+    trust_remote_code: bool,
+    fitted: Fitted | None,
 ) -> _Removal:
     """Everything that is known before anything is written, after every check."""
     if export_as is None and isinstance(blocks, Plan):
@@ -170,9 +181,10 @@ def _planned(
     weights = Weights(origin)
     family.check_tensors(config, weights.names)
     renamed = family.rename(weights.names, depth, keep)
-    folds = family.folds(config, keep, renamed)
-    plan, base = replace(plan, export_as=export_as), Plan.beside(origin.path)
-    return _Removal(origin, family, config, plan, keep, weights, renamed, folds, base)
+    changes = () if fitted is None else fitted.changes
+    folds = family.all_folds(config, keep, renamed, changes, weights.shape)
+    plan = replace(plan, export_as=export_as, compensation=None if fitted is None else fitted.record)
+    return _Removal(origin, family, config, plan, keep, weights, renamed, folds, Plan.beside(origin.path), changes)
 
 
 def _opening(removal: _Removal, device: str | None, dtype: str, trust_remote_code: bool, stream: bool) -> OpenOptions:
@@ -191,7 +203,13 @@ def _expected(removal: _Removal, options: OpenOptions) -> Expectation | Verifica
     from shortgpt.verification import verify as verification
 
     return verification.expectation(
-        removal.origin, removal.family, removal.config, removal.plan.blocks, removal.weights, options
+        removal.origin,
+        removal.family,
+        removal.config,
+        removal.plan.blocks,
+        removal.weights,
+        options,
+        removal.changes,
     )
 
 

@@ -15,10 +15,14 @@ from shortgpt.checkpoints.exports import check_export
 from shortgpt.checkpoints.merging import merged
 from shortgpt.checkpoints.new_folder import new_folder
 from shortgpt.checkpoints.records import write_records
+from shortgpt.checkpoints.weights import Weights
 from shortgpt.errors import ModelError, SelectionError
+from shortgpt.measuring.compensation.compensate import compensated
+from shortgpt.measuring.compensation.fitted import Fitted
 from shortgpt.models import loading, removal
 from shortgpt.models.devices import default_device
 from shortgpt.models.family import Family, refusal
+from shortgpt.models.projections import Projection, why_unknown
 from shortgpt.models.recognition import recognise, resolve
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.values.plan import Plan
@@ -83,8 +87,12 @@ class Target(ABC):
         """The model in memory."""
 
     @abstractmethod
-    def prune(self, plan: Plan, written: Written, progress: Progress | None) -> Plan:
-        """Write it without the plan's blocks, and verify that."""
+    def refuse_change(self, projection: Projection) -> str | None:
+        """Why a projection that the model in memory has cannot be changed in what is written, None where it can."""
+
+    @abstractmethod
+    def prune(self, plan: Plan, fitted: Fitted | None, written: Written, progress: Progress | None) -> Plan:
+        """Write it without the plan's blocks, with what was fitted for that, and verify it."""
 
 
 class OnDisk(Target):
@@ -113,7 +121,12 @@ class OnDisk(Target):
     def load(self) -> BlockSequence:
         return loading.load(self.source, **self.options)
 
-    def prune(self, plan: Plan, written: Written, progress: Progress | None) -> Plan:
+    def refuse_change(self, projection: Projection) -> str | None:
+        weights = Weights(self.source)
+        places = self.family.places(self.config, weights.names)
+        return why_unknown(projection, places, weights.shape)
+
+    def prune(self, plan: Plan, fitted: Fitted | None, written: Written, progress: Progress | None) -> Plan:
         options: dict[str, Any] = {name: value for name, value in self.options.items() if name != "tokenizer"}
         return prune_checkpoint(
             self.source,
@@ -121,6 +134,7 @@ class OnDisk(Target):
             plan,
             verify=written.verify,
             export_as=written.export_as,
+            fitted=fitted,
             progress=progress,
             **options,
         )
@@ -153,13 +167,19 @@ class InMemory(Target):
     def load(self) -> BlockSequence:
         return self.model
 
-    def prune(self, plan: Plan, written: Written, progress: Progress | None) -> Plan:
+    def refuse_change(self, projection: Projection) -> str | None:
+        return None
+
+    def prune(self, plan: Plan, fitted: Fitted | None, written: Written, progress: Progress | None) -> Plan:
         shorter = removal.remove(self.model, plan)
+        if fitted is not None:
+            shorter = compensated(shorter, fitted)
+        changes = () if fitted is None else fitted.changes
         with new_folder(written.output) as folder:
             done = saving.write(shorter, folder)
             assert done is not None
             if written.verify:
-                done = replace(done, verification=verify(self.model, folder, plan.blocks))
+                done = replace(done, verification=verify(self.model, folder, plan.blocks, changes=changes))
             return write_records(folder, done, self.model.source.path if self.model.source is not None else None)
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shortgpt.basics.block_lists import block_numbers
 from shortgpt.basics.inputs import Config, Fold, NearDistance, OpenOptions, Source
@@ -35,6 +35,7 @@ from shortgpt.models.probing.expected_logits import expected_logits, with_near
 from shortgpt.models.probing.logit_comparison import ELSEWHERE, EXACT, HALF_ELSEWHERE, ROUNDED, compare_logits, is_half
 from shortgpt.models.probing.probes import Probe as Probe
 from shortgpt.models.probing.probes import probe as probe
+from shortgpt.models.projections import Change
 from shortgpt.models.removal import starred
 from shortgpt.values.plan import PLAN_FILE, Plan, Verification
 from shortgpt.verification.fresh_process import Answer as Answer
@@ -52,19 +53,28 @@ if TYPE_CHECKING:
 
 
 def expectation(
-    source: Source, family: Family, config: Config, blocks: Sequence[int], weights: Weights, options: OpenOptions
+    source: Source,
+    family: Family,
+    config: Config,
+    blocks: Sequence[int],
+    weights: Weights,
+    options: OpenOptions,
+    changes: Sequence[Change] = (),
 ) -> Expectation | Verification:
     """Load the original, skip, and let it go again; or say why that cannot be.
 
     It is streamed where `options` ask for it, or where memory does not suffice for the whole.
+
+    Args:
+        changes: those that make up for the removal.
     """
     chosen = how_to_open(family, config, weights, options)
     if isinstance(chosen, str):
         return Verification(verified=False, reason=chosen)
     try:
-        result = expected_logits(family.open(source, chosen), blocks)
+        result = expected_logits(_opened(family, source, chosen, changes), blocks)
         release_memory()
-        result = nearer(result, source, family, config, blocks, chosen)
+        result = nearer(result, source, family, config, blocks, chosen, changes)
     except Exception as error:
         if is_lack_of_memory(error):
             return Verification(verified=False, reason=f"memory did not suffice for the original ({error})")
@@ -77,13 +87,30 @@ def expectation(
 
 
 def nearer(
-    expected: Expectation, source: Source, family: Family, config: Config, blocks: Iterable[int], options: OpenOptions
+    expected: Expectation,
+    source: Source,
+    family: Family,
+    config: Config,
+    blocks: Iterable[int],
+    options: OpenOptions,
+    changes: Sequence[Change] = (),
 ) -> Expectation:
     """The same with the distances that no probe reaches set small, where the family can open a model so."""
     if not family.sets_near:
         return expected
     options = replace(options, stream=expected.streamed)
-    return with_near(expected, config, blocks, lambda near: family.open(source, replace(options, near=near)))
+    return with_near(
+        expected, config, blocks, lambda near: _opened(family, source, replace(options, near=near), changes)
+    )
+
+
+def _opened(family: Family, source: Source, options: OpenOptions, changes: Sequence[Change]) -> BlockSequence:
+    """The original with the changes that make up for the removal."""
+    if changes and options.stream:
+        raise StreamingError(f"{source.name}: weights that are streamed cannot be changed as those of the result were")
+    model = family.open(source, options)
+    model.change(changes)
+    return model
 
 
 def how_to_open(family: Family, config: Config, weights: Weights, options: OpenOptions) -> OpenOptions | str:
@@ -107,6 +134,7 @@ def verify(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     family: Family | None = None,
+    changes: Sequence[Change] = (),
 ) -> Verification:
     """Check a saved shorter model against its original.
 
@@ -116,11 +144,13 @@ def verify(
         blocks: what was removed.
         dtype: what the saved one is opened in; "auto" is what it was saved in.
         family: the adapter's torch-free side; found from the folder where it is not given.
+        changes: those that make up for the removal; the original is compared with the same ones.
 
     Raises:
         VerificationError: they differ, or what was saved cannot be loaded.
     """
-    return comparison(original, directory, blocks, dtype=dtype, trust_remote_code=trust_remote_code, family=family)()
+    opening: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code, "family": family}
+    return comparison(original, directory, blocks, changes=changes, **opening)()
 
 
 def comparison(
@@ -131,6 +161,7 @@ def comparison(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     family: Family | None = None,
+    changes: Sequence[Change] = (),
 ) -> Callable[[], Verification]:
     """The second half of `verify`, which needs the original no longer: it may be let go before."""
     from shortgpt.models.recognition import recognise, resolve
@@ -143,8 +174,8 @@ def comparison(
     saved = Weights(source)
     options = OpenOptions(device=str(original.device), dtype=dtype, trust_remote_code=trust_remote_code)
     origin = _origin_of(original, trust_remote_code)
-    renamed, folds = ({}, {}) if origin is None else origin.rewritten(keep)
-    folded = bool(folds if origin is not None else chosen.folds(config, keep, saved.names))
+    renamed, folds = ({}, {}) if origin is None else origin.rewritten(keep, changes)
+    folded = bool(changes) or bool(folds if origin is not None else chosen.folds(config, keep, saved.names))
     shifted = origin is not None and moved(origin.weights, saved, renamed)
     options = in_float32_if(options, chosen, folded=folded)
     half = original.bytes_per_number < 4
@@ -154,15 +185,16 @@ def comparison(
         if origin is None:
             reason = "in half precision rounding would hide what is wrong, and there is no checkpoint of the original"
             return Verification(verified=False, reason=f"{reason} to be opened in float32")
-        return expectation(origin.source, origin.family, origin.config, gone, origin.weights, options)
+        return expectation(origin.source, origin.family, origin.config, gone, origin.weights, options, changes)
 
     expected: Expectation | Verification
     if half and options.dtype == "float32":
         expected = again(options)
     else:
-        expected = expected_logits(original, gone)
+        with original.changing(changes):
+            expected = expected_logits(original, gone)
         if origin is not None:
-            expected = nearer(expected, origin.source, origin.family, origin.config, gone, options)
+            expected = nearer(expected, origin.source, origin.family, origin.config, gone, options, changes)
 
     def compare() -> Verification:
         if isinstance(expected, Verification):
@@ -191,10 +223,10 @@ class _Origin:
     config: Config
     weights: Weights
 
-    def rewritten(self, keep: Sequence[int]) -> tuple[dict[str, str], dict[str, Fold]]:
+    def rewritten(self, keep: Sequence[int], changes: Sequence[Change]) -> tuple[dict[str, str], dict[str, Fold]]:
         """New tensor name → old one, and the folds, of the model that has the blocks `keep` only."""
         renamed = self.family.rename(self.weights.names, self.family.depth(self.config), keep)
-        return renamed, self.family.folds(self.config, keep, renamed)
+        return renamed, self.family.all_folds(self.config, keep, renamed, changes, self.weights.shape)
 
 
 def _origin_of(model: BlockSequence, trust_remote_code: bool) -> _Origin | None:

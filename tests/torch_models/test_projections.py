@@ -26,12 +26,12 @@ def projection_of(blocks: BlockSequence, block: int = BLOCK) -> Projection:
 @pytest.mark.parametrize(
     ("name", "form", "tensors"),
     [
-        ("llama", "map", {"mlp.down_proj.weight": 0}),
-        ("mistral", "map", {"mlp.down_proj.weight": 0}),
-        ("gpt2", "map", {"mlp.c_proj.weight": 1, "mlp.c_proj.bias": 0}),
-        ("mamba", "map", {"mixer.out_proj.weight": 0}),
-        ("rwkv", "scale", {"feed_forward.value.weight": 0}),
-        ("gpt2_postnorm", "gain", {"ln_2.weight": 0}),
+        ("llama", "map", {"mlp.down_proj.weight": -2}),
+        ("mistral", "map", {"mlp.down_proj.weight": -2}),
+        ("gpt2", "map", {"mlp.c_proj.weight": -1, "mlp.c_proj.bias": -1}),
+        ("mamba", "map", {"mixer.out_proj.weight": -2}),
+        ("rwkv", "scale", {"feed_forward.value.weight": -2}),
+        ("gpt2_postnorm", "gain", {"ln_2.weight": -1}),
     ],
 )
 def test_the_projection_of_a_family(name: str, form: str, tensors: Mapping[str, int]) -> None:
@@ -124,7 +124,7 @@ def test_a_gain_moves_the_stream_by_the_normed_vectors() -> None:
 
 def test_half_precision_is_looked_at_in_float32() -> None:
     blocks = shortgpt.wrap(tiny("llama").bfloat16())
-    assert dict(projection_of(blocks).tensors) == {"mlp.down_proj.weight": 0}
+    assert dict(projection_of(blocks).tensors) == {"mlp.down_proj.weight": -2}
 
 
 def test_weights_that_other_blocks_use_are_left_alone() -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ from shortgpt.checkpoints import torch_files
 from shortgpt.errors import CheckpointError, ModelError, ShortGPTError
 from shortgpt.models.family import Family
 from shortgpt.models.generation import Stop
+from shortgpt.models.projections import Addition, Change, Projection
 from shortgpt.models.renaming import rename_blocks
 from shortgpt.models.sequence import BlockSequence, Cut, Tap, TokenBatch
-from shortgpt_adapters.rwkv_package import checkpoint
+from shortgpt_adapters.rwkv_package import checkpoint, projections
 from shortgpt_adapters.rwkv_package.runtime import Row, open_file, shortened, steps_of, weights_of
 
 LOAD = (
@@ -52,7 +54,10 @@ class RwkvPackageBlocks(BlockSequence):
         file: where the model came from; None where that is not known or does not hold this model.
         names: for every tensor that `write` writes, the name it has in `file`.
         sizes: the number of elements by name in `file`.
+        changes: those that were made to what is in `file`.
     """
+
+    changes: tuple[Change, ...] = ()
 
     def __init__(
         self,
@@ -148,6 +153,42 @@ class RwkvPackageBlocks(BlockSequence):
         finally:
             self.skipped = before
 
+    def projection(self, block: int, batch: TokenBatch | None = None) -> Projection | str:
+        return projections.projection_of(self.model, block, self.config["version"])
+
+    def addition(self, batch: TokenBatch, projection: Projection, removed: Iterable[int] = ()) -> Addition:
+        real, block = _real(batch), projection.block
+        with torch.no_grad(), self.skipping(removed):
+            rows = next(islice(self._boundaries(batch, real), block, None))
+            behind = next(islice(self._onwards(block, rows), 1, None))
+            with self._running(projections.silenced(self.model, block)):
+                rest = next(islice(self._onwards(block, rows), 1, None))
+        streams = [
+            _batched([self.steps.observed(block + 1, hidden).to(self.device) for hidden, _ in some], real)
+            for some in (behind, rest)
+        ]
+        return Addition(streams[0], streams[0] - streams[1])
+
+    @contextmanager
+    def changing(self, changes: Sequence[Change]) -> Iterator[None]:
+        with self._running(projections.changed(self.model, changes)):
+            yield
+
+    def change(self, changes: Sequence[Change]) -> None:
+        self.model = projections.changed(self.model, changes)
+        self.steps = steps_of(self.model)
+        self.changes = (*self.changes, *changes)
+
+    @contextmanager
+    def _running(self, model: Any) -> Iterator[None]:
+        """Inside it another model of the package is run."""
+        before = self.model, self.steps
+        self.model, self.steps = model, steps_of(model)
+        try:
+            yield
+        finally:
+            self.model, self.steps = before
+
     def without(self, blocks: Iterable[int]) -> BlockSequence:
         keep = self.family.keep(self.config, blocks)
         renamed = self.family.rename(self.names, len(self), keep)
@@ -161,6 +202,8 @@ class RwkvPackageBlocks(BlockSequence):
             sizes=self.sizes,
         )
         shorter.tokenizer, shorter.source, shorter.stamp = self.tokenizer, self.source, self.stamp
+        stay = [change for change in self.changes if change.projection.block in keep]
+        shorter.changes = tuple(change.at(keep.index(change.projection.block)) for change in stay)
         return shorter
 
     def write(self, directory: Path) -> None:
@@ -172,7 +215,8 @@ class RwkvPackageBlocks(BlockSequence):
         if not self.file.is_file() or checkpoint.stamp(self.file) != self.stamp:
             raise CheckpointError(f"{self.file}: has been changed since it was opened; open it again")
         tensors = checkpoint.read(self.file)
-        torch_files.save({new: tensors[old] for new, old in self.names.items()}, directory / self.file.name)
+        written = {new: projections.written(new, tensors[old], self.changes) for new, old in self.names.items()}
+        torch_files.save(written, directory / self.file.name)
         checkpoint.copy_tokenizer(self.file.parent, directory)
 
     def parameter_counts(self) -> tuple[int, ...]:

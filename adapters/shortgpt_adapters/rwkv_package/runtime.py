@@ -112,12 +112,21 @@ def weights_of(model: Any) -> Mapping[str, Tensor]:
     return model.z if hasattr(model, "z") else model.w
 
 
-def shortened(model: Any, keep: Sequence[int]) -> Any:
-    """The package's model of the blocks `keep`, which shares their tensors with `model`."""
+def with_tensors(model: Any, instead: Mapping[str, Tensor]) -> Any:
+    """The package's model with other tensors in the place of some; it shares all others with `model`."""
+    return shortened(model, range(model.args.n_layer), instead)
+
+
+def shortened(model: Any, keep: Sequence[int], instead: Mapping[str, Tensor] = {}) -> Any:
+    """The package's model of the blocks `keep`, which shares their tensors with `model`.
+
+    Args:
+        instead: other tensors in the place of some, by the names that they have in `model`.
+    """
     original: Any = type(model)
     cls, tensors = _assembled(original), weights_of(model)
     names = rename_blocks(tensors, ("blocks",), model.args.n_layer, keep)
-    weights = {new: tensors[old] for new, old in names.items()}
+    weights = {new: instead.get(old, tensors[old]) for new, old in names.items()}
     attributes = {name: getattr(model, name) for name in _ATTRIBUTES if hasattr(model, name)}
     attributes["args"] = SimpleNamespace(**{**vars(model.args), "n_layer": len(keep)})
     if hasattr(model, "z"):

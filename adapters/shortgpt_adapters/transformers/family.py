@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.conversion_mapping import get_model_conversion_mapping
 
 from shortgpt.basics.inputs import Config, OpenOptions, Source
 from shortgpt.checkpoints.companions import copy_companions
@@ -44,6 +45,7 @@ from shortgpt_adapters.transformers.loader import (
     unfit,
     with_near,
 )
+from shortgpt_adapters.transformers.streaming import names_in_model
 from shortgpt_adapters.transformers.structure import find_structure
 from shortgpt_adapters.transformers.verbosity import quiet as quiet
 
@@ -208,6 +210,12 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
                 f"the checkpoint lacks {len(lacking)} tensors that its config asks for ({lacking[0]}, ...); "
                 "fetch or save it again"
             )
+
+    def places(self, config: Config, names: Iterable[str]) -> dict[str, tuple[int, str]]:
+        model = self._empty(config)
+        in_model = names_in_model(names, model, get_model_conversion_mapping(model))
+        places = {name: split_block_name(place, self.block_lists[0]) for name, place in in_model.items()}
+        return {name: (place[1], place[2]) for name, place in places.items() if place is not None}
 
     # -- models -----------------------------------------------------------------------------------------------
 

@@ -113,7 +113,7 @@ class StreamedWeights(BlockWeights):
         part_of = re.compile(rf"({'|'.join(names)})(?=\.)")
         self.tensors: dict[str, dict[str, _InFile]] = {name: {} for name in self.parts}
         state: dict[str, Any] = {}
-        for name, place in _names_in_model(tensors, model, config).items():
+        for name, place in names_in_model(tensors, model, config.weight_mapping or ()).items():
             tensor = tensors[name]
             if place.startswith(tuple(f"{prefix}." for prefix in left)):
                 state[name] = tensor.empty()
@@ -211,10 +211,15 @@ def leaving_blocks_in_files(name: str, path: str) -> Iterator[StreamedWeights]:
         PreTrainedModel._load_pretrained_model = library
 
 
-def _names_in_model(names: Iterable[str], model: PreTrainedModel, config: Any) -> dict[str, str]:
-    """What the library calls the files' tensors in the model; one that becomes part of several, as the first."""
-    renamings = [entry for entry in config.weight_mapping or () if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in config.weight_mapping or () if isinstance(entry, WeightConverter)]
+def names_in_model(names: Iterable[str], model: PreTrainedModel, conversions: Iterable[Any]) -> dict[str, str]:
+    """What the library calls the files' tensors in the model; one that becomes part of several, as the first.
+
+    Args:
+        conversions: how the library renames and converts what it loads.
+    """
+    conversions = list(conversions)
+    renamings = [entry for entry in conversions if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in conversions if isinstance(entry, WeightConverter)]
     known = model.state_dict()
     renamed = {}
     for name in names:

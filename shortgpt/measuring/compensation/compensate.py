@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from shortgpt.basics.inputs import CalibrationOptions, Progress
 from shortgpt.measuring.calibration import calibrate
-from shortgpt.measuring.compensation.fit import Fitted, fit
+from shortgpt.measuring.compensation.fit import fit
+from shortgpt.measuring.compensation.fitted import Fitted
 from shortgpt.models.removal import remove
 from shortgpt.models.sequence import BlockSequence, check_opened
 

@@ -14,15 +14,16 @@ kept where the gain is more than its standard error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from shortgpt.basics import statistics
 from shortgpt.basics.block_lists import block_numbers
 from shortgpt.errors import CalibrationError
 from shortgpt.measuring.calibration import Calibration
+from shortgpt.measuring.compensation.fitted import Fitted
 from shortgpt.measuring.compensation.normal_equations import NormalEquations, Solution
 from shortgpt.measuring.evaluation import DEFAULT_EVALUATOR, Quality, evaluate, open_evaluator
 from shortgpt.models.projections import Change, Projection
@@ -40,27 +41,6 @@ SCALES = (1.0, 0.5)
 
 Refuse = Callable[[Projection], "str | None"]
 """Why a projection cannot be changed for another reason, as in a checkpoint's files; None where it can."""
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """Changes that make up for a removal.
-
-    Attributes:
-        blocks: what is removed.
-        changes: those that are kept, in order of depth; the blocks' numbers are those of the whole model.
-        record: what was done about each run.
-    """
-
-    blocks: tuple[int, ...]
-    changes: tuple[Change, ...]
-    record: Compensation
-
-    @contextmanager
-    def on(self, model: BlockSequence) -> Iterator[None]:
-        """Inside it the whole model is changed so that, with the blocks skipped, it is the compensated one."""
-        with model.changing(self.changes):
-            yield
 
 
 def fit(
@@ -155,10 +135,9 @@ class _Fitting:
         self.changes: list[Change] = []
         self.runs: list[RunFit] = []
         self.quality: Quality | None = None
-        self.width: int | None = None
 
     def fitted(self) -> Fitted:
-        record = Compensation(tuple(self.runs), self.data.info, self.chosen_on.info, self.width)
+        record = Compensation(tuple(self.runs), self.data.info, self.chosen_on.info)
         return Fitted(self.gone, tuple(self.changes), record)
 
     def add(self, run: tuple[int, ...]) -> None:
@@ -183,8 +162,7 @@ class _Fitting:
             with model.changing(self.changes):
                 addition = model.addition(batch, projection, earlier)
             if equations is None:
-                self.width = addition.behind.shape[-1]
-                equations = NormalEquations(projection, self.width, addition.behind.device)
+                equations = NormalEquations(projection, addition.behind.device)
             equations.add(addition, whole, batch.get("attention_mask"))
         assert equations is not None
         return equations

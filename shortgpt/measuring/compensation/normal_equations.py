@@ -45,10 +45,10 @@ class NormalEquations:
         distance: Σ ‖y − x‖² / ‖x‖², float64.
     """
 
-    def __init__(self, projection: Projection, width: int, device: torch.device) -> None:
+    def __init__(self, projection: Projection, device: torch.device) -> None:
         self.projection = projection
         home = torch.device("cpu") if device.type == "mps" else device  # which has no float64
-        shape = (width, width) if projection.form == "map" else (width,)
+        shape = (projection.width,) * (2 if projection.form == "map" else 1)
         self.squares = torch.zeros(shape, dtype=torch.float64, device=home)
         self.products = torch.zeros(shape, dtype=torch.float64, device=home)
         self.tokens = 0

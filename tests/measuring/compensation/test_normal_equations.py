@@ -17,7 +17,7 @@ def draw(seed: int, *shape: int) -> Tensor:
 
 
 def equations_of(form: Form, y: Tensor, u: Tensor, x: Tensor, mask: Tensor | None = None) -> NormalEquations:
-    made = NormalEquations(Projection(0, form, {"weight": 0}), WIDTH, torch.device("cpu"))
+    made = NormalEquations(Projection(0, form, {"weight": -2}, WIDTH), torch.device("cpu"))
     made.add(Addition(y, u), x, mask)
     return made
 
