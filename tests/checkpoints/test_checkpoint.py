@@ -444,6 +444,8 @@ def test_what_ends_one_file_ends_all_that_are_being_written(
             os.kill(os.getpid(), signal.SIGINT)
         if number >= 100:  # the others stand still until they are told to stop
             told.append(all(stop.wait(60) for stop in stops))
+            if not told[-1]:
+                raise TimeoutError("it was not told to stop")
         return original_copy(reader, at, 1, writer)
 
     monkeypatch.setattr(weights.Weights, "_write_safetensors", writing)
