@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from shortgpt.basics.inputs import Source
-from shortgpt.checkpoints.weights import Weights
-from shortgpt.errors import CheckpointError
+from shortgpt.basics.inputs import Config, Source
+from shortgpt.checkpoints.weights import INDEXES, SINGLE_FILES, Weights
+from shortgpt.errors import CheckpointError, ShortGPTError
 from shortgpt.models.configs import rules
 from shortgpt.models.family import Family, refusal
 from shortgpt.values.inspection import NO_RULE, Field, Inspection
@@ -25,7 +25,7 @@ def inspect(
     """
     config = family.read_config(source, trust_remote_code=trust_remote_code)
     own, depth, removed = family.own(config), family.depth(config), tuple(remove)
-    refused = refusal(family, config, removed) if removed else None
+    refused = _refusal(source, family, config, removed) if removed else None
     classes, stream = family.describe_blocks(config)
     return Inspection(
         model=source.name,
@@ -48,6 +48,22 @@ def inspect(
         removed=removed,
         refusal=refused,
     )
+
+
+def _refusal(source: Source, family: Family, config: Config, removed: Sequence[int]) -> str | None:
+    """Why these blocks may not go, by the config and by the tensors in the files; None where they may."""
+    if (reason := refusal(family, config, removed)) is not None:
+        return reason
+    if source.path.is_dir() and not any((source.path / name).exists() for name in (*SINGLE_FILES, *INDEXES)):
+        return None  # a folder of a config alone is asked about too
+    try:
+        names = Weights(source).names
+        family.check_tensors(config, names)
+        keep = family.keep(config, removed)
+        family.folds(config, keep, family.rename(names, family.depth(config), keep))
+    except ShortGPTError as error:
+        return str(error)
+    return None
 
 
 def _parameters(source: Source, family: Family, depth: int) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ def inspect(
 ) -> None:
     """Show the blocks of MODEL, how they hand the stream on, and the rule for every config field that depends on them.
 
-    Its weights are not loaded.
+    Its weights are not loaded. The exit status is 2 where the blocks of --remove cannot go.
     """
     from shortgpt.basics.block_lists import parse_blocks
     from shortgpt.checkpoints.inspection import inspect as look
@@ -34,3 +34,5 @@ def inspect(
     source = resolve(model, architecture)
     inspection = look(source, recognise(source, architecture), blocks, trust_remote_code=trust_remote_code)
     common.emit(inspection, inspection_table(inspection), outputs)
+    if inspection.refusal is not None:
+        raise click.exceptions.Exit(2)

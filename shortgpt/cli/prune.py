@@ -27,7 +27,7 @@ class _AsOption(click.Command):
 
 @click.command(cls=_AsOption, epilog="Example:  shortgpt prune zoo:llama --output shorter --ratio 0.25")
 @click.argument("model")
-@click.option("--output", "-o", required=True, metavar="DIR", help="A folder that does not exist yet, or is empty.")
+@click.option("--output", "-o", metavar="DIR", help="A folder that does not exist yet, or is empty.")
 @click.option("--blocks", type=int, help="Remove the N blocks of least score.")
 @click.option("--ratio", type=float, help="Remove this share of the blocks, by least score.")
 @click.option("--contiguous", type=int, metavar="N", help="Remove the N neighbours that score least as one.")
@@ -42,11 +42,13 @@ class _AsOption(click.Command):
 @click.option("--plan", metavar="FILE", help="Remove what a shortgpt.json says.")
 @click.option("--keep", metavar="LIST", help="Blocks that stay whatever they score, such as 0-2,31.")
 @click.option("--criterion", help="The score to choose by. Default: block-influence.")
+@click.option("--scores", metavar="FILE", help="Choose by the scores in this file, which `score --json` wrote.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 @click.option("--verify/--no-verify", default=True, help="Prove the result against the original. Default: yes.")
 @click.option(
     "--effect/--no-effect",
     default=None,
-    help="Measure perplexity, a continuation and speed before and after. Default: where blocks are chosen by score.",
+    help="Measure perplexity, a continuation and speed before and after. Default: where blocks are scored.",
 )
 @click.option(
     "--compensate/--no-compensate",
@@ -69,7 +71,9 @@ class _AsOption(click.Command):
 @common.model_options
 @common.output_options
 @click.pass_context
-def prune(context: click.Context, model: str, output: str, json_file: str | None, quiet: bool, **options: Any) -> None:
+def prune(
+    context: click.Context, model: str, output: str | None, json_file: str | None, quiet: bool, **options: Any
+) -> None:
     """Remove blocks from MODEL and write a checkpoint that its own library loads.
 
     Give one of --blocks, --ratio, --contiguous, --max-perplexity-ratio, --remove, --plan. The result is loaded again in
@@ -94,22 +98,22 @@ def prune(context: click.Context, model: str, output: str, json_file: str | None
     if options["plan"] is not None and Plan.read(options["plan"]).source_hashes not in ({}, done.source_hashes):
         common.note(f"note: {options['plan']} was made from other weights than those of {model}", quiet)
     if json_file != "-":
-        report(done, output, quiet)
+        report(done, output, quiet, dry=options["dry_run"])
     common.write_json(done, json_file)
 
 
-def _check_places(output: str, json_file: str | None) -> None:
+def _check_places(output: str | None, json_file: str | None) -> None:
     """Raise an `OutputError` where the folder or the file cannot be written, or both are one."""
     from shortgpt.checkpoints.new_folder import check_output
 
-    folder = check_output(output)
+    folder = None if output is None else check_output(output)
     common.check_file(json_file)
-    if json_file not in (None, "-") and Path(json_file).expanduser().resolve() == folder:
+    if folder is not None and json_file not in (None, "-") and Path(json_file).expanduser().resolve() == folder:
         raise OutputError(f"--output and --json both go to {folder}; give one of them another place")
 
 
-def report(plan: Plan, output: str | None, quiet: bool) -> None:
-    """Print what was done to a model; `output` is None where it is not kept."""
+def report(plan: Plan, output: str | None, quiet: bool, *, dry: bool = False) -> None:
+    """Print what was done to a model, or of a dry run what would be; `output` is None where it is not kept."""
     from shortgpt.basics.block_lists import format_blocks
     from shortgpt.checkpoints.exports import EXPORTS
     from shortgpt.reports.effect import choice_lines
@@ -124,16 +128,20 @@ def report(plan: Plan, output: str | None, quiet: bool) -> None:
     if plan.compensation is not None:
         screen.print(str(plan.compensation), soft_wrap=True)
     screen.print(
-        f"removed {format_blocks(plan.blocks)}: {plan.depth} → {plan.depth - len(plan.blocks)} blocks, "
+        f"{'to remove: ' if dry else 'removed '}{format_blocks(plan.blocks)}: "
+        f"{plan.depth} → {plan.depth - len(plan.blocks)} blocks, "
         f"{before:,} → {after:,} parameters ({1 - after / before:.1%} fewer)",
         soft_wrap=True,
     )
     if plan.effect is not None and not quiet:
         screen.print(plan.effect)
-    screen.print(str(plan.verification), soft_wrap=True)
+    if not dry:
+        screen.print(str(plan.verification), soft_wrap=True)
     for note in plan.notes:
         screen.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
-    if output is not None:
+    if dry:
+        screen.print("nothing was written (--dry-run)")
+    elif output is not None:
         screen.print(f"written to {Path(output)}", soft_wrap=True)
         for name in plan.exports:
             screen.print(f"for {name}: {Path(output) / EXPORTS[name].file}", soft_wrap=True)

@@ -71,15 +71,8 @@ def is_measured(model: Any) -> bool:
 def _recorded(found: Scores | str | Path, criteria: Sequence[str]) -> Row:
     """The row of scores that are at hand: the first of the criteria that they have comes first."""
     try:
-        scores = found if isinstance(found, Scores) else _read(found)
+        scores = found if isinstance(found, Scores) else Scores.read(found)
         first = next((criterion for criterion in criteria if criterion in scores.criteria), criteria[0])
         return Row(scores.model, scores.of(first).choosing(()))  # a comparison chooses none
     except ShortGPTError as error:
         return Row(found.model if isinstance(found, Scores) else str(found), error=str(error))
-
-
-def _read(file: str | Path) -> Scores:
-    try:
-        return Scores.from_json(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ShortGPTError) as error:
-        raise ShortGPTError(f"{file}: no scores can be read from it ({error})") from None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def choose(
     selection: Selection,
     scores: Scores,
-    model: BlockSequence,
+    model: BlockSequence | None,
     text: Calibration | None,
     refuse: Refuse = anything,
     progress: Progress | None = None,
@@ -28,7 +28,7 @@ def choose(
     """The blocks that go by a selection that takes scores, and how sure that is.
 
     Args:
-        text: held out, for a limit of the perplexity; it may be None for another rule.
+        model, text: for a limit of the perplexity, on text that was held out; they may be None for another rule.
 
     Raises:
         SelectionError: the family refuses all sets of that rule.
@@ -36,6 +36,7 @@ def choose(
     if selection.contiguous is not None:
         return run(scores, selection.contiguous, refuse)
     if selection.max_perplexity_ratio is not None:
+        assert model is not None
         assert text is not None
         return within(scores, model, text, selection.max_perplexity_ratio, refuse, progress)
     return least(scores, selection.number(len(scores)), refuse)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from shortgpt.basics.block_lists import block_numbers, format_blocks
@@ -96,6 +97,18 @@ class Scores(Value):
     spans: Spans | None = None
     documents: tuple[int, ...] = ()
     chosen: tuple[int, ...] = ()
+
+    @classmethod
+    def read(cls, file: str | Path) -> Scores:
+        """The scores in a JSON file, such as `shortgpt score --json` writes.
+
+        Raises:
+            ShortGPTError: there are none in it.
+        """
+        try:
+            return cls.from_json(Path(file).expanduser().read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, ShortGPTError) as error:
+            raise ShortGPTError(f"{file}: no scores can be read from it ({error})") from None
 
     def __len__(self) -> int:
         return len(self.block_names)

@@ -15,7 +15,7 @@ from typing import Any, Unpack
 
 from shortgpt.basics.inputs import CalibrationOptions, MeasuringOptions, Progress, Source, apart
 from shortgpt.checkpoints.new_folder import check_output
-from shortgpt.errors import SelectionError, VerificationError
+from shortgpt.errors import ModelError, OutputError, SelectionError, VerificationError
 from shortgpt.measuring.calibration import Calibration, calibrate, held_out
 from shortgpt.measuring.compensation.fit import fit
 from shortgpt.measuring.compensation.fitted import Fitted
@@ -27,7 +27,7 @@ from shortgpt.models.devices import started
 from shortgpt.models.memory import release_memory
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.values.plan import Plan
-from shortgpt.values.scores import DEFAULT_CRITERION
+from shortgpt.values.scores import DEFAULT_CRITERION, Scores
 from shortgpt.values.selection import Selection
 from shortgpt.verification.targets import Target, Written, opened
 
@@ -36,7 +36,7 @@ DEFAULT_CALIBRATION = "stdlib"
 
 def prune(
     model: BlockSequence | Source | str | Path,
-    output: str | Path,
+    output: str | Path | None = None,
     *,
     blocks: int | None = None,
     ratio: float | None = None,
@@ -46,6 +46,7 @@ def prune(
     plan: Plan | str | Path | None = None,
     keep: str | Iterable[int] = (),
     criterion: str | None = None,
+    scores: Scores | str | Path | None = None,
     calibration: Any = None,
     effect: bool | None = None,
     compensate: bool | None = None,
@@ -53,6 +54,7 @@ def prune(
     exports: Sequence[str] = (),
     export_as: str | None = None,
     merge_adapter: bool = False,
+    dry_run: bool = False,
     progress: Progress | None = None,
     **options: Unpack[MeasuringOptions],
 ) -> Plan | None:
@@ -65,12 +67,13 @@ def prune(
 
     Args:
         model: a model folder or file, a hub id, a shipped name; or a block sequence.
-        output: a folder that does not exist, or is empty.
+        output: a folder that does not exist, or is empty. It may be left out of a dry run.
         keep: blocks that stay whatever they score.
         criterion: the score to choose by; default: Block Influence.
+        scores: choose by these, measured before and perhaps elsewhere, or by those in a JSON file of scores.
         calibration: what is scored, as `shortgpt.score` takes it; default: `stdlib`.
         effect: measure perplexity, a continuation and speed before and after, on text that comes after what is scored
-            (`shortgpt.effect`). Default: where blocks are chosen by score.
+            (`shortgpt.effect`). Default: where blocks are scored here.
         compensate: make up for each removed run by a linear map that is multiplied into the last projection of the
             block in front of it (`shortgpt.compensate`), fitted on the calibration's text. Default: where a plan says
             that its removal was made up for.
@@ -79,13 +82,14 @@ def prune(
         exports: other tools, for which the same removal is written beside the result.
         export_as: write the result as this architecture.
         merge_adapter: the model is a LoRA folder of peft: take it merged into its base model.
+        dry_run: choose, and measure the effect, but write nothing.
         progress: called with what is being counted, how many are done, and of how many.
         options: how the model is opened (`shortgpt.load`; with `stream` it is scored and verified with the weights
             read block by block), and what text is taken (`shortgpt.calibrate`).
 
     Returns:
-        The plan as it stands in the output's `shortgpt.json`. None in all processes that `torchrun` started but the
-        first, which writes.
+        The plan as it stands in the output's `shortgpt.json`; of a dry run as it would stand there. None in all
+        processes that `torchrun` started but the first, which writes.
 
     Raises:
         SelectionError: which blocks go is not said, or said twice; they may not go; or an option would do nothing.
@@ -102,31 +106,44 @@ def prune(
         plan=plan,
         keep=keep,
     )
+    measured = scores if scores is None or isinstance(scores, Scores) else Scores.read(scores)
     texts, opening = apart(options)
     given = {"criterion": criterion, "keep": selection.keep or None, "calibration": calibration, **texts, **opening}
     if compensate is None:
         compensate = selection.plan is not None and selection.plan.compensation is not None
     runs = {"effect": bool(effect), "compensate": compensate}
-    _refuse_idle(selection, runs, verify, [name for name, value in given.items() if value is not None])
+    names = [name for name, value in given.items() if value is not None]
+    _refuse_idle(selection, measured is not None, runs, verify, names)
     first = started()[0] == 0
     if not first and not selection.scored:
         return None  # nothing is scored, so there is nothing to share
-    check_output(output)
-    written = Written(Path(output), tuple(exports), export_as, verify)
+    if output is not None:
+        check_output(output)
+    elif not dry_run:
+        raise OutputError("there is no folder to write to; name one (--output), or ask for a dry run (--dry-run)")
+    written = Written(None if output is None else Path(output), tuple(exports), export_as, verify)
     source = DEFAULT_CALIBRATION if calibration is None else calibration
     with opened(model, opening, merge_adapter) as target:
         target.check(selection, written)
-        if selection.scored:
+        chosen: _Chosen | None
+        if measured is not None:
+            ranked = measured.of(criterion or measured.criteria[0])
+            chosen = _by_scores(target, selection, ranked, source, texts, progress)
+        elif selection.scored:
             chosen = _scored(target, selection, criterion or DEFAULT_CRITERION, source, texts, progress)
             effect = effect is not False
         else:
             chosen = _Chosen(selection.plan or target.plan(selection.remove or ()))
         if chosen is None or not first:
             return None
+        if effect is False:
+            chosen = replace(chosen, plan=replace(chosen.plan, effect=None))
         made, fitted = _measured(target, chosen, bool(effect), compensate, source, texts, progress)
         del chosen
         release_memory()
         made = replace(made, exports=tuple(dict.fromkeys((*made.exports, *exports))))
+        if dry_run:
+            return target.foreseen(made, fitted, written)
         try:
             return target.prune(made, fitted, written, progress)
         except VerificationError as error:
@@ -170,6 +187,32 @@ def _scored(
     return _Chosen(plan, model, text)
 
 
+def _by_scores(
+    target: Target,
+    selection: Selection,
+    scores: Scores,
+    calibration: Any,
+    texts: CalibrationOptions,
+    progress: Progress | None,
+) -> _Chosen:
+    """The plan by scores that were measured before.
+
+    Raises:
+        ModelError: they are of another architecture or depth.
+    """
+    if (scores.architecture, len(scores)) != (target.architecture, target.depth):
+        raise ModelError(
+            f"the scores are of {len(scores)} blocks of the architecture {scores.architecture}, {target.name} has "
+            f"{target.depth} of {target.architecture}"
+        )
+    scores = replace(scores, pinned=dict(target.pinned), chosen=()).keeping(selection.keep)
+    model, text = None, None
+    if selection.max_perplexity_ratio is not None:
+        model = target.load()
+        text = held_out(calibration, model, **texts)
+    return _Chosen(Plan.chosen(scores, choose(selection, scores, model, text, target.refuse, progress)), model, text)
+
+
 def _measured(
     target: Target,
     chosen: _Chosen,
@@ -190,14 +233,19 @@ def _measured(
     if effect:
         changes = () if fitted is None else fitted.changes
         text = calibration if chosen.text is None else chosen.text
+        if plan.source_hashes:  # what it tells of the weights that it was made from does not hold of these
+            plan = replace(plan, source_hashes={}, base=None)
         plan = replace(plan, effect=measured_effect(model, plan, text, changes=changes, progress=progress, **texts))
     return plan, fitted
 
 
-def _refuse_idle(selection: Selection, runs: Mapping[str, bool], verify: bool, given: Sequence[str]) -> None:
+def _refuse_idle(
+    selection: Selection, measured: bool, runs: Mapping[str, bool], verify: bool, given: Sequence[str]
+) -> None:
     """Raise a `SelectionError` for options that would do nothing.
 
     Args:
+        measured: whether there are scores already.
         runs: what needs the whole model, and whether it is asked for.
         given: the names of the options that were given.
     """
@@ -212,11 +260,15 @@ def _refuse_idle(selection: Selection, runs: Mapping[str, bool], verify: bool, g
     }
     for option in (option for option, is_asked in whole.items() if is_asked and told(["stream"])):
         raise SelectionError(f"{option} runs the whole model, and --stream leaves its weights in their files; take one")
+    texts = ["calibration", *CalibrationOptions.__annotations__, "tokenizer"]
+    if measured and not selection.scored:
+        raise SelectionError(f"--scores: nothing is chosen by score with {selection.rule}; leave them out")
+    if measured and not any((*runs.values(), whole["--max-perplexity-ratio"])) and (idle := told(texts)):
+        raise SelectionError(f"{idle}: --scores were measured before; leave them out, or measure the --effect on it")
     if selection.scored:
         return
     if idle := told(["criterion", "keep", *([] if verify else ["stream"])]):
         raise SelectionError(f"{idle}: nothing is scored with {selection.rule}; leave them out")
-    texts = ["calibration", *CalibrationOptions.__annotations__, "tokenizer"]
     if not any(runs.values()) and (idle := told(texts)):
         raise SelectionError(
             f"{idle}: nothing is scored with {selection.rule}; leave them out, or measure the --effect on it, or "

@@ -102,6 +102,24 @@ def prune_checkpoint(
     return plan
 
 
+def foreseen(
+    origin: Source,
+    family: Family,
+    plan: Plan,
+    fitted: Fitted | None,
+    export_as: str | None,
+    trust_remote_code: bool,
+) -> Plan:
+    """The plan as `prune_checkpoint` would record it, after every check that it makes before it writes.
+
+    Raises as it does.
+    """
+    companions.check(origin)
+    removal = _planned(origin, family, plan, export_as, trust_remote_code, fitted)
+    unwritten = Verification(verified=False, reason="nothing was written")
+    return _record(removal, family, {}, unwritten, _of_source(origin))
+
+
 @dataclass(frozen=True)
 class _Removal:
     """What is removed from what: a checkpoint, its family and config, the plan, and the tensors that stay.

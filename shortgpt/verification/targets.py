@@ -27,7 +27,7 @@ from shortgpt.models.recognition import recognise, resolve
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.values.plan import Plan
 from shortgpt.values.selection import Selection
-from shortgpt.verification.removal_on_disk import check_plan, prune_checkpoint
+from shortgpt.verification.removal_on_disk import check_plan, foreseen, prune_checkpoint
 from shortgpt.verification.verify import verify
 
 
@@ -35,7 +35,7 @@ from shortgpt.verification.verify import verify
 class Written:
     """Where the result goes, as what, and whether it is proven."""
 
-    output: Path
+    output: Path | None
     exports: tuple[str, ...]
     export_as: str | None
     verify: bool
@@ -94,6 +94,10 @@ class Target(ABC):
     def prune(self, plan: Plan, fitted: Fitted | None, written: Written, progress: Progress | None) -> Plan:
         """Write it without the plan's blocks, with what was fitted for that, and verify it."""
 
+    @abstractmethod
+    def foreseen(self, plan: Plan, fitted: Fitted | None, written: Written) -> Plan:
+        """What `prune` would record, as far as it is known before anything is written."""
+
 
 class OnDisk(Target):
     """A checkpoint: it is loaded to be scored, and rewritten file by file."""
@@ -126,7 +130,12 @@ class OnDisk(Target):
         places = self.family.places(self.config, weights.names)
         return why_unknown(projection, places, weights.shape)
 
+    def foreseen(self, plan: Plan, fitted: Fitted | None, written: Written) -> Plan:
+        trusted = self.options.get("trust_remote_code", False)
+        return foreseen(self.source, self.family, plan, fitted, written.export_as, trusted)
+
     def prune(self, plan: Plan, fitted: Fitted | None, written: Written, progress: Progress | None) -> Plan:
+        assert written.output is not None
         options: dict[str, Any] = {name: value for name, value in self.options.items() if name != "tokenizer"}
         return prune_checkpoint(
             self.source,
@@ -170,7 +179,14 @@ class InMemory(Target):
     def refuse_change(self, projection: Projection) -> str | None:
         return None
 
+    def foreseen(self, plan: Plan, fitted: Fitted | None, written: Written) -> Plan:
+        shorter = removal.remove(self.model, plan)
+        foreseen = (shorter if fitted is None else compensated(shorter, fitted)).plan
+        assert foreseen is not None
+        return foreseen
+
     def prune(self, plan: Plan, fitted: Fitted | None, written: Written, progress: Progress | None) -> Plan:
+        assert written.output is not None
         shorter = removal.remove(self.model, plan)
         if fitted is not None:
             shorter = compensated(shorter, fitted)

@@ -1,6 +1,8 @@
 """`shortgpt.prune`: all that the command does, from Python."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +117,108 @@ def test_what_would_do_nothing_with_a_model_in_memory_is_refused(llama_folder: P
 def test_a_misspelt_keyword_is_pythons_own_error(llama_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="sequnces"):
         shortgpt.prune(llama_folder, tmp_path / "out", blocks=1, sequnces=3)
+
+
+# -- scores that were measured before, and dry runs ------------------------------------------------------------
+
+
+def test_scores_measured_elsewhere_choose_the_same_blocks(
+    run_cli: Callable[..., Ran], llama_folder: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on = ("--calibration", text, "--sequences", 4, "--tokens", 32, "--device", "cpu")
+    file = tmp_path / "s.json"
+    both = ("--criterion", "relative-magnitude", "--criterion", "block-influence")
+    run_cli("score", llama_folder, *on, *both, "--json", file)
+    by: dict[str, Any] = {"criterion": "relative-magnitude", "calibration": text, "verify": False, "effect": False}
+    measured = shortgpt.prune(llama_folder, tmp_path / "a", blocks=2, **by, **ON)
+
+    def load(*args: Any, **options: Any) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("shortgpt.models.loading.load", load)
+    for number, scores in enumerate((file, shortgpt.Scores.read(file))):
+        plan = shortgpt.prune(llama_folder, tmp_path / str(number), blocks=2, scores=scores, verify=False)
+        assert plan is not None
+        assert measured is not None
+        assert plan.blocks == measured.blocks
+    by_influence: dict[str, Any] = {"scores": file, "criterion": "block-influence"}
+    other = shortgpt.prune(llama_folder, tmp_path / "b", blocks=1, **by_influence, verify=False)
+    assert other is not None
+    assert other.blocks == shortgpt.Scores.read(file).of("block-influence").least_influential(1)
+    kept = shortgpt.prune(llama_folder, tmp_path / "c", blocks=1, scores=file, keep=plan.blocks, verify=False)
+    assert kept is not None
+    assert not set(kept.blocks) & set(plan.blocks)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"remove": [1]}, "--scores: nothing is chosen by score with --remove"),
+        ({"blocks": 1, "sequences": 3}, "--sequences: --scores were measured before"),
+        ({"blocks": 1, "criterion": "nonsense"}, "'nonsense' was not measured here"),
+        ({"contiguous": 2}, "runs of blocks were not measured"),
+    ],
+)
+def test_what_scores_cannot_say_is_told(
+    llama_folder: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    scores = shortgpt.score(shortgpt.load(llama_folder, device="cpu"), TEXT[:2])
+    with pytest.raises(shortgpt.ShortGPTError, match=message):
+        shortgpt.prune(llama_folder, tmp_path / "out", scores=scores, **options)
+    other = shortgpt.prune("zoo:llama", remove=[1], dry_run=True)
+    assert other is not None
+    with pytest.raises(ModelError, match="the scores are of 6 blocks of the architecture llama, zoo:llama has 12"):
+        shortgpt.prune("zoo:llama", tmp_path / "out", scores=scores, blocks=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
+    run_cli: Callable[..., Ran], llama_folder: Path, text: Path, tmp_path: Path
+) -> None:
+    foreseen = shortgpt.prune(llama_folder, blocks=2, calibration=text, effect=False, dry_run=True, **ON)
+    done = shortgpt.prune(llama_folder, tmp_path / "out", blocks=2, calibration=text, effect=False, verify=False, **ON)
+    assert foreseen is not None
+    assert done is not None
+    assert foreseen.blocks == done.blocks
+    assert (foreseen.parameters_before, foreseen.parameters_after) == (done.parameters_before, done.parameters_after)
+    before = sorted(tmp_path.rglob("*"))
+    ran = run_cli("prune", llama_folder, "-o", tmp_path / "none", "--remove", "1", "--dry-run")
+    assert (ran.status, ran.err) == (0, "")
+    assert "to remove: 1: 6 → 5 blocks" in ran.out
+    assert ran.out.endswith("nothing was written (--dry-run)\n")
+    assert sorted(tmp_path.rglob("*")) == before
+    refused = run_cli("prune", llama_folder, "--remove", "1")
+    assert (refused.status, "name one (--output)" in refused.err) == (2, True)
+
+
+def test_an_effect_that_is_measured_now_is_kept_though_the_plan_is_from_other_weights(
+    llama_folder: Path, text: Path, tmp_path: Path
+) -> None:
+    plan = shortgpt.prune(llama_folder, tmp_path / "a", remove=[2], verify=False)
+    assert plan is not None
+    options: dict[str, Any] = {"calibration": text, "verify": False, **ON}
+    foreign = replace(plan, source_hashes={"model.safetensors": "0" * 64})
+    again = shortgpt.prune(llama_folder, tmp_path / "b", plan=foreign, effect=True, **options)
+    assert again is not None
+    assert again.effect is not None
+    assert again.effect.ratio is not None
+    without = shortgpt.prune(llama_folder, tmp_path / "c", plan=again, effect=False, verify=False)
+    assert without is not None
+    assert without.effect is None
+
+
+def test_inspect_refuses_what_prune_refuses_and_says_so_by_its_status(
+    run_cli: Callable[..., Ran], llama_folder: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in llama_folder.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 7}))  # but six in the file
+    asked, done = (
+        run_cli(*command, "--remove", "1") for command in (("inspect", broken), ("prune", broken, "-o", tmp_path / "o"))
+    )
+    assert (asked.status, done.status) == (2, 2)
+    assert "1 cannot be removed:" in asked.out
+    assert run_cli("inspect", llama_folder, "--remove", "1").status == 0
