@@ -65,6 +65,17 @@ def shortgpt_evaluators() -> tuple[Extension, ...]:
 
 
 @hookimpl
+def shortgpt_task_suites() -> tuple[Extension, ...]:
+    return (
+        Extension(
+            "lm-evaluation-harness",
+            f"{HERE}.harness.suite:HarnessSuite",
+            "hellaswag, mmlu, shortgpt-paper and any other of its names, task files of yours beside (extra: eval)",
+        ),
+    )
+
+
+@hookimpl
 def shortgpt_reporters() -> tuple[Extension, ...]:
     return (
         Extension("json", f"{HERE}.reporters:as_json", "everything, to read back"),

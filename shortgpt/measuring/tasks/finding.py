@@ -50,11 +50,11 @@ def find_tasks(names: Sequence[str], options: TaskOptions) -> tuple[Task | TaskR
             found.setdefault(name, TaskRow(name, "", "", error=str(error)))
             continue
         for task in made:
-            found.setdefault(task.name, task)
+            found.setdefault(task.task if isinstance(task, TaskRow) else task.name, task)
     return tuple(found.values())
 
 
-def _maker(name: str, options: TaskOptions) -> Callable[[], tuple[Task, ...]]:
+def _maker(name: str, options: TaskOptions) -> Callable[[], tuple[Task | TaskRow, ...]]:
     """What makes the tasks of a name."""
     registry = plugins.registry()
     if any(entry.name == name for entry in registry.tasks):
@@ -80,7 +80,7 @@ def _own(entry: Extension, options: TaskOptions) -> tuple[Task, ...]:
     return (task,)
 
 
-def _of_suite(entry: Extension, suite: TaskSuite, name: str, options: TaskOptions) -> tuple[Task, ...]:
+def _of_suite(entry: Extension, suite: TaskSuite, name: str, options: TaskOptions) -> tuple[Task | TaskRow, ...]:
     with plugins.running("task suite", entry):
         return tuple(suite.find(name, options))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from shortgpt.errors import CalibrationError, HiddenStateError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Run = Callable[["TokenBatch"], Iterable["Tensor"]]
 """(a batch) → its logits [batch, tokens, vocabulary], once for each model that is asked."""
 ROWS = "rows"
-"""Of a batch: which request each of its rows is."""
+"""Of a batch: which text each of its rows is."""
 
 
 class Request(NamedTuple):
@@ -70,31 +71,37 @@ def read(
 ) -> list[list[Likelihood]]:
     """The log-likelihoods of the requests, [models][requests], for each model that `run` runs.
 
-    Batches hold requests of like length, the longest first, so that lack of memory shows at once.
+    Batches hold texts of like length, the longest first, so that lack of memory shows at once. What several requests
+    read alike, but for the last token that they ask about (as the letters of a multiple choice), is read once.
 
     Args:
         window: tokens that the model reads at most.
-        batch_size: requests in a batch; half as many where they do not fit into memory.
+        batch_size: texts in a batch; half as many where they do not fit into memory.
         progress: called with the requests done, and of how many.
 
     Raises:
         CalibrationError: a continuation is longer than the window, or there is nothing before or in it.
         HiddenStateError: the model gives NaN.
     """
+    import torch
+
     shown = [shortened(request, window) for request in requests]
-    order = sorted(range(len(shown)), key=lambda at: (-len(shown[at].context) - len(shown[at].continuation), at))
+    readers: dict[tuple[int, ...], list[int]] = {}
+    for at, request in enumerate(shown):
+        readers.setdefault((*request.context, *request.continuation)[:-1], []).append(at)
+    texts = sorted(readers, key=lambda ids: (-len(ids), readers[ids][0]))
     found: dict[int, tuple[Likelihood, ...]] = {}
     batch_parts = BatchParts()
 
     def work(part: TokenBatch) -> None:
-        rows = part[ROWS].tolist()
+        rows = [readers[texts[row]] for row in part[ROWS].tolist()]
         batch = {name: value for name, value in part.items() if name != ROWS}
-        columns = [_likelihoods(logits, [shown[row] for row in rows]) for logits in run(batch)]
-        found.update(zip(rows, zip(*columns, strict=True), strict=True))
+        columns = [_likelihoods(logits, [[shown[at] for at in row] for row in rows]) for logits in run(batch)]
+        found.update(zip(chain.from_iterable(rows), zip(*columns, strict=True), strict=True))
 
-    for first in range(0, len(order), batch_size):
-        rows = order[first : first + batch_size]
-        batch_parts.each(_batch([shown[row] for row in rows], rows), work)
+    for first in range(0, len(texts), batch_size):
+        rows = range(first, min(first + batch_size, len(texts)))
+        batch_parts.each({**padded([texts[row] for row in rows]), ROWS: torch.tensor(rows)}, work)
         if progress is not None:
             progress(len(found), len(shown))
     return [list(column) for column in zip(*(found[at] for at in range(len(shown))), strict=True)]
@@ -121,22 +128,18 @@ def is_cut(request: Request, window: int) -> bool:
     return len(request.context) + len(request.continuation) > window + 1
 
 
-def _batch(requests: Sequence[Request], rows: Sequence[int]) -> TokenBatch:
-    import torch
-
-    return {**padded([(*r.context, *r.continuation)[:-1] for r in requests]), ROWS: torch.tensor(rows)}
-
-
-def _likelihoods(logits: Tensor, requests: Sequence[Request]) -> list[Likelihood]:
-    """Of each row of a batch.
+def _likelihoods(logits: Tensor, requests: Sequence[Sequence[Request]]) -> list[Likelihood]:
+    """Of the requests that read each row of a batch, row after row.
 
     Args:
         logits: [batch, tokens, vocabulary].
+        requests: [batch][requests of that row].
     """
     import torch
 
     found = []
-    for row, (context, continuation) in enumerate(requests):
+    pairs = ((row, request) for row, several in enumerate(requests) for request in several)
+    for row, (context, continuation) in pairs:
         first = len(context) - 1
         here = logits[row, first : first + len(continuation)].float()
         came = torch.tensor(continuation, device=here.device)

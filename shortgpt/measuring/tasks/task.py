@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shortgpt.values.evaluation.outcomes import Kind, Outcome, Scale
+from shortgpt.values.evaluation.outcomes import Kind, Outcome, Scale, TaskRow
 
 if TYPE_CHECKING:
     from shortgpt.measuring.tasks.language_model import LanguageModel
@@ -117,8 +117,9 @@ class TaskSuite(ABC):
         """Whether it has a task or a group of that name. Nothing is fetched for that."""
 
     @abstractmethod
-    def find(self, name: str, options: TaskOptions) -> Iterable[Task]:
-        """The task of that name, or those of the group. Their data may be fetched here or on first use.
+    def find(self, name: str, options: TaskOptions) -> Iterable[Task | TaskRow]:
+        """The task of that name, or those of the group, whose data is fetched here. In place of a member of a group
+        whose data cannot be had, its row, which says why.
 
         Raises:
             TaskDataError: the data cannot be had; the other tasks of a run go on.

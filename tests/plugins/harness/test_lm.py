@@ -1,0 +1,62 @@
+"""A `BlockSequence` as lm-evaluation-harness asks it, held to the library's own model of transformers."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shortgpt_adapters
+from lm_eval.models.huggingface import HFLM
+from shortgpt_plugins.harness.lm import BlocksLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import shortgpt
+from tests.plugins.harness.support import KINDS, answers, load_tasks, run, write_tasks
+from tests.support import byte_tokenizer, tiny
+
+FAMILIES = ["llama", "mistral", "gpt2", "openai-gpt", "mamba", "mamba2", "falcon_mamba", "rwkv"]
+SHIPPED = ["llama", "mistral", "gpt2", "gpt2-postnorm", "baichuan"]
+WINDOW = 40
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return load_tasks(write_tasks(tmp_path_factory.mktemp("tasks")), KINDS, shots=2)
+
+
+def theirs(model: Any, tokenizer: Any, batch_size: int) -> HFLM:
+    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=WINDOW, device="cpu")
+
+
+def differing(ours: Mapping[str, Any], expected: Mapping[str, Any]) -> list[Any]:
+    """The answers that are not the same: log-likelihoods to 1e-5 of them, whether greedy, and texts exactly."""
+    pairs = [(task, *pair) for task in KINDS for pair in zip(answers(ours, task), answers(expected, task), strict=True)]
+    assert len(pairs) > 5 * len(KINDS)
+    return [pair for pair in pairs if not same(*pair[1:])]
+
+
+def same(ours: Any, library: Any) -> bool:
+    if isinstance(ours, str):
+        return bool(ours == library)
+    if isinstance(ours, tuple):
+        return bool(ours[0] == pytest.approx(library[0], rel=1e-5) and ours[1] == library[1])
+    return bool(ours == pytest.approx(library, rel=1e-5))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_request_is_answered_as_by_the_librarys_own_model(name: str, tasks: dict[str, Any]) -> None:
+    model = tiny(name, blocks=2)
+    if name == "rwkv":
+        model.config.rescale_every = 0
+    lm = BlocksLM(shortgpt.wrap(model, tokenizer=byte_tokenizer()), batch_size=1, max_length=WINDOW)
+    assert not differing(run(lm, tasks), run(theirs(model, byte_tokenizer(), 1), tasks))
+    assert lm.language_model.truncated
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_so_it_is_in_batches_by_the_models_that_ship(name: str, tasks: dict[str, Any]) -> None:
+    folder = Path(shortgpt_adapters.__path__[0]) / "zoo" / name
+    lm = BlocksLM(f"zoo:{name}", batch_size=4, device="cpu", max_length=WINDOW)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+    assert not differing(run(lm, tasks), run(theirs(model, tokenizer, 4), tasks))
