@@ -60,7 +60,9 @@ FUNCTIONS = {
     "ratio: float | None = None, contiguous: int | None = None, max_perplexity_ratio: float | None = None, "
     "remove: str | Iterable[int] | None = None, plan: Plan | str | Path | None = None, "
     "keep: str | Iterable[int] = (), criterion: str | None = None, "
-    "scores: Scores | str | Path | None = None, calibration: Any = None, "
+    "scores: Scores | str | Path | None = None, search: str | None = None, "
+    "objective: str | None = None, evaluations: int | None = None, width: int | None = None, "
+    "resume: str | Path | None = None, calibration: Any = None, "
     "effect: bool | None = None, compensate: bool | None = None, "
     "verify: bool = True, exports: Sequence[str] = (), export_as: str | None = None, "
     "merge_adapter: bool = False, dry_run: bool = False, progress: Progress | None = None, "
@@ -68,7 +70,8 @@ FUNCTIONS = {
     "-> Plan | None",
     "search": "(model: BlockSequence, blocks: int, calibration: Any = stdlib, *, method: str = pairs, "
     "objective: str = perplexity, evaluations: int = 2000, width: int = 4, keep: Iterable[int] = (), "
-    "contiguous: bool = False, refuse: Refuse | None = None, resume: str | Path | None = None, "
+    "contiguous: bool = False, refuse: Refuse | None = None, compensate: bool = False, "
+    "refuse_change: Callable[[Projection], str | None] | None = None, resume: str | Path | None = None, "
     "progress: Progress | None = None, **texts: Unpack[CalibrationOptions]) -> Search",
     "verify": "(original: BlockSequence, directory: str | Path, blocks: Iterable[int], *, "
     "dtype: str = auto, trust_remote_code: bool = False, family: Family | None = None, "

@@ -12,6 +12,7 @@ from shortgpt.basics.block_lists import format_blocks
 from shortgpt.reports.cells import too_few_documents
 from shortgpt.reports.effect import choice_texts, continuation_lines, effect_rows, reasons
 from shortgpt.values.choice import CONTIGUOUS, LEAST
+from shortgpt.values.search import PERPLEXITY
 
 if TYPE_CHECKING:
     from shortgpt.values.effect import Effect
@@ -154,6 +155,13 @@ def _rule(plan: Plan) -> str:
         return (
             "taken between the ends of runs of blocks, and the run of least score removed (Gromov et al., "
             "arXiv:2403.17887)"
+        )
+    search = plan.scores.search if plan.scores else None
+    if search is not None:
+        by = "perplexity" if search.objective == PERPLEXITY else "divergence from the whole model"
+        return (
+            f"which chose nothing here: of {search.measured:,} sets that a search measured ({search.method}) the best "
+            f"one by {by} was removed"
         )
     limit = plan.choice.limit if plan.choice else None
     most = "" if limit is None else f", as many as keep held-out perplexity within {limit:g} times the original's"

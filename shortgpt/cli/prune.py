@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shortgpt.cli import common
+from shortgpt.cli.searching import search_options
 from shortgpt.errors import OutputError
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ class _AsOption(click.Command):
 @click.option("--remove", metavar="LIST", help="Remove these blocks, counted from 0, such as 21-29,31.")
 @click.option("--plan", metavar="FILE", help="Remove what a shortgpt.json says.")
 @click.option("--keep", metavar="LIST", help="Blocks that stay whatever they score, such as 0-2,31.")
-@click.option("--criterion", help="The score to choose by. Default: block-influence.")
+@click.option("--criterion", help="The score to choose by, or to show beside a --search. Default: block-influence.")
 @click.option("--scores", metavar="FILE", help="Choose by the scores in this file, which `score --json` wrote.")
+@search_options
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 @click.option("--verify/--no-verify", default=True, help="Prove the result against the original. Default: yes.")
 @click.option(
@@ -80,6 +82,9 @@ def prune(
     a fresh process and compared with the original with these blocks skipped; where they differ, nothing is kept and the
     exit status is 1. With --stream, and where memory does not suffice, that too is done with the weights read block by
     block.
+
+    With --search the sets of --blocks, --ratio or --contiguous are chosen by what the model does without them, on the
+    text that is scored.
 
     Held-out text, on which the effect is measured, is what comes behind the --sequences that are scored.
     """
@@ -122,8 +127,9 @@ def report(plan: Plan, output: str | None, quiet: bool, *, dry: bool = False) ->
     screen = common.console()
     if plan.scores is not None and not quiet:
         screen.print(scores_table(plan.scores, plan.blocks))
+    search = plan.scores.search if plan.scores is not None else None
     if plan.choice is not None and not quiet:
-        screen.print(choice_lines(plan.choice))
+        screen.print(choice_lines(plan.choice) if search is None else search)
     before, after = plan.parameters_before or 1, plan.parameters_after or 0
     if plan.compensation is not None:
         screen.print(str(plan.compensation), soft_wrap=True)

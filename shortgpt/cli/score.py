@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shortgpt.cli import common
+from shortgpt.cli.searching import search_options
+from shortgpt.errors import SelectionError
 
 if TYPE_CHECKING:
     from shortgpt.models.sequence import BlockSequence
@@ -25,6 +27,7 @@ DEFAULT_RATIO = 0.25
 @click.option("--keep", metavar="LIST", help="Blocks that are not marked whatever they score, such as 0-2,31.")
 @click.option("--architecture", help="Take this adapter instead of looking for one.")
 @click.option("--spans", is_flag=True, help="Measure every run of blocks too: a map by first block and length.")
+@search_options
 @common.merge_option
 @common.stream_option
 @common.calibration_options
@@ -38,24 +41,35 @@ def score(
     keep: str | None,
     merge_adapter: bool,
     spans: bool,
+    search: str | None,
+    objective: str | None,
+    evaluations: int | None,
+    width: int | None,
+    resume: str | None,
     outputs: common.Outputs,
     **options: Any,
 ) -> None:
     """Score every block of MODEL.
 
     For each block: Block Influence ± standard error (the lower, the more redundant), parameters, and rank. Marked is
-    what `shortgpt prune` would remove. Under `torchrun --no-python shortgpt score ...` each process takes a share of
-    the calibration, on a GPU of its own where there are some.
+    what `shortgpt prune` would remove, by the first score or by a --search. Under `torchrun --no-python shortgpt score
+    ...` each process takes a share of the calibration, on a GPU of its own where there are some.
     """
     from shortgpt.basics.block_lists import parse_blocks
     from shortgpt.basics.inputs import apart
     from shortgpt.measuring.scoring.score import score as run
+    from shortgpt.measuring.search.search import searched
     from shortgpt.models import processes
     from shortgpt.models.devices import started
     from shortgpt.models.loading import load
     from shortgpt.values.scores import DEFAULT_CRITERION
+    from shortgpt.values.search import SearchOptions
+    from shortgpt.values.selection import Selection
 
     common.check(outputs)
+    wanted = SearchOptions.of(search, objective=objective, evaluations=evaluations, width=width, resume=resume)
+    if wanted is not None and options["stream"]:
+        raise SelectionError("--search runs the whole model, and --stream leaves its weights in their files; take one")
     common.number_of_blocks(blocks, ratio, 100, DEFAULT_RATIO)  # a mistake here is told before the model is loaded
     kept = parse_blocks(keep) if keep is not None else ()
     source = options.pop("calibration")
@@ -72,8 +86,16 @@ def score(
         with common.progress_bars(outputs.quiet) as progress:
             names = criteria or (DEFAULT_CRITERION,)
             scores = run(sequence, source, criteria=names, spans=spans, progress=progress, **texts)
-    if started()[0] == 0:  # the first process reports
-        _report(scores.keeping(kept), count, outputs)
+    if started()[0] > 0:
+        return  # the first process reports
+    scores = scores.keeping(kept)
+    if wanted is not None and count:
+        selection = Selection(blocks=count, keep=kept)
+        with common.progress_bars(outputs.quiet) as progress:
+            scores = scores.with_search(searched(selection, sequence, source, wanted, progress=progress, **texts))
+    elif count:
+        scores = scores.choosing(scores.least_influential(count))
+    _report(scores, outputs)
 
 
 def _marked(model: BlockSequence, blocks: int | None, ratio: float | None, kept: tuple[int, ...]) -> int:
@@ -92,11 +114,10 @@ def _marked(model: BlockSequence, blocks: int | None, ratio: float | None, kept:
     return min(count, len(model) - max(1, len(stay)))
 
 
-def _report(scores: Scores, count: int, outputs: common.Outputs) -> None:
+def _report(scores: Scores, outputs: common.Outputs) -> None:
     from shortgpt.reports.scores import chosen_table, scores_table
 
-    if not count:
+    if not scores.chosen:
         common.emit(scores, scores_table(scores), outputs)
         return
-    scores = scores.choosing(scores.least_influential(count))
     common.emit(scores, chosen_table(scores), outputs, marked=scores.chosen)

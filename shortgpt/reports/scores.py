@@ -85,7 +85,9 @@ def scores_table(scores: Scores, marked: Collection[int] = ()) -> RenderableType
 
 
 def chosen_table(scores: Scores) -> RenderableType:
-    """The scores with the blocks that would go by them, and how sure that is."""
+    """The scores with the blocks that would go, and how sure that is."""
+    if scores.search is not None:
+        return Group(scores_table(scores, scores.chosen), Text(), scores.search)
     _, choice = least(scores, len(scores.chosen))
     return Group(scores_table(scores, scores.chosen), choice_lines(choice))
 
@@ -108,6 +110,8 @@ def tables(scores: Scores) -> tuple[Table, ...]:
     made = [Table(title, tuple(columns), tuple(zip(*cells, strict=True)))]
     if scores.refused:
         made.append(Table("Not measured", ("criterion", "reason"), tuple(scores.refused.items())))
+    if scores.search is not None:
+        made += scores.search.tables()
     return (*made, *(span_tables(scores.spans, scores.pinned) if scores.spans is not None else ()))
 
 

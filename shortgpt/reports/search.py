@@ -31,6 +31,9 @@ def search_texts(search: Search) -> list[str]:
     lines = [f"and {more:,} more sets of {len(search.blocks)} blocks, none better"] if more > 0 else []
     if search.optimal is False:
         lines.append("a program was not solved to its end: other sets may look better than those that were measured")
+    finalists = sum(one.compensated is not None for one in search.candidates)
+    if finalists:
+        lines.append(f"the best {finalists} were compensated too, and measured on the last quarter of the sequences")
     lines.append(
         f"{_method(search)}: {search.evaluations:,} sets measured in {search.passes:.1f} passes of the whole model, on "
         f"{info.sequences} sequences of {info.tokens} tokens of {info.source}; look at other text for what it is worth"

@@ -21,6 +21,7 @@ from shortgpt.errors import (
     ShortGPTError,
 )
 from shortgpt.values.choice import Exchange, exchanges, least, run
+from shortgpt.values.search import Search
 from shortgpt.values.spans import Spans
 
 DEFAULT_CRITERION = "block-influence"
@@ -73,7 +74,8 @@ class Scores(Value):
         dtype: of the residual stream.
         refused: criteria that were asked for and that this model cannot serve, each with the reason.
         spans: the first criterion between all pairs of boundaries, where that was asked for.
-        chosen: the blocks that would go by them; empty where none were chosen.
+        chosen: the blocks that would go by them, or by the search; empty where none were chosen.
+        search: the search for the best set of blocks, where that was asked for.
     """
 
     derived = ("blocks",)
@@ -97,6 +99,7 @@ class Scores(Value):
     spans: Spans | None = None
     documents: tuple[int, ...] = ()
     chosen: tuple[int, ...] = ()
+    search: Search | None = None
 
     @classmethod
     def read(cls, file: str | Path) -> Scores:
@@ -222,6 +225,10 @@ class Scores(Value):
     def choosing(self, blocks: Iterable[int]) -> Scores:
         """The same scores with the blocks that would go by them."""
         return replace(self, chosen=block_numbers(blocks, len(self)))
+
+    def with_search(self, search: Search) -> Scores:
+        """The same scores beside the search that says which blocks would go."""
+        return replace(self, chosen=search.blocks, search=search)
 
     def plan(self, n: int, *, contiguous: bool = False) -> Any:
         """The plan that removes the n least influential blocks.

@@ -8,19 +8,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 from shortgpt.basics.inputs import CalibrationOptions, MeasuringOptions, Progress, Source, apart
 from shortgpt.checkpoints.new_folder import check_output
 from shortgpt.errors import ModelError, OutputError, SelectionError, VerificationError
-from shortgpt.measuring.calibration import Calibration, calibrate, held_out
+from shortgpt.measuring.calibration import Calibration, calibrate, held_out, items_of
 from shortgpt.measuring.compensation.fit import fit
 from shortgpt.measuring.compensation.fitted import Fitted
 from shortgpt.measuring.effect import effect as measured_effect
 from shortgpt.measuring.scoring.score import score
+from shortgpt.measuring.search.search import searched
 from shortgpt.measuring.selection import choose
 from shortgpt.models import processes
 from shortgpt.models.devices import started
@@ -28,6 +30,7 @@ from shortgpt.models.memory import release_memory
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.values.plan import Plan
 from shortgpt.values.scores import DEFAULT_CRITERION, Scores
+from shortgpt.values.search import Search, SearchOptions
 from shortgpt.values.selection import Selection
 from shortgpt.verification.targets import Target, Written, opened
 
@@ -47,6 +50,11 @@ def prune(
     keep: str | Iterable[int] = (),
     criterion: str | None = None,
     scores: Scores | str | Path | None = None,
+    search: str | None = None,
+    objective: str | None = None,
+    evaluations: int | None = None,
+    width: int | None = None,
+    resume: str | Path | None = None,
     calibration: Any = None,
     effect: bool | None = None,
     compensate: bool | None = None,
@@ -69,8 +77,11 @@ def prune(
         model: a model folder or file, a hub id, a shipped name; or a block sequence.
         output: a folder that does not exist, or is empty. It may be left out of a dry run.
         keep: blocks that stay whatever they score.
-        criterion: the score to choose by; default: Block Influence.
+        criterion: the score to choose by; default: Block Influence. Beside a search it chooses nothing, and is shown.
         scores: choose by these, measured before and perhaps elsewhere, or by those in a JSON file of scores.
+        search: a method of `shortgpt.search`: choose the set of so many blocks by what the model does without it, and,
+            with `compensate`, among the best by what makes up for that. `objective`, `evaluations`, `width` and
+            `resume` are its options.
         calibration: what is scored, as `shortgpt.score` takes it; default: `stdlib`.
         effect: measure perplexity, a continuation and speed before and after, on text that comes after what is scored
             (`shortgpt.effect`). Default: where blocks are scored here.
@@ -107,11 +118,12 @@ def prune(
         keep=keep,
     )
     measured = scores if scores is None or isinstance(scores, Scores) else Scores.read(scores)
+    wanted = SearchOptions.of(search, objective=objective, evaluations=evaluations, width=width, resume=resume)
     texts, opening = apart(options)
     given = {"criterion": criterion, "keep": selection.keep or None, "calibration": calibration, **texts, **opening}
     if compensate is None:
         compensate = selection.plan is not None and selection.plan.compensation is not None
-    runs = {"effect": bool(effect), "compensate": compensate}
+    runs = {"effect": bool(effect), "compensate": compensate, "search": wanted is not None}
     names = [name for name, value in given.items() if value is not None]
     _refuse_idle(selection, measured is not None, runs, verify, names)
     first = started()[0] == 0
@@ -123,6 +135,8 @@ def prune(
         raise OutputError("there is no folder to write to; name one (--output), or ask for a dry run (--dry-run)")
     written = Written(None if output is None else Path(output), tuple(exports), export_as, verify)
     source = DEFAULT_CALIBRATION if calibration is None else calibration
+    if not isinstance(source, (str, Path, Calibration)):
+        source = items_of(source)  # it is read more than once
     with opened(model, opening, merge_adapter) as target:
         target.check(selection, written)
         chosen: _Chosen | None
@@ -130,7 +144,8 @@ def prune(
             ranked = measured.of(criterion or measured.criteria[0])
             chosen = _by_scores(target, selection, ranked, source, texts, progress)
         elif selection.scored:
-            chosen = _scored(target, selection, criterion or DEFAULT_CRITERION, source, texts, progress)
+            by = wanted if wanted is None else partial(_found, target, selection, wanted, compensate)
+            chosen = _scored(target, selection, criterion or DEFAULT_CRITERION, by, source, texts, progress)
             effect = effect is not False
         else:
             chosen = _Chosen(selection.plan or target.plan(selection.remove or ()))
@@ -168,6 +183,7 @@ def _scored(
     target: Target,
     selection: Selection,
     criterion: str,
+    search: Callable[..., Search] | None,
     calibration: Any,
     texts: CalibrationOptions,
     progress: Progress | None,
@@ -183,7 +199,11 @@ def _scored(
     if started()[0] > 0:
         return None
     scores = scores.keeping(selection.keep)
-    plan = Plan.chosen(scores, choose(selection, scores, model, text, target.refuse, progress))
+    if search is None:
+        plan = Plan.chosen(scores, choose(selection, scores, model, text, target.refuse, progress))
+    else:
+        found = search(model, calibration, progress, **texts)
+        plan = Plan.chosen(scores.with_search(found), (found.blocks, found.choice))
     return _Chosen(plan, model, text)
 
 
@@ -205,12 +225,27 @@ def _by_scores(
             f"the scores are of {len(scores)} blocks of the architecture {scores.architecture}, {target.name} has "
             f"{target.depth} of {target.architecture}"
         )
-    scores = replace(scores, pinned=dict(target.pinned), chosen=()).keeping(selection.keep)
+    scores = replace(scores, pinned=dict(target.pinned), chosen=(), search=None).keeping(selection.keep)
     model, text = None, None
     if selection.max_perplexity_ratio is not None:
         model = target.load()
         text = held_out(calibration, model, **texts)
     return _Chosen(Plan.chosen(scores, choose(selection, scores, model, text, target.refuse, progress)), model, text)
+
+
+def _found(
+    target: Target,
+    selection: Selection,
+    wanted: SearchOptions,
+    compensate: bool,
+    model: BlockSequence,
+    calibration: Any,
+    progress: Progress | None,
+    **texts: Unpack[CalibrationOptions],
+) -> Search:
+    """The search for the set that a selection asks for."""
+    rules: dict[str, Any] = {"refuse": target.refuse, "compensate": compensate, "refuse_change": target.refuse_change}
+    return searched(selection, model, calibration, wanted, progress=progress, **rules, **texts)
 
 
 def _measured(
@@ -255,9 +290,17 @@ def _refuse_idle(
 
     whole = {
         "--max-perplexity-ratio": selection.max_perplexity_ratio is not None,
+        "--search": runs["search"],
         "--compensate": runs["compensate"],
         "--effect": runs["effect"] and not selection.scored,
     }
+    if runs["search"] and measured:
+        raise SelectionError("--scores and --search both choose; give one (`score --search` measures both)")
+    if runs["search"] and (not selection.scored or selection.max_perplexity_ratio is not None):
+        raise SelectionError(
+            f"--search looks for the best set of so many blocks, and {selection.rule} says no number of them; leave it "
+            "out, or give --blocks, --ratio or --contiguous"
+        )
     for option in (option for option, is_asked in whole.items() if is_asked and told(["stream"])):
         raise SelectionError(f"{option} runs the whole model, and --stream leaves its weights in their files; take one")
     texts = ["calibration", *CalibrationOptions.__annotations__, "tokenizer"]

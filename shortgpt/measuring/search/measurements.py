@@ -53,18 +53,24 @@ class Measurements:
         self._progress, self._expected, self._asked = progress, 0, 0
         self._rows: dict[Blocks, dict[int, Row]] = {}
         self._known: dict[Blocks, Sums] = {}
-        self._units: list[tuple[int, TokenBatch]] = []
-        first = 0
-        for batch in data.batches:
-            rows = max(1, LOGITS // batch["input_ids"].shape[1] // model.vocab_size)
-            for part in parts_of(batch, rows):
-                self._units.append((first, part))
-                first += len(part["input_ids"])
-        self.sequences = first
+        self._units = self.parts_of(data)
+        self.sequences = sum(len(part["input_ids"]) for _, part in self._units)
         for line in journal.lines if journal is not None else ():
+            if line["variant"]:
+                continue
             sums = [math.inf if value is None else value for value in line["sums"]]
             self._take(tuple(line["blocks"]), line["first"], sums, line["counts"])
         keep_freed_memory()
+
+    def parts_of(self, data: Calibration) -> list[tuple[int, TokenBatch]]:
+        """The batches of a text in parts of no more than `LOGITS`, each with the number of its first sequence."""
+        parts: list[tuple[int, TokenBatch]] = []
+        first = 0
+        for batch in data.batches:
+            for part in parts_of(batch, max(1, LOGITS // batch["input_ids"].shape[1] // self.model.vocab_size)):
+                parts.append((first, part))
+                first += len(part["input_ids"])
+        return parts
 
     def expect(self, sets: int) -> None:
         """Tell how many sets will be asked for from now on, at most, for the time that is left."""

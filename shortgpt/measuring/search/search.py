@@ -9,7 +9,7 @@ Scores of single blocks miss how blocks work together; a search measures sets. B
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from shortgpt.basics.block_lists import block_numbers
 from shortgpt.measuring.calibration import Calibration, calibrate
 from shortgpt.measuring.search import methods
+from shortgpt.measuring.search.compensated import best_compensated
 from shortgpt.measuring.search.journal import FILE, Journal, identity
 from shortgpt.measuring.search.measurements import Measurements
 from shortgpt.measuring.search.objective import open_objective
@@ -39,8 +40,10 @@ from shortgpt.values.search import (
 
 if TYPE_CHECKING:
     from shortgpt.basics.inputs import CalibrationOptions, Progress
+    from shortgpt.models.projections import Projection
     from shortgpt.models.sequence import BlockSequence
     from shortgpt.values.choice import Refuse
+    from shortgpt.values.selection import Selection
 
 
 def search(
@@ -55,6 +58,8 @@ def search(
     keep: Iterable[int] = (),
     contiguous: bool = False,
     refuse: Refuse | None = None,
+    compensate: bool = False,
+    refuse_change: Callable[[Projection], str | None] | None = None,
     resume: str | Path | None = None,
     progress: Progress | None = None,
     **texts: Unpack[CalibrationOptions],
@@ -76,6 +81,9 @@ def search(
         keep: blocks that stay, besides those that the model pins.
         contiguous: only neighbouring blocks go.
         refuse: why a set cannot be removed, None where it can. Default: what the model's family says.
+        compensate: take of the best few sets the one that is best when what it did is made up for
+            (`shortgpt.compensate`); fitted to three quarters of the sequences, and measured on the others.
+        refuse_change: why a projection cannot be changed for another reason, as in a checkpoint's files.
         resume: a file, or a folder, in which every measurement is kept. Where it holds some of the same model, text,
             objective and version, the search goes on from there and ends as if it had not been stopped.
         progress: called with "sets" after each set of each batch.
@@ -95,7 +103,38 @@ def search(
     space = space_of(model, blocks, keep, contiguous, refuse)
     data = calibration if isinstance(calibration, Calibration) else calibrate(calibration, model, **texts)
     with measuring(model, data, wanted, progress) as measurements:
-        return find(space, measurements, wanted)
+        found = find(space, measurements, wanted)
+        return best_compensated(found, measurements, refuse_change, progress) if compensate else found
+
+
+def searched(
+    selection: Selection,
+    model: BlockSequence,
+    calibration: Any,
+    wanted: SearchOptions,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Search:
+    """The search for the best set of as many blocks as a selection says.
+
+    Args:
+        options: those of `search` that neither of the two says.
+    """
+    neighbours = selection.contiguous
+    return search(
+        model,
+        selection.number(len(model)) if neighbours is None else neighbours,
+        calibration,
+        method=wanted.method,
+        objective=wanted.objective,
+        evaluations=wanted.evaluations,
+        width=wanted.width,
+        keep=selection.keep,
+        contiguous=neighbours is not None,
+        resume=wanted.resume,
+        progress=progress,
+        **options,
+    )
 
 
 def space_of(

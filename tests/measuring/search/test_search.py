@@ -166,6 +166,34 @@ def test_a_model_that_gives_no_number_is_told() -> None:
         shortgpt.search(shortgpt.wrap(Needing(-1.0), architecture="plain-torch"), 1, BATCHES)
 
 
+# -- compensated ------------------------------------------------------------------------------------------------------
+
+
+def test_of_the_best_sets_that_which_is_best_compensated_is_taken(llama: Any, tmp_path: Path) -> None:
+    model, blocks = llama
+    batches = [{"input_ids": ids_of(4, 24, seed=seed)} for seed in (1, 2)]
+    ask: dict[str, Any] = {"method": "exact", "objective": "kl"}
+    plain = shortgpt.search(blocks, 2, batches, **ask)
+    found = shortgpt.search(blocks, 2, batches, compensate=True, resume=tmp_path, **ask)
+    finalists = {one.blocks: one.compensated for one in found.candidates if one.compensated is not None}
+    assert set(finalists) == {one.blocks for one in plain.candidates[:4]}
+    assert found.blocks == found.candidates[0].blocks == min(finalists, key=lambda one: finalists[one])
+    assert "compensated" in str(found)
+    ids, changed = batches[1]["input_ids"][2:], 0  # the last quarter
+    for gone, value in finalists.items():
+        shorter: Any = shortgpt.compensate(blocks, gone, batches)
+        changed += sum(run.kept for run in shorter.plan.compensation.runs)
+        with torch.no_grad():
+            log_q = shorter.model(ids).logits.double().log_softmax(-1)
+            log_p = model(ids).logits.double().log_softmax(-1)
+        expected = torch.nn.functional.kl_div(log_q, log_p, log_target=True, reduction="sum").item() / ids.numel()
+        assert value == pytest.approx(expected, rel=1e-5)
+    assert changed
+    before = (tmp_path / "search.jsonl").read_bytes()
+    assert shortgpt.search(blocks, 2, batches, compensate=True, resume=tmp_path, **ask) == found
+    assert (tmp_path / "search.jsonl").read_bytes() == before
+
+
 # -- where it was stopped --------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,89 @@
+"""Of the best sets, the one that is best when what its removal did is made up for.
+
+::
+
+    sequences ─┬─ three quarters ─▶ maps fitted for each of the best few sets ─┐
+               └─ the others ────────────────────────────────▶ objective ◀─────┘
+
+Which set is best before compensation is not always best after it. Maps are many numbers, so the text that they were
+fitted to says little of what they are worth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from shortgpt.measuring.compensation.fit import fit, split
+from shortgpt.values.search import Search, Sums, best_set
+
+if TYPE_CHECKING:
+    from shortgpt.basics.inputs import Progress
+    from shortgpt.measuring.calibration import Calibration
+    from shortgpt.measuring.search.measurements import Measurements
+    from shortgpt.measuring.search.space import Blocks
+    from shortgpt.models.projections import Projection
+
+FINALISTS = 4
+"""How many of the best sets are compensated."""
+VARIANT = "compensated"
+"""What a journal calls these measurements."""
+
+
+def best_compensated(
+    found: Search,
+    measurements: Measurements,
+    refuse: Callable[[Projection], str | None] | None = None,
+    progress: Progress | None = None,
+) -> Search:
+    """A search whose choice is the best of its `FINALISTS` best sets when each is compensated.
+
+    Args:
+        refuse: why a projection cannot be changed for another reason than the model's own; None where it can.
+        progress: called with "compensated" after each of them.
+
+    Raises:
+        CalibrationError: there is one sequence only.
+    """
+    fitted_on, judged_on = split(measurements.data)
+    finalists = [one.blocks for one in found.candidates[:FINALISTS] if math.isfinite(one.value)]
+    sums: dict[Blocks, Sums] = {}
+    for blocks in finalists:
+        sums[blocks] = _compensated(blocks, measurements, fitted_on, judged_on, refuse)
+        if progress is not None:
+            progress(VARIANT, len(sums), len(finalists))
+    best, choice = best_set(sums, found.method, judged_on.documents)
+    candidates = [
+        replace(one, compensated=sums[one.blocks].mean if one.blocks in sums else None) for one in found.candidates
+    ]
+    candidates.sort(key=lambda one: one.blocks != best)
+    return replace(found, blocks=best, choice=choice, candidates=tuple(candidates))
+
+
+def _compensated(
+    blocks: Blocks,
+    measurements: Measurements,
+    fitted_on: Calibration,
+    judged_on: Calibration,
+    refuse: Callable[[Projection], str | None] | None,
+) -> Sums:
+    """The objective of a compensated removal on the text that was not fitted; from the journal where it is known."""
+    model, objective, journal = measurements.model, measurements.objective, measurements.journal
+    for line in journal.lines if journal is not None else ():
+        if line["variant"] == VARIANT and tuple(line["blocks"]) == blocks:
+            return Sums(tuple(math.inf if one is None else one for one in line["sums"]), tuple(line["counts"]))
+    fitted = fit(model, blocks, fitted_on, judged_on, refuse=refuse or (lambda projection: None))
+    sums: list[float] = []
+    counts: list[int] = []
+    for _, part in measurements.parts_of(judged_on):
+        whole = model.logits(part).clone() if objective.needs_whole else None
+        with fitted.on(model):
+            (logits,) = model.logits_without(part, [blocks])
+            values, predictions = objective.sums(logits, whole, part)
+        sums += [value if math.isfinite(value) else math.inf for value in values]
+        counts += predictions
+    if journal is not None:
+        journal.write(blocks, VARIANT, 0, sums, counts)
+    return Sums(tuple(sums), tuple(counts))
