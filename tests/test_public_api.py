@@ -83,7 +83,7 @@ FUNCTIONS = {
     "calibration: Any = stdlib, *, criteria: Sequence[str] | None = None, evaluator: str = perplexity, "
     "most: float | None = None, search: str | None = None, objective: str | None = None, "
     "evaluations: int | None = None, width: int | None = None, resume: str | Path | None = None, "
-    "progress: Progress | None = None, **options: Unpack[MeasuringOptions]) -> Curves",
+    "compensate: bool = False, progress: Progress | None = None, **options: Unpack[MeasuringOptions]) -> Curves",
     "ablate": "(model: BlockSequence, calibration: Any = stdlib, *, criteria: Sequence[str] = (block-influence,), "
     "evaluator: str = perplexity, progress: Progress | None = None, **options: Unpack[CalibrationOptions]) -> Ablation",
 }

@@ -38,6 +38,7 @@ from shortgpt.models.sequence import BlockSequence
 from shortgpt.verification import verify as verification
 from shortgpt.verification.removal_on_disk import prune_checkpoint
 from tests.tiny_types import MODEL_TYPES, tiny_batch, tiny_model, upstream_mended
+from tests.type_compensation import try_compensation
 
 DEPTHS, SEEDS = (6, 9), (0, 1)
 REMOVALS: Mapping[str, Callable[[int], tuple[int, ...]]] = {
@@ -67,6 +68,7 @@ class Findings:
     blocks: str = ""
     influence_error: float = float("inf")
     removals: dict[tuple[str, int, int], Removal] = field(default_factory=dict)
+    compensation: str = ""
     failure: str = ""
     seconds: float = 0.0
 
@@ -91,8 +93,14 @@ class Findings:
         )
 
 
-def check_type(model_type: str, depths: Iterable[int] = DEPTHS, seeds: Iterable[int] = SEEDS) -> Findings:
-    """Try one type. Whatever fails is told with its stage, never raised."""
+def check_type(
+    model_type: str, depths: Iterable[int] = DEPTHS, seeds: Iterable[int] = SEEDS, compensated: bool = True
+) -> Findings:
+    """Try one type. Whatever fails is told with its stage, never raised.
+
+    Args:
+        compensated: try as well, once, to make up for a removal.
+    """
     torch.set_num_threads(1)
     found, begun, stage = Findings(model_type), time.monotonic(), "build"
     try:
@@ -113,6 +121,10 @@ def check_type(model_type: str, depths: Iterable[int] = DEPTHS, seeds: Iterable[
                         place = Path(folder) / f"{depth}-{seed}-{len(found.removals)}"
                         on_disk = name == "{2, 3}" and seed == 0
                         found.removals[name, depth, seed] = try_removal(blocks, batch, choose(depth), place, on_disk)
+                    if compensated and not found.compensation:
+                        stage = f"compensate ({depth} blocks, seed {seed})"
+                        removals = [choose(depth) for choose in REMOVALS.values()]
+                        found.compensation = try_compensation(blocks, batch, removals, Path(folder), verified)
             found.influence_error = worst
     except Exception as error:  # the whole point is to name the type and the stage
         found.failure = f"{model_type}: {stage}: {type(error).__name__}: {error}"
@@ -371,6 +383,9 @@ models of random weights: 6 and 9 blocks, two seeds, four sets of blocks removed
 - *Verified*: the shorter model equals skipping, loads again with the type's own loader without a missing or left over
   tensor, gives the same logits then, and generates with its cache what it generates without.
 - *Refused*: nothing is written, and the reason is told.
+- *Compensated by*: what `--compensate` changes in the block in front of a removed run: a linear *map* of what that
+  block's last projection adds to the stream, or where no map passes through to the stream the *rows* of it or the
+  *gain* of the norm behind it; proven as above, with a random map.
 
 {scored} types are scored. {whole} have a removal that is verified at both depths and seeds, {middle} that of the
 blocks 2 and 3. For {excused} others the library's own cached generation is broken or does not exist, with all blocks as
@@ -390,6 +405,7 @@ def row(found: Findings) -> str:
     cells += [cell(found, name) for name in REMOVALS]
     reasons = {plain(r.detail) for r in found.removals.values() if r.verdict == "refused"}
     excuses = {plain(r.excused) for r in found.removals.values() if r.excused}
+    cells += [plain(found.compensation) or "-"]
     return "| " + " | ".join([*cells, "; ".join(sorted(reasons)), "; ".join(sorted(excuses))]) + " |"
 
 
@@ -423,7 +439,16 @@ def table(findings: list[Findings]) -> str:
     middle = sum(found.verified("{2, 3}") for found in findings)
     scored = sum(found.influence_error <= TOLERANCE for found in findings)
     excused = sum(any(r.excused for r in found.removals.values()) for found in findings)
-    head = ["type", "adapter", "blocks", "scored", *REMOVALS, "refused because", "generation not compared because"]
+    head = [
+        "type",
+        "adapter",
+        "blocks",
+        "scored",
+        *REMOVALS,
+        "compensated by",
+        "refused because",
+        "generation not compared because",
+    ]
     numbers = {"types": len(findings), "scored": scored, "whole": whole, "middle": middle, "excused": excused}
     lines = [
         INTRODUCTION.format(version=transformers.__version__, **numbers),

@@ -21,6 +21,7 @@ from shortgpt.errors import SelectionError, ShortGPTError
 )
 @click.option("--evaluator", default="perplexity", show_default=True, help="What the quality is.")
 @click.option("--max", "most", metavar="N|SHARE", help="Remove up to N blocks, or up to this share. Default: 0.5.")
+@click.option("--compensate", is_flag=True, help="A line more: each removal made up for by maps fitted on the text.")
 @search_options
 @common.calibration_options
 @common.model_options

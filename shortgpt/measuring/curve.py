@@ -13,6 +13,7 @@ The blocks are skipped; no model is rebuilt.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -20,14 +21,15 @@ from shortgpt import plugins
 from shortgpt.basics.inputs import MeasuringOptions, Progress, apart
 from shortgpt.errors import SelectionError
 from shortgpt.measuring.calibration import Calibration, calibrate_and_hold_out, items_of
-from shortgpt.measuring.evaluation import DEFAULT_EVALUATOR, Evaluator, evaluate_sets, open_evaluator
+from shortgpt.measuring.compensation.fit import fit
+from shortgpt.measuring.evaluation import DEFAULT_EVALUATOR, Evaluator, evaluate, evaluate_sets, open_evaluator
 from shortgpt.measuring.scoring.score import score
 from shortgpt.measuring.search.journal import FILE
 from shortgpt.measuring.search.measurements import Measurements
 from shortgpt.measuring.search.search import best_sets, measuring
 from shortgpt.models.loading import tried
 from shortgpt.models.sequence import BlockSequence
-from shortgpt.values.curves import Curve, CurveRow, Curves, Line, Point
+from shortgpt.values.curves import COMPENSATED, Curve, CurveRow, Curves, Line, Point
 from shortgpt.values.scores import DEFAULT_CRITERION, Scores, blocks_for_ratio
 from shortgpt.values.search import SearchOptions
 
@@ -47,6 +49,7 @@ def curve(
     evaluations: int | None = None,
     width: int | None = None,
     resume: str | Path | None = None,
+    compensate: bool = False,
     progress: Progress | None = None,
     **options: Unpack[MeasuringOptions],
 ) -> Curves:
@@ -65,6 +68,8 @@ def curve(
         search: a method of `shortgpt.search`: a line more, of the best sets of 1, 2, ... blocks that it finds on the
             windows that the criteria look at. `objective`, `evaluations`, `width` and `resume` are its options; of
             several models each keeps its measurements in a file of its own in the folder `resume`.
+        compensate: a line more beside that of the first criterion, and beside that of a search: each removal is made up
+            for by maps that are fitted on the calibration's windows (`shortgpt.compensate`).
         calibration, options: as for `shortgpt.score` and `shortgpt.load`; a `tokenizer` serves the models that bring
             none.
         progress: also called with "models" before each one, with "cuts" after each removal of each batch, and by a
@@ -96,7 +101,8 @@ def curve(
 
         def measure(model: BlockSequence, file: str = file) -> Curve:
             data, held_out = calibrate_and_hold_out(calibration, model, **texts)
-            return _measured(model, data, held_out, names, judge, most, wanted, file, progress)
+            measured = _measured(model, data, held_out, names, judge, most, wanted, file, progress)
+            return with_compensation(measured, model, data, held_out, judge) if compensate else measured
 
         rows.append(CurveRow(*tried(model, measure, **loading)))
     return Curves(evaluator, judge.lower_is_better, tuple(rows))
@@ -151,6 +157,25 @@ def _measured(
         evaluations = spent[name].evaluations if name in spent else None
         lines.append(Line(name, tuple(points[blocks] for blocks in choices), evaluations))
     return Curve(scores, held_out.info, tuple(lines))
+
+
+def with_compensation(
+    curve: Curve, model: BlockSequence, data: Calibration, held_out: Calibration, evaluator: Evaluator
+) -> Curve:
+    """The curve with a line more for its first criterion, and for its search: each removal made up for."""
+
+    def compensated(point: Point) -> Point:
+        with fit(model, point.removed, data).on(model):
+            quality = evaluate(model, held_out, evaluator, point.removed)
+        return replace(point, quality=evaluator.summary(quality.mean))
+
+    lines = []
+    for line in curve.lines:
+        lines.append(line)
+        if line is curve.lines[0] or line.criterion not in curve.scores.criteria:
+            points = tuple(compensated(point) if point.removed else point for point in line.points)
+            lines.append(Line(f"{line.criterion}{COMPENSATED}", points, line.evaluations))
+    return replace(curve, lines=tuple(lines))
 
 
 def _choices(scores: Scores, limit: int) -> list[tuple[int, ...]]:

@@ -150,7 +150,6 @@ class _Recorded(_Runner):
 
     @classmethod
     def of(cls, model: TorchModel, block: int, batch: TokenBatch | None) -> _Recorded | str:
-        ids = _tokens(model, batch)
         module, calls = model.blocks[block], []
 
         def before(_: nn.Module, args: Any, kwargs: Any) -> None:
@@ -163,7 +162,7 @@ class _Recorded(_Runner):
         seen: list[Tensor] = []
         hook = module.register_forward_pre_hook(before, with_kwargs=True)
         try:
-            model.trace({"input_ids": ids}, see)
+            model.trace(_few_tokens(model, batch), see)
         finally:
             hook.remove()
         if len(calls) != 1:
@@ -241,12 +240,14 @@ def _widened(value: Any) -> Any:
     return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def _tokens(model: TorchModel, batch: TokenBatch | None) -> Tensor:
-    """A few tokens, [sequences, tokens]."""
+def _few_tokens(model: TorchModel, batch: TokenBatch | None) -> TokenBatch:
+    """A few of its tokens, or random ones; where there is more than tokens, which may belong to all of them, all."""
     from shortgpt.models.probing.probes import PROBE, probe
 
+    if batch is not None and not batch.keys() <= {"input_ids", "attention_mask"}:
+        return batch
     ids: Tensor = probe(model.vocab_size).to(model.device) if batch is None else batch["input_ids"]
-    return ids[: PROBE[0], : min(PROBE_TOKENS, model.max_tokens or PROBE_TOKENS)]
+    return {"input_ids": ids[: PROBE[0], : min(PROBE_TOKENS, model.max_tokens or PROBE_TOKENS)]}
 
 
 # -- which tensors to try -------------------------------------------------------------------------------------

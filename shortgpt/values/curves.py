@@ -10,6 +10,9 @@ from shortgpt.errors import ShortGPTError
 from shortgpt.values.scores import Scores
 from shortgpt.values.search import LINES
 
+COMPENSATED = ", compensated"
+"""Behind the name of a line whose removals were made up for."""
+
 
 @dataclass(frozen=True)
 class Point(Value):
@@ -31,7 +34,8 @@ class Line(Value):
     """What comes of removing blocks in the order of one criterion, or the best sets that a search finds.
 
     Attributes:
-        criterion: its name; of a search, "exact-search", "pairs-search" or "beam-search".
+        criterion: its name; of a search, "exact-search", "pairs-search" or "beam-search"; ", compensated" behind it
+            where each removal was made up for (`shortgpt.compensate`).
         points: without 0, 1, 2, ... blocks.
         evaluations: how many sets a search measured to find all of these; None for a criterion.
     """
@@ -94,7 +98,8 @@ class Curves(Value):
             for line in curve.lines:
                 known = (*curve.scores.criteria, *LINES)
                 steps = [len(point.removed) for point in line.points]
-                if not steps or steps != list(range(len(steps))) or line.criterion not in known:
+                name_of_line = line.criterion.removesuffix(COMPENSATED)
+                if not steps or steps != list(range(len(steps))) or name_of_line not in known:
                     raise ShortGPTError(f"Curves: the line of {line.criterion} is no curve of {name}")
 
     def measured(self) -> tuple[tuple[str, Curve], ...]:

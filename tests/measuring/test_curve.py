@@ -16,6 +16,7 @@ import shortgpt
 from shortgpt import BlockSequence, Curves
 from shortgpt.errors import CalibrationError, SelectionError, ShortGPTError, UnknownNameError
 from shortgpt.measuring.calibration import calibrate_and_hold_out
+from shortgpt.measuring.compensation import fit
 from shortgpt.reports import as_text
 from shortgpt.reports.plots.curve import curve_figure
 from shortgpt.values.curves import Curve, CurveRow, Line, Point
@@ -429,6 +430,27 @@ def test_the_quality_has_ticks_however_far_it_goes(last: float) -> None:
 def test_where_higher_is_better_the_axis_is_linear() -> None:
     (axes,) = curve_figure(in_one_row(evaluator="accuracy", lower_is_better=False)).axes
     assert (axes.get_yscale(), axes.get_ylabel()) == ("linear", "accuracy on held-out texts")
+
+
+def test_the_first_criterions_removals_are_made_up_for_in_a_line_of_its_own(
+    llama_folder: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its points are the models that `shortgpt.compensate` makes, on the same text."""
+    monkeypatch.setattr(fit, "worth_it", lambda gain, stderr: True)
+    model = shortgpt.load(llama_folder, device="cpu")
+    options: Any = {"sequences": 3, "tokens": 24}
+    curves = shortgpt.curve(model, text, criteria=CRITERIA[:1], most=1, compensate=True, **options)
+    ((_, curve),) = curves.measured()
+    plain, compensated = curve.lines
+    assert compensated.criterion == f"{CRITERIA[0]}, compensated"
+    assert [point.removed for point in compensated.points] == [point.removed for point in plain.points]
+    data, held_out = calibrate_and_hold_out(text, model, **options)
+    shorter = shortgpt.compensate(model, plain.points[1].removed, data)
+    logits = torch.cat([shorter.logits(batch)[:, :-1] for batch in held_out.batches]).flatten(0, 1)
+    targets = torch.cat([batch["input_ids"][:, 1:] for batch in held_out.batches]).flatten()
+    by_hand = torch.nn.functional.cross_entropy(logits.double(), targets).exp().item()
+    assert compensated.points[1].quality == pytest.approx(by_hand, rel=1e-5)
+    assert Curves.from_json(curves.to_json()) == curves
 
 
 # -- the command ------------------------------------------------------------------------------------------------------
