@@ -34,16 +34,11 @@ class WaitingPython:
 
     Args:
         python: its executable.
-        environment: its environment variables; a fork has those of its request.
     """
 
-    def __init__(self, python: str | Path = sys.executable, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, python: str | Path) -> None:
         self._process = subprocess.Popen(
-            [python, "-I", waiting_python.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
+            [python, "-I", waiting_python.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def run(
@@ -75,11 +70,9 @@ class WaitingPython:
 
 
 @cache
-def waiting(
-    python: str | Path = sys.executable, environment: tuple[tuple[str, str], ...] | None = None
-) -> WaitingPython | None:
+def waiting(python: str | Path = sys.executable) -> WaitingPython | None:
     """The one of this test run with that executable; None where there is no fork."""
-    return WaitingPython(python, None if environment is None else dict(environment)) if hasattr(os, "fork") else None
+    return WaitingPython(python) if hasattr(os, "fork") else None
 
 
 def run_python(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
