@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 READY_TO_TEST := $(VENV)/.ready-to-test
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-matrix test-old-readers bench types lint format clean
+.PHONY: hostile faults demo test test-matrix test-old-readers bench types lint format clean
 
 demo: $(READY)
 	$(BIN)/shortgpt demo
@@ -52,6 +52,14 @@ $(MATRIX:%=test-%): test-%: .venv-matrix-%/.ready
 # Speed and memory beside the floors and the peers, into docs/performance.md; about fifty minutes.
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
+
+# Twenty thousand broken inputs: what comes of each is a result or one clear error, soon; about half an hour.
+hostile: $(READY_TO_TEST)
+	$(BIN)/python -W ignore -m tests.hostile 20000
+
+# Three hundred commands killed at random moments; about twenty minutes.
+faults: $(READY_TO_TEST)
+	$(BIN)/python -m tests.faults 300
 
 # Every causal language model of transformers, and the table of what works; some minutes. With CONFIGS=FOLDER the configs
 # in it as well, NAME.json each, and the second table.

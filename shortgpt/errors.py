@@ -44,6 +44,28 @@ def kind_and_reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
+def printable(text: str) -> str:
+    """A text without what a terminal acts upon, such as the codes that move its cursor, or that turn a line's direction
+    around: each sign is shown by its number. Line breaks and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else _shown(sign) for sign in text)
+
+
+def _shown(sign: str) -> str:
+    # What a name of a file holds that is no UTF-8 is half of a sign here.
+    return sign if sign in SPACES else f"\\x{ord(sign):02x}" if ord(sign) < 256 else f"\\u{ord(sign):04x}"
+
+
+SPACES = frozenset("\u00a0\u202f\u2009\u3000")
+"""Signs that are not printable as Python has it and that do nothing but leave room."""
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether it is what a library in Rust raises where it gives up: no `Exception`, so that nothing catches it."""
+    return type(error).__name__ == "PanicException"
+
+
 class ShortGPTError(Exception):
     """The root: catch this to catch every error that shortgpt raises on purpose."""
 

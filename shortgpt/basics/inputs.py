@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from shortgpt.basics import file_changes
+from shortgpt.basics import file_changes, untrusted
+from shortgpt.basics.untrusted import MAX_HEADER as MAX_HEADER
 from shortgpt.basics.value import Value
 from shortgpt.errors import CheckpointError, ModelError
 
@@ -58,14 +58,11 @@ class Source:
                 f"{self.name}: the folder holds no config.json, so it is not a model; "
                 "name the folder that the model was saved to"
             )
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, too deep or numbers too long
-            raise CheckpointError(
-                f"{self.name}: config.json is damaged ({error}); fetch or save the model again"
-            ) from None
-        if not isinstance(config, dict):
-            raise CheckpointError(f"{self.name}: config.json holds a {type(config).__name__}, not an object")
+        config = untrusted.read_object(self.name, file)
+        if not isinstance(config.get("model_type"), (str, type(None))):
+            found = type(config["model_type"]).__name__
+            raise CheckpointError(f"{self.name}: config.json has a {found} for model_type, where a text belongs")
+        untrusted.check_counts(self.name, config)
         return config
 
 
@@ -144,9 +141,6 @@ def apart(options: MeasuringOptions) -> tuple[CalibrationOptions, LoadOptions]:
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being counted ("blocks", "batches"), how many are done, and of how many."""
-
-
-MAX_HEADER = 100_000_000  # bytes, as the format's own reader allows
 
 
 @dataclass(frozen=True)

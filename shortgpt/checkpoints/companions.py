@@ -23,11 +23,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from shortgpt.basics import untrusted
 from shortgpt.basics.inputs import MAX_HEADER, Source
 from shortgpt.checkpoints.exports import EXPORT_FILES
-from shortgpt.checkpoints.headers import quoted
 from shortgpt.checkpoints.weights import INDEXES
-from shortgpt.errors import CheckpointError, ConfigRewriteError
+from shortgpt.errors import ConfigRewriteError
 from shortgpt.models.configs import rules
 from shortgpt.models.configs.module_paths import LIST_NAMES, Renumbering
 from shortgpt.models.configs.text import updated
@@ -172,28 +172,7 @@ def _carried_folders(source: Source) -> dict[Path, str]:
 
 def _checked(file: Path, source: Source) -> Path:
     """The file that is to be read for a companion, after every check."""
-    name = quoted(str(file.relative_to(source.path)))
-    try:
-        found = file.resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{source.name}: {name} is a link that leads nowhere ({error}); fetch the model again, or delete it"
-        ) from None
-    if file.is_symlink() or file.parent.is_symlink():
-        folder = source.path.resolve()
-        # In the hub's cache a model's folder, snapshots/REVISION, holds links to files of ../../blobs.
-        own = [folder, folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [folder]
-        if not any(found.is_relative_to(place) for place in own):
-            raise CheckpointError(
-                f"{source.name}: {name} is a link to {quoted(str(found))}, which is outside of the model's folder; put "
-                "the file itself in its place, or delete the link"
-            )
-    if not found.is_file():
-        raise CheckpointError(
-            f"{source.name}: {name} is no file, but a pipe, a socket or a device; what lies beside the weights goes "
-            "along with the shorter model: delete it"
-        )
-    return found
+    return untrusted.check_file(source.name, source.path, file)
 
 
 # -- what they say --------------------------------------------------------------------------------------------

@@ -83,6 +83,8 @@ def check_export(name: str, source: Source) -> None:
 def write_exports(directory: Path, plan: Plan) -> None:
     """Write what a plan says into a checkpoint."""
     for name in plan.exports:
+        if name not in EXPORTS:
+            raise UnknownNameError(f"nothing can be written for {name!r}; known are {', '.join(EXPORTS)}")
         export = EXPORTS[name]
         (directory / export.file).write_text(export.text(plan, _dtype_of(directory)), encoding="utf-8")
 

@@ -29,6 +29,7 @@ DTYPES = {
 BITS = {dtype: bits for bits, dtypes in DTYPES.items() for dtype in dtypes.split()}
 """Dtype → bits of an element."""
 
+SHORTEST = 48  # bytes that a header, or a pickle, takes for a tensor at the least
 METADATA = "__metadata__"
 BLOCK = 4096  # bytes; file systems that can share data between files share whole blocks
 
@@ -73,6 +74,21 @@ def read_header(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     entries = {name: _entry(file, name, tensor, start) for name, tensor in header.items()}
     _check_order(file, entries, start, size)
     return entries, metadata
+
+
+def tensors_at_most(folder: Path) -> int | None:
+    """More tensors than this are not in a folder's weights, known without reading their headers; None where there are
+    no weights."""
+    files = [file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin") and file.is_file()]
+    return sum(_at_most(file) for file in files) if files else None
+
+
+def _at_most(file: Path) -> int:
+    size = file.stat().st_size
+    if file.suffix == ".safetensors":
+        with file.open("rb") as reader:
+            size = min(size, int.from_bytes(reader.read(8), "little"))
+    return size // SHORTEST + 1
 
 
 def write_header(tensors: dict[str, Any], metadata: dict[str, str], first: int) -> bytes:

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from shortgpt.basics.inputs import Source
+from shortgpt.basics.leftovers import no_room_for_temporary, temporary_folder
+from shortgpt.basics.untrusted import check_folder, local_path
 from shortgpt.errors import ModelError, reason_of
 from shortgpt.models.foreign_formats import base_of, is_adapter
-
-if TYPE_CHECKING:
-    from shortgpt.basics.inputs import Source
 
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.jinja")
 
@@ -34,11 +33,10 @@ def merged(name: str | Path, *, trust_remote_code: bool = False) -> Iterator[Sou
     Raises:
         ModelError: it is no adapter, peft is not installed, or the base model is not to be found or does not fit.
     """
-    from shortgpt.basics.inputs import Source
-
-    folder = Path(name).expanduser()
+    folder = local_path(name)
     if not is_adapter(folder):
         raise ModelError(f"{name}: --merge-adapter takes a folder with the adapter that peft saved, found none there")
+    check_folder(str(name), folder)
     base = base_of(folder)
     if base is None:
         raise ModelError(f"{name}: its adapter_config.json names no base model, so there is nothing to merge it into")
@@ -48,22 +46,29 @@ def merged(name: str | Path, *, trust_remote_code: bool = False) -> Iterator[Sou
         raise ModelError(
             f"{name}: merging an adapter needs the package peft: pip install 'shortgpt-blocks[lora]'"
         ) from None
-    with tempfile.TemporaryDirectory() as temporary:
-        target = Path(temporary) / "merged"
-        _merge(peft, folder, _base(folder, base, Path(temporary)), target, trust_remote_code)
+    with temporary_folder() as temporary:
+        target = temporary / "merged"
+        try:
+            _merge(peft, folder, _base(folder, base, temporary), target, trust_remote_code)
+        except Exception as error:
+            if (full := no_room_for_temporary(error.__cause__ or error)) is None:
+                raise
+            raise ModelError(f"{folder}: cannot be merged: {full}") from error
         yield Source(str(name), target, adapter_base=base)
 
 
-def _base(folder: Path, base: str, temporary: Path) -> str | Path:
+def _base(folder: Path, base: str, temporary: Path) -> str | Path | Source:
     """The base model: as it is named, or a copy without the adapter where both are in one folder."""
-    place = next((place for place in (Path(base).expanduser(), folder / base) if place.is_dir()), None)
+    place = next((place for place in (local_path(base), folder / base) if place.is_dir()), None)
     if place is None or not is_adapter(place):
         return base if place is None else place
     if not (place / "config.json").is_file():
         raise ModelError(f"{folder}: its base model {base} is an adapter itself; merge that one first, and save it")
-    return shutil.copytree(
+    check_folder(base, place)
+    apart = shutil.copytree(
         place, temporary / "base", copy_function=_linked, ignore=shutil.ignore_patterns("adapter_*", ".*")
     )
+    return Source(base, apart)  # its links are ours, and lead to files that were looked at
 
 
 def _linked(file: str, target: str) -> str:
@@ -75,7 +80,7 @@ def _linked(file: str, target: str) -> str:
     return target
 
 
-def _merge(peft: Any, folder: Path, base: str | Path, target: Path, trust_remote_code: bool) -> None:
+def _merge(peft: Any, folder: Path, base: str | Path | Source, target: Path, trust_remote_code: bool) -> None:
     from shortgpt.models.loading import load
 
     try:

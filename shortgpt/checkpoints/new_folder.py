@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from shortgpt.errors import OutputError
+from shortgpt.basics.leftovers import NO_ROOM, make_durable, partial_folder, sync_folder
+from shortgpt.basics.untrusted import local_path
+from shortgpt.errors import OutputError, ShortGPTError, printable
+from shortgpt.reports.files import umask
 
 
 @contextmanager
@@ -23,16 +25,19 @@ def new_folder(output: str | Path) -> Iterator[Path]:
     """
     target = check_output(output)
     made = [folder for folder in target.parents if not folder.exists()]
-    temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-        temporary.chmod(0o777 & ~_umask())
-        yield temporary
-        os.replace(temporary, target)
+        with partial_folder(target) as temporary:
+            temporary.chmod(0o777 & ~umask())
+            yield temporary
+            make_durable(temporary)
+            os.replace(temporary, target)
+        sync_folder(target.parent)
     except OSError as error:
-        if error.filename is not None and not _inside(error.filename, target.parent):
-            raise
+        own = error.errno in NO_ROOM if error.filename is None else _inside(error.filename, target.parent)
+        if not own:  # a file of the source, or one that has nothing to do with either
+            shown = printable(str(error.filename or "a file"))
+            raise ShortGPTError(f"{shown}: {error.strerror or error}; nothing was left at {target}") from error
         raise OutputError(
             f"{target}: cannot be written ({error.strerror or error}); nothing was left behind"
         ) from error
@@ -42,8 +47,6 @@ def new_folder(output: str | Path) -> Iterator[Path]:
             raise OutputError(f"{target}: cannot be written ({found[0].strip()}); nothing was left behind") from error
         raise
     finally:
-        if temporary is not None and temporary.exists():
-            shutil.rmtree(temporary, ignore_errors=True)
         for folder in made:
             with suppress(OSError):  # it holds something
                 folder.rmdir()
@@ -53,23 +56,24 @@ def check_output(output: str | Path) -> Path:
     """The folder to write, which must not exist, or be empty; another one takes its place.
 
     Raises:
-        OutputError: it exists and is not an empty folder, or is one that cannot be replaced.
+        OutputError: it exists and is not an empty folder, or is one that cannot be replaced; or there nothing can be
+            written. (It is tried: nothing stays.)
     """
     if not str(output):
         raise OutputError("the name of the folder to write is empty; name a new one")
-    target = Path(output).expanduser().resolve()
+    target = Path(os.path.realpath(local_path(output, OutputError)))
     if target == Path.cwd() or target.is_mount():
         kind = "the current folder" if target == Path.cwd() else "a mount point"
         raise OutputError(f"{target}: is {kind}, which cannot be replaced; name a new folder inside it")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise OutputError(f"{target}: exists and is not an empty folder; name a new one, nothing is overwritten")
+    there = next(folder for folder in target.parents if folder.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".shortgpt-", dir=there):
+            pass
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({there}: {error.strerror})") from None
     return target
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _inside(name: Any, folder: Path) -> bool:

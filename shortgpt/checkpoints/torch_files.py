@@ -6,12 +6,87 @@ views of one storage would keep the bytes of every tensor that was left out.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from shortgpt.errors import CheckpointError, printable, reason_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+MOST_EXPANDED = 16
+"""A tensor may show each byte of its file so many times, expanded: more is no model's."""
+
+
+def load(file: Path, *, mapped: bool = True) -> dict[str, Tensor]:
+    """The tensors of a file by name, mapped from it rather than read where it can be.
+
+    Raises:
+        CheckpointError: it is no mapping of names to plain tensors, or speaks of more bytes than it has.
+    """
+    import torch
+
+    found = loaded(file, mapped=mapped)
+    is_mapping = isinstance(found, Mapping)
+    if not is_mapping or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in found.items()):
+        raise CheckpointError(f"{file}: holds no plain mapping of names to tensors")
+    return plain(file, found)
+
+
+def plain(file: Path, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, after a look at each.
+
+    Raises:
+        CheckpointError: one is sparse, quantised or of a class of its own; or is said to be larger than its file.
+    """
+    import torch
+
+    size = file.stat().st_size
+    for name, tensor in found.items():
+        told = f"{file}: the tensor {printable(name)[:200]!r}"
+        if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or not _is_strided(tensor):
+            kind = f"a {type(tensor).__name__} of the layout {tensor.layout}"
+            raise CheckpointError(f"{told} is {kind}; supported are plain tensors")
+        if tensor.nbytes > MOST_EXPANDED * size:
+            raise CheckpointError(f"{told} has {tensor.nbytes:,} bytes, and the file {size:,}; fetch the model again")
+    return dict(found)
+
+
+def loaded(file: Path, *, mapped: bool = True) -> Any:
+    """What a file holds, tensors and plain values.
+
+    Raises:
+        CheckpointError: it cannot be read, or would be unpacked into more than it is.
+    """
+    import torch
+
+    try:
+        check_archive(file)
+        # Files older than torch 1.6 are no zip archives and cannot be mapped.
+        is_mapped = mapped and zipfile.is_zipfile(file)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=is_mapped)
+    except CheckpointError:
+        raise
+    except Exception as error:  # bytes that are no pickle can raise anything
+        raise CheckpointError(
+            f"{file}: cannot be read as a torch checkpoint: it is truncated, damaged or something else "
+            f"({reason_of(error)})"
+        ) from None
+
+
+def check_archive(file: Path) -> None:
+    """Raise a `CheckpointError` for an archive with packed parts: torch stores what is in its files as it is, and what
+    is packed would be unpacked into memory, however large."""
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        parts = archive.infolist()
+    packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+    if packed or sum(part.file_size for part in parts) > file.stat().st_size:
+        raise CheckpointError(f"{file}: holds packed parts, which torch does not write; fetch or save the model again")
 
 
 def save(tensors: Mapping[str, Tensor], file: Path) -> None:

@@ -27,7 +27,7 @@ from shortgpt.checkpoints.copying import copy_range, write_all
 from shortgpt.checkpoints.hashing import HashOfCopied
 from shortgpt.checkpoints.hashing import file_hash as file_hash
 from shortgpt.checkpoints.headers import Entry, elements, quoted, read_header, read_json, write_header
-from shortgpt.errors import CheckpointError, reason_of
+from shortgpt.errors import CheckpointError
 from shortgpt.models.folding import rounded
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -242,7 +242,7 @@ class Weights:
         return entries
 
     def _read_torch(self, file: Path) -> dict[str, Entry]:
-        tensors = self._torch_tensors(file)
+        tensors = torch_files.load(file)
         dtypes = {"torch.float16": "F16", "torch.bfloat16": "BF16"}
         return {
             name: Entry(tuple(t.shape), dtypes.get(str(t.dtype), ""), t.data_ptr(), t.data_ptr() + t.nbytes)
@@ -268,7 +268,7 @@ class Weights:
 
         file = self._file_of(name)
         if file.suffix != ".safetensors":
-            return self._torch_tensors(file)[name]
+            return torch_files.load(file)[name]
         entry = self.tensors[file][name]
         if entry.dtype not in TORCH_DTYPES:
             known = ", ".join(TORCH_DTYPES)
@@ -307,21 +307,7 @@ class Weights:
 
             with safe_open(file, framework="pt") as tensors:
                 return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-        return self._torch_tensors(file)
-
-    def _torch_tensors(self, file: Path) -> dict[str, Any]:
-        import zipfile
-
-        import torch
-
-        try:
-            # Files older than torch 1.6 are no zip archives and cannot be mapped.
-            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-        except Exception as error:  # bytes that are no pickle can raise anything
-            raise CheckpointError(f"{file}: cannot be read as a torch checkpoint ({reason_of(error)})") from None
-        if not isinstance(loaded, Mapping) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
-            raise CheckpointError(f"{file}: holds no plain mapping of names to tensors")
-        return dict(loaded)
+        return torch_files.load(file)
 
     # -- writing ----------------------------------------------------------------------------------------------
 
@@ -388,7 +374,7 @@ class Weights:
     def _write_torch(
         self, file: Path, target: Path, part: Mapping[str, str], folds: Mapping[str, Fold], one_more: Callable[[], None]
     ) -> None:
-        tensors = self._torch_tensors(file)
+        tensors = torch_files.load(file)
         kept: dict[str, Any] = {}
         for new, old in part.items():
             kept[new] = rounded(folds[new], tensors[old], self.lazily()) if new in folds else tensors[old]

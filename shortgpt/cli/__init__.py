@@ -1,7 +1,8 @@
 """The command line: `shortgpt score | prune | verify | compare | curve | evaluate | ablate | inspect | plugins | demo`.
 
-Exit status: 0 done, 1 a verification that failed, 2 a mistake of the user's or of the input, 130 interrupted. A mistake
-is told in one message on the standard error, without a traceback. Nothing here imports torch before a command runs.
+Exit status: 0 done, 1 a verification that failed, 2 a mistake of the user's or of the input, 70 an error of ours, 130
+interrupted. A mistake is told in one message on the standard error, without a traceback; that of an error of ours is in
+a file. Nothing here imports torch before a command runs.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import signal
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
 from shortgpt._version import __version__
+from shortgpt.cli import own_errors, signals
 from shortgpt.cli.ablate import ablate
 from shortgpt.cli.compare import compare
 from shortgpt.cli.curve import curve
@@ -27,7 +28,7 @@ from shortgpt.cli.prune import prune
 from shortgpt.cli.score import score
 from shortgpt.cli.show import show
 from shortgpt.cli.verify import verify
-from shortgpt.errors import ShortGPTError, VerificationError
+from shortgpt.errors import ShortGPTError, VerificationError, is_panic, printable, reason_of
 from shortgpt.models.devices import started
 
 SHARED = ("score", "prune")
@@ -67,7 +68,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: list[str] | None) -> int:
-    signal.signal(signal.SIGTERM, _terminated)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a sign shows "?" for it
@@ -75,7 +75,8 @@ def _run(arguments: list[str] | None) -> int:
         if "_SHORTGPT_COMPLETE" in os.environ:  # a shell asks what may come next
             cli.main(prog_name="shortgpt")
         # Not cli.main(), which has ways of its own with a closed pipe, an interrupt and an exit status.
-        with cli.make_context("shortgpt", list(sys.argv[1:] if arguments is None else arguments)) as context:
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        with signals.unwinding(), cli.make_context("shortgpt", given) as context:
             cli.invoke(context)
         sys.stdout.flush()
         status = 0
@@ -84,6 +85,10 @@ def _run(arguments: list[str] | None) -> int:
     except click.ClickException as error:
         error.show()
         status = 2
+    except signals.Ended:
+        raise
+    except SystemExit as stop:  # of code that came with a model
+        status = _say(f"error: code that came with a model or a plugin ended the program (status {stop.code})", 2)
     except (click.Abort, KeyboardInterrupt):
         status = _say("interrupted; nothing was left behind", 130)
     except VerificationError as error:
@@ -95,18 +100,18 @@ def _run(arguments: list[str] | None) -> int:
         status = 0
     except OSError as error:
         status = _say(f"error: {error}", 2)
-    except Exception as error:
-        if type(error).__name__ != "OutOfMemoryError":
+    except BaseException as error:
+        if is_panic(error):
+            status = _say(f"error: a library gave up: {reason_of(error)}", 2)
+        elif not isinstance(error, Exception):
             raise
-        status = _say("error: out of memory; take a smaller --batch-size or --dtype, or another --device", 2)
+        elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            status = _say("error: out of memory; take a smaller --batch-size or --dtype, or another --device", 2)
+        else:
+            status = _say(own_errors.told(error), own_errors.STATUS)
     return status
 
 
 def _say(message: str, status: int) -> int:
-    click.echo(f"shortgpt: {message}", err=True)
+    click.echo(printable(f"shortgpt: {message}"), err=True)
     return status
-
-
-def _terminated(signum: int, frame: Any) -> NoReturn:
-    """Unwind, so that what was half written is removed."""
-    sys.exit(128 + signum)

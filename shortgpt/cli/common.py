@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from shortgpt.errors import OutputError, SelectionError
+from shortgpt.basics.untrusted import local_path
+from shortgpt.errors import OutputError, SelectionError, printable
 from shortgpt.reports.files import check_target, write
 
 if TYPE_CHECKING:
@@ -178,13 +178,18 @@ def console() -> Console:
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # `main` ends quietly; rich would exit with status 1
 
+        def render(self, renderable: Any, options: Any = None) -> Iterator[Any]:
+            # What a model's folder names its parts, or what a model says, is no command to the terminal.
+            for piece in super().render(renderable, options):
+                yield piece if piece.control else piece._replace(text=printable(piece.text))
+
     return Screen(soft_wrap=False, highlight=False, markup=False, emoji=False)
 
 
 def note(text: str, quiet: bool) -> None:
     """A remark beside the result."""
     if not quiet:
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)
 
 
 @contextmanager
@@ -240,7 +245,7 @@ def emit(result: Value, rendered: Any, outputs: Outputs, **shown: Any) -> None:
 
         write_text((as_text(rendered) if text is None else text) + "\n", outputs.output)
     elif text is not None:
-        click.echo(text)
+        click.echo(printable(text))
     elif outputs.json_file != "-":
         console().print(rendered)
     if outputs.json_file == "-":
@@ -263,7 +268,7 @@ def check(outputs: Outputs, kind: str | None = None) -> None:
     for option, file in (printed | {"--plot": outputs.plot, "--json": outputs.json_file}).items():
         if file is None:
             continue
-        place = "the standard output" if file == "-" else os.path.realpath(Path(file).expanduser())
+        place = "the standard output" if file == "-" else os.path.realpath(local_path(file, OutputError))
         if place in taken:
             raise OutputError(f"{taken[place]} and {option} both go to {place}; give one of them another file")
         taken[place] = option

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import click
 
 from shortgpt.cli import common
@@ -16,6 +13,7 @@ from shortgpt.cli import common
 @click.option("--quiet", "-q", is_flag=True, help="No progress and no notes.")
 def demo(output: str | None, device: str | None, quiet: bool) -> None:
     """Compare the small models that ship with shortgpt, then remove a quarter of one and prove the result."""
+    from shortgpt.basics.leftovers import temporary_folder
     from shortgpt.checkpoints.new_folder import check_output
     from shortgpt.cli.prune import report
     from shortgpt.measuring.comparison import compare
@@ -42,8 +40,8 @@ def demo(output: str | None, device: str | None, quiet: bool) -> None:
         f"$ shortgpt prune {row.model} --ratio 0.25 --sequences 8 --output {output or 'a temporary folder'}", quiet
     )
     plan = row.scores.plan(blocks_for_ratio(0.25, len(row.scores)))
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = output or str(Path(temporary) / "shorter")
+    with temporary_folder() as temporary:
+        folder = output or str(temporary / "shorter")
         with common.progress_bars(quiet) as progress:
             done = prune_checkpoint(resolve(row.model), folder, plan, device=device, progress=progress)
         report(done, output, quiet)

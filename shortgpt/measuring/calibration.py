@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shortgpt.basics.inputs import CalibrationInfo
-from shortgpt.errors import CalibrationError
+from shortgpt.errors import CalibrationError, is_panic, reason_of
 from shortgpt.measuring.texts import is_local, texts_of
 
 if TYPE_CHECKING:
@@ -327,7 +327,15 @@ def _windows(
 
 def _tokenised(tokenizer: Any, text: str, length: int) -> list[int]:
     """The first `length` token ids of a text, with the special tokens that this tokenizer adds by default."""
-    ids = tokenizer(text, truncation=True, max_length=length)["input_ids"]
+    try:
+        ids = tokenizer(text, truncation=True, max_length=length)["input_ids"]
+    except BaseException as error:  # what a model's folder says of its tokenizer can break it in any way
+        if isinstance(error, MemoryError) or not (isinstance(error, Exception) or is_panic(error)):
+            raise
+        raise CalibrationError(
+            f"the tokenizer gave up on a text ({type(error).__name__}: {reason_of(error)}); its files are damaged: "
+            "fetch them again, or name another one (--tokenizer)"
+        ) from error
     return list(ids)[:length]
 
 

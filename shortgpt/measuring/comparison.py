@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from shortgpt.basics.inputs import MeasuringOptions, Progress, apart
+from shortgpt.basics.untrusted import local_path
 from shortgpt.errors import ShortGPTError
 from shortgpt.measuring.calibration import Calibration, items_of
 from shortgpt.measuring.scoring.score import score
@@ -65,7 +66,12 @@ def is_measured(model: Any) -> bool:
     """Whether that is scores already, in memory or in a JSON file, so that no model is needed."""
     if isinstance(model, Scores):
         return True
-    return isinstance(model, (str, Path)) and Path(model).suffix == ".json" and Path(model).is_file()
+    if not isinstance(model, (str, Path)) or Path(model).suffix != ".json":
+        return False
+    try:
+        return local_path(model).is_file()
+    except ShortGPTError:  # told in its row, as of any name that is none
+        return False
 
 
 def _recorded(found: Scores | str | Path, criteria: Sequence[str]) -> Row:

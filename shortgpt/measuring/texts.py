@@ -12,6 +12,7 @@ from typing import Any
 from shortgpt import plugins
 from shortgpt.basics.registry import Extension
 from shortgpt.basics.targets import load_target
+from shortgpt.basics.untrusted import local_path
 from shortgpt.errors import CalibrationError
 
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
@@ -50,7 +51,7 @@ def texts_of(source: str | Path, *, field: str | None = None, seed: int = 0) -> 
     name, _, argument = str(source).partition(":")
     if not isinstance(source, Path) and any(entry.name == name for entry in registry.calibrations):
         return _of_plugin(plugins.lookup("calibration source", registry.calibrations, name), argument, field, seed)
-    path = Path(source).expanduser()
+    path = local_path(source, CalibrationError)
     files = [path]
     if path.is_dir():
         files = sorted(f for f in path.rglob("*") if f.is_file() and f.suffix.lower() in TEXT_SUFFIXES | JSON_LINES)

@@ -12,19 +12,18 @@ side, a `BlockSequence`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from shortgpt.basics.block_lists import NormPlacement, kept_blocks
 from shortgpt.basics.inputs import Config, Fold, OpenOptions, Source
-from shortgpt.errors import (
-    ModelError,
-    SelectionError,
-)
+from shortgpt.errors import AdapterError, ModelError, SelectionError, ShortGPTError, is_panic, reason_of
 from shortgpt.models.configs import rules as config_rules
 from shortgpt.models.folding import folded_twice
+from shortgpt.models.memory import is_lack_of_memory
 from shortgpt.models.projections import Change, change_folds
 from shortgpt.models.removal import split_block_name
 from shortgpt.models.renaming import rename_blocks
@@ -229,6 +228,29 @@ class Family(ABC):
         if reason:
             raise SelectionError(f"{self.architecture}: {reason}")
         return keep
+
+
+@contextmanager
+def at_work(family: Family, name: str) -> Iterator[None]:
+    """Inside it a family works on the model `name`: what it raises that is no error of ours says whose it is.
+
+    Raises:
+        AdapterError: it raised; lack of memory is passed on, which is nobody's fault.
+        ModelError: a file of the model cannot be read.
+    """
+    try:
+        yield
+    except (ShortGPTError, MemoryError):
+        raise
+    except OSError as error:
+        raise ModelError(f"{name}: cannot be read ({reason_of(error)})") from error
+    except BaseException as error:
+        if is_lack_of_memory(error) or not (isinstance(error, Exception) or is_panic(error)):
+            raise
+        raise AdapterError(
+            f"{name}: the adapter {family.architecture!r} failed ({type(error).__name__}: {reason_of(error)}); report "
+            "it to those who wrote it"
+        ) from error
 
 
 def refusal(family: Family, config: Config, blocks: Iterable[int]) -> str | None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shortgpt.basics.inputs import OpenOptions, Source
-from shortgpt.errors import ModelError, ShortGPTError, StreamingError, reason_of
+from shortgpt.basics.untrusted import check_folder, local_path
+from shortgpt.errors import ModelError, ShortGPTError, StreamingError, is_panic, reason_of
 from shortgpt.models.devices import checked_dtype, default_device
-from shortgpt.models.family import Family
+from shortgpt.models.family import Family, at_work
 from shortgpt.models.recognition import recognise, recognise_model, resolve
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.values.plan import Plan
@@ -47,7 +48,8 @@ def load(
     source = name if isinstance(name, Source) else resolve(name, architecture)
     family = recognise(source, architecture)
     options = open_options(source, family, device, dtype, trust_remote_code, stream)
-    model = family.open(source, options)
+    with at_work(family, source.name):
+        model = family.open(source, options)
     if tokenizer is not None:
         model.tokenizer = named_tokenizer(tokenizer)
     model.plan = Plan.beside(source.path)
@@ -84,9 +86,14 @@ def named_tokenizer(name: Any) -> Any:
 
     if not isinstance(name, (str, Path)):
         return name
+    folder = local_path(name)
+    if folder.exists():
+        check_folder(str(name), folder)
     try:
-        return AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # the library has many
+        return AutoTokenizer.from_pretrained(folder if folder.exists() else name)
+    except BaseException as error:  # the library has many
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         raise ModelError(f"{name}: no tokenizer can be loaded from it ({reason_of(error)})") from None
 
 
@@ -111,7 +118,11 @@ def tried(
         return name, measure(opened), None
     except ShortGPTError as error:
         return name, None, str(error)
-    except Exception as error:  # a model's own code, or a device's memory
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # a model's own code, a device's memory, a library in Rust that gives up
+        if isinstance(error, SystemExit) and type(error) is not SystemExit:  # a signal that ends all
+            raise
         return name, None, f"{type(error).__name__}: {error}"
     finally:
         opened = None

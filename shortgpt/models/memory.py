@@ -7,6 +7,7 @@ import gc
 import os
 import re
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,11 +37,56 @@ def lacking_memory(size: int, device: str) -> str | None:
     if not device.startswith("cuda"):
         import psutil
 
-        free += psutil.virtual_memory().available
+        free += min((psutil.virtual_memory().available, *room_in_containers()))
     need = int(size * 1.2) + (256 << 20)  # weights, activations of the probe, the libraries
     if free >= need:
         return None
     return f"it needs about {need / 2**30:.1f} GiB on {device}, {free / 2**30:.1f} GiB are free"
+
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def room_in_containers(places: str | None = None, mounted: Path = CGROUPS) -> list[int]:
+    """Bytes that the control groups of this process still let it have, one number for each that sets a limit: version 1
+    and 2, and the groups around a group, whose limits hold too.
+
+    Args:
+        places: what /proc/self/cgroup holds; None reads it.
+    """
+    if places is None:
+        own = Path("/proc/self/cgroup")
+        places = own.read_text(encoding="utf-8") if own.is_file() else ""
+    room = []
+    for line in places.splitlines():
+        _, controllers, group = ([*line.split(":", 2), "", ""])[:3]
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        root = mounted / "memory"
+        if not controllers:
+            files, root = ("memory.max", "memory.current", "inactive_file"), mounted
+        # Inside a container its group can be mounted as the root, and the path be that of outside.
+        inner = Path(group.lstrip("/"))
+        for folder in dict.fromkeys((root / inner, *(root / part for part in inner.parents), root)):
+            free = _room_in(folder, *files)
+            if free is not None:
+                room.append(free)
+    return room
+
+
+def _room_in(folder: Path, limit: str, usage: str, cached: str) -> int | None:
+    """What a control group still lets its processes have; None where it sets no limit."""
+    try:
+        most, used = (int((folder / name).read_text()) for name in (limit, usage))
+        held = re.search(rf"^{cached} (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
+    except (OSError, ValueError):  # there is no such group here, or its limit is "max"
+        return None
+    return max(0, most - used + (int(held[1]) if held else 0)) if most < NO_LIMIT else None
+
+
+NO_LIMIT = 2**60
+"""Version 1 writes a number of this size where there is none."""
 
 
 def _free_on(device: torch.device) -> int:

@@ -11,6 +11,7 @@ from shortgpt import plugins
 from shortgpt.basics.inputs import MAX_HEADER, Source
 from shortgpt.basics.registry import Architecture
 from shortgpt.basics.targets import load_target
+from shortgpt.basics.untrusted import check_folder, local_path
 from shortgpt.errors import AmbiguousArchitectureError, ModelError, PluginError, UnknownArchitectureError, reason_of
 from shortgpt.models.family import ANY_MODEL_TYPE, Family
 from shortgpt.models.foreign_formats import foreign
@@ -36,10 +37,11 @@ def resolve(name: str | Path, architecture: str | None = None) -> Source:
         UnknownNameError: no installed plugin ships it.
     """
     text = str(name)
-    path = Path(text).expanduser()
     if not text:
         raise ModelError("the model's name is empty; name a model folder, a checkpoint file, or a hub id")
+    path = local_path(text)
     if path.exists():
+        check_folder(text, path)
         if found := foreign(path):
             raise ModelError(f"{text}: it is {found}")
         return Source(text, _or_its_file(path))
@@ -48,7 +50,9 @@ def resolve(name: str | Path, architecture: str | None = None) -> Source:
         return Source(text, Path(plugins.lookup("model", shipped, text).target))
     if isinstance(name, Path) or text.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text):
         raise ModelError(f"{text}: no such file or folder; name a model folder, a checkpoint file, or a hub id")
-    return Source(text, _or_its_file(_fetch(text, architecture)))
+    fetched = _fetch(text, architecture)
+    check_folder(text, fetched)
+    return Source(text, _or_its_file(fetched))
 
 
 def _or_its_file(path: Path) -> Path:
@@ -204,6 +208,7 @@ def _fetch(repository: str, architecture: str | None) -> Path:
     try:
         folder = Path(snapshot_download(repository, allow_patterns=[*HUB_FILES], ignore_patterns=elsewhere))
         if (folder / "config.json").is_file():
+            check_folder(repository, folder)
             recognise(Source(repository, folder), architecture)
             if code := [f"{name}/*.py" for name in sorted(code_folders(folder))]:
                 snapshot_download(repository, allow_patterns=code, ignore_patterns=[])

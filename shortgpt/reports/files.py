@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
-from shortgpt.errors import OutputError
+from shortgpt.basics.leftovers import PARTIAL, lock, remove_dead, sync_folder
+from shortgpt.basics.untrusted import local_path
+from shortgpt.errors import OutputError, printable
 
 
 def check_target(file: str | Path) -> None:
@@ -28,28 +31,46 @@ def check_target(file: str | Path) -> None:
 def write(content: bytes | str, file: str | Path) -> None:
     """Write a file, all of it or nothing. A link is followed; a device or pipe is written to.
 
+    A file that is replaced keeps its permissions, and a new one has those that the process gives.
+
     Raises:
         OutputError: it cannot be written.
     """
     # a name of a file on disk may hold what is no text, and ends up in results
     data = content.encode("utf-8", errors="replace") if isinstance(content, str) else content
     target = _target(file)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         if _is_special(target):
             target.write_bytes(data)
             return
+        remove_dead(target.parent, PARTIAL)
+        mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~umask()
+        # Its name cannot be guessed, and a link of that name is not followed.
+        handle, partial = tempfile.mkstemp(prefix=".shortgpt-", suffix=".partial", dir=target.parent)
         try:
-            partial.write_bytes(data)
-            os.replace(partial, target)
+            with open(handle, "wb") as writer:
+                lock(handle)
+                writer.write(data)
+                writer.flush()
+                os.fsync(writer.fileno())
+                os.chmod(partial, mode)
+                os.replace(partial, target)
+            sync_folder(target.parent)
         finally:
-            partial.unlink(missing_ok=True)
+            Path(partial).unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"{file}: cannot be written ({error.strerror})") from None
+        raise OutputError(f"{printable(str(file))}: cannot be written ({error.strerror})") from None
+
+
+def umask() -> int:
+    """The permissions that new files of this process are without."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _target(file: str | Path) -> Path:
-    return Path(os.path.realpath(Path(file).expanduser()))
+    return Path(os.path.realpath(local_path(file, OutputError)))
 
 
 def _is_special(target: Path) -> bool:

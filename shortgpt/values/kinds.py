@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shortgpt.basics.targets import load_target
+from shortgpt.basics.untrusted import local_path, read_text
 from shortgpt.basics.value import SCHEMA, Value
 from shortgpt.errors import ShortGPTError
 from shortgpt.values.plan import PLAN_FILE
@@ -34,10 +35,10 @@ def read(path: str | Path) -> Value:
     Raises:
         ShortGPTError: there is none, or it is of a kind or version that is not known here.
     """
-    file = Path(path).expanduser()
+    file = local_path(path, ShortGPTError)
     file = file / PLAN_FILE if file.is_dir() else file
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(read_text(file))
     except OSError as error:
         raise ShortGPTError(f"{file}: the result cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:

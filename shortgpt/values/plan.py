@@ -7,6 +7,7 @@ from pathlib import Path
 
 from shortgpt._version import __version__
 from shortgpt.basics.inputs import NearDistance
+from shortgpt.basics.untrusted import local_path, read_text
 from shortgpt.basics.value import Value
 from shortgpt.errors import SelectionError, ShortGPTError
 from shortgpt.values.choice import Choice, Chosen
@@ -202,10 +203,10 @@ class Plan(Value):
         Raises:
             SelectionError: there is none, or it is not a plan.
         """
-        file = Path(path)
+        file = local_path(path, SelectionError)
         file = file / PLAN_FILE if file.is_dir() else file
         try:
-            return cls.from_json(file.read_text(encoding="utf-8"))
+            return cls.from_json(read_text(file))
         except OSError as error:
             raise SelectionError(f"{file}: the plan cannot be read ({error.strerror})") from None
         except (ShortGPTError, UnicodeDecodeError) as error:

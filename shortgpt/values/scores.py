@@ -15,6 +15,7 @@ from shortgpt.basics.block_lists import block_numbers, format_blocks
 from shortgpt.basics.inputs import CalibrationInfo
 from shortgpt.basics.statistics import RESAMPLES, Unit, observed, ratio, resampled_means, unit
 from shortgpt.basics.targets import load_target
+from shortgpt.basics.untrusted import local_path, read_text
 from shortgpt.basics.value import Value
 from shortgpt.errors import (
     SelectionError,
@@ -109,7 +110,7 @@ class Scores(Value):
             ShortGPTError: there are none in it.
         """
         try:
-            return cls.from_json(Path(file).expanduser().read_text(encoding="utf-8"))
+            return cls.from_json(read_text(local_path(file)))
         except (OSError, UnicodeDecodeError, ShortGPTError) as error:
             raise ShortGPTError(f"{file}: no scores can be read from it ({error})") from None
 

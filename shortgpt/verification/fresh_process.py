@@ -17,7 +17,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shortgpt.basics.inputs import NearDistance, OpenOptions
+from shortgpt.basics.leftovers import no_room_for_temporary, temporary_folder
 from shortgpt.basics.targets import load_target
 from shortgpt.errors import AdapterError, StreamingError, VerificationError, reason_of
 from shortgpt.models.family import Family
@@ -37,8 +37,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 START = """\
-import json, sys
-sys.path[:] = json.loads(sys.argv[1])["path"]
+import ctypes, json, os, signal, sys
+request = json.loads(sys.argv[1])
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with the process that asks
+if os.name == "posix" and os.getppid() != request["parent"]:
+    os._exit(1)  # which had ended before
+sys.path[:] = request["path"]
 from shortgpt.verification.fresh_process import _child
 _child(sys.argv[1])
 """
@@ -48,6 +53,9 @@ NUMBERS = (
 )
 TEXTS = ("dtype", "cannot_generate", "left_over", "generation_dtype", "mended", "cannot_continue")
 """The parts of an answer that are numbers, and that are text."""
+NO_ROOM_FOR_ANSWER = 74
+"""The exit status of a process that could not write its answer: EX_IOERR of sysexits.h."""
+
 CANNOT_STREAM = "cannot_stream"
 """The answer of a model that was to be streamed and cannot be: why."""
 
@@ -166,6 +174,18 @@ def ask(directory: Path, family: Family, probe: Probe, options: OpenOptions) -> 
     Raises:
         VerificationError: it cannot be opened.
     """
+    try:
+        with temporary_folder() as exchange:
+            return _asked(exchange, directory, family, probe, options)
+    except Exception as error:
+        if (full := no_room_for_temporary(error)) is None:
+            raise
+        return Verification(verified=False, reason=full)
+
+
+def _asked(
+    exchange: Path, directory: Path, family: Family, probe: Probe, options: OpenOptions
+) -> Answer | Verification:
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -174,10 +194,11 @@ def ask(directory: Path, family: Family, probe: Probe, options: OpenOptions) -> 
     opening = {"device": options.device, "dtype": options.dtype, "trust_remote_code": options.trust_remote_code}
     if options.stream:
         opening["stream"] = family.block_lists[0]
-    with tempfile.TemporaryDirectory() as exchange, unrounded_products():
-        probe_file, answer_file = Path(exchange) / "probe.safetensors", Path(exchange) / "answer.safetensors"
+    with unrounded_products():
+        probe_file, answer_file = exchange / "probe.safetensors", exchange / "answer.safetensors"
         save_file(probe.ids(), probe_file)
         request = {
+            "parent": os.getpid(),
             "loader": family.loader,
             "directory": str(directory),
             "opening": opening,
@@ -201,6 +222,8 @@ def ask(directory: Path, family: Family, probe: Probe, options: OpenOptions) -> 
         )
         if run.returncode == -signal.SIGKILL:  # what a system does that is out of memory
             return Verification(verified=False, reason="the process that loaded it was killed, as for lack of memory")
+        if run.returncode == NO_ROOM_FOR_ANSWER:
+            return Verification(verified=False, reason=run.stderr.strip().splitlines()[-1])
         if run.returncode != 0 or not answer_file.is_file():
             reason = _reason(run.stderr) or f"exit status {run.returncode}"
             if SIGNS.search(reason):
@@ -307,4 +330,10 @@ def _child(text: str) -> None:
         if "stream" not in request["opening"]:
             raise
         answer = {CANNOT_STREAM: torch.tensor(list(str(error).encode()), dtype=torch.uint8)}
-    save_file(answer, request["answer"])
+    try:
+        save_file(answer, request["answer"])
+    except Exception as error:
+        if (full := no_room_for_temporary(error)) is None:
+            raise
+        print(full, file=sys.stderr)
+        sys.exit(NO_ROOM_FOR_ANSWER)

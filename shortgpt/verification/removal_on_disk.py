@@ -31,7 +31,7 @@ from shortgpt.checkpoints.records import write_records
 from shortgpt.checkpoints.weights import Weights, file_hash
 from shortgpt.errors import ModelError, SelectionError
 from shortgpt.measuring.compensation.fitted import Fitted
-from shortgpt.models.family import Family
+from shortgpt.models.family import Family, at_work
 from shortgpt.models.probing.logit_comparison import EXPORTED, EXPORTED_HALF
 from shortgpt.models.projections import Change
 from shortgpt.models.recognition import recognise, resolve
@@ -85,7 +85,8 @@ def prune_checkpoint(
     origin = source if isinstance(source, Source) else resolve(source, architecture)
     companions.check(origin)
     family = recognise(origin, architecture)
-    removal = _planned(origin, family, blocks, export_as, trust_remote_code, fitted)
+    with at_work(family, origin.name):
+        removal = _planned(origin, family, blocks, export_as, trust_remote_code, fitted)
     options = _opening(removal, device, dtype, trust_remote_code, stream)
     with new_folder(output) as folder, file_changes.during(origin.name, origin.stamps), _background() as background:
         unasked = Verification(verified=False, reason="it was not asked for")

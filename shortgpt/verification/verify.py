@@ -17,7 +17,6 @@ for something else than a text that grew.)
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from shortgpt.basics.block_lists import block_numbers
 from shortgpt.basics.inputs import Config, Fold, NearDistance, OpenOptions, Source
+from shortgpt.basics.leftovers import no_room_for_temporary, temporary_folder
 from shortgpt.checkpoints.weights import CACHE_LINE, Weights, file_hash
 from shortgpt.errors import AdapterError, ModelError, StreamingError, VerificationError
 from shortgpt.models.family import Family
@@ -200,11 +200,16 @@ def comparison(
         if isinstance(expected, Verification):
             return expected
         proven = partial(check, Path(directory), chosen, folded=folded, shifted=shifted)
-        with tempfile.TemporaryDirectory() as inner:
-            rounded_to = None
-            if origin is not None:
-                rounded_to = write_unrounded(saved, origin.weights, renamed, folds, Path(inner))
-            outcome = proven(expected, options, unrounded=None if rounded_to is None else (Path(inner), rounded_to))
+        try:
+            with temporary_folder() as inner:
+                rounded_to = None
+                if origin is not None:
+                    rounded_to = write_unrounded(saved, origin.weights, renamed, folds, inner)
+                outcome = proven(expected, options, unrounded=None if rounded_to is None else (inner, rounded_to))
+        except Exception as error:
+            if (full := no_room_for_temporary(error)) is None:
+                raise
+            return Verification(verified=False, reason=full)
         if needs_float32(outcome):
             wide = replace(options, dtype="float32")
             anew = again(wide)
@@ -425,6 +430,8 @@ def verify_again(
     dtype = made.generation_dtype or made.dtype or "auto"
     options = OpenOptions(device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     options = _opening(family, config, weights, options)
+    if len({len(row) for row in made.probe_ids}) != 1 or not made.probe_ids[0]:
+        raise ModelError(f"{source.name}: its shortgpt.json is damaged: the rows of probe_ids are not alike in length")
     long_ids = torch.tensor([made.long_ids]) if made.long_ids else None
     chosen = Probe(torch.tensor(made.probe_ids), long_ids, made.side_inputs, made.near, made.generated_behind)
     answer = ask(folder, family, chosen, options)

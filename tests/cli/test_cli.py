@@ -437,9 +437,16 @@ def test_what_the_operating_system_refuses_is_one_message(run_cli: Run, llama_fo
     assert "Permission denied: '/secret/model.safetensors'" in message
 
 
-def test_a_defect_of_ours_is_not_hidden(run_cli: Run, llama_folder: Path, on: Any) -> None:
-    with raising(shortgpt.measuring.scoring.score, "score", ZeroDivisionError()), pytest.raises(ZeroDivisionError):
-        run_cli("score", llama_folder, *on)
+def test_a_defect_of_ours_is_not_hidden(
+    run_cli: Run, llama_folder: Path, on: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with raising(shortgpt.measuring.scoring.score, "score", ZeroDivisionError()):
+        message = message_of(run_cli("score", llama_folder, *on), 70)
+    (file,) = tmp_path.glob("shortgpt-error-*.txt")
+    assert "an error of shortgpt's own (ZeroDivisionError" in message
+    assert f"please report this, with the file {file}" in message
+    assert "Traceback (most recent call last)" in file.read_text()
 
 
 def test_progress_is_shown_on_a_terminal_and_not_when_quiet(

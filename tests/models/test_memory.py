@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from shortgpt.models.memory import lacking_memory, room_in_containers
+
 THREE_TENSORS = """
 import resource, torch, shortgpt
 
@@ -49,3 +51,27 @@ def test_tensors_that_come_and_go_in_a_pass_are_not_mapped_and_zeroed_each_time(
     )
     pages = 8 * 3 * (12 << 20) // os.sysconf("SC_PAGE_SIZE")
     assert int(ran.stdout) < pages / 4
+
+
+def test_the_limits_of_control_groups_count(tmp_path: Path) -> None:
+    def group(folder: str, files: dict[str, object]) -> None:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for name, value in files.items():
+            (tmp_path / folder / name).write_text(f"{value}\n")
+
+    group("a/b", {"memory.max": 1000, "memory.current": 900, "memory.stat": "anon 1\ninactive_file 200"})
+    group("a", {"memory.max": "max", "memory.current": 5000, "memory.stat": "inactive_file 0"})
+    assert room_in_containers("0::/a/b", tmp_path) == [300]
+    group(
+        "memory/x",
+        {"memory.limit_in_bytes": 700, "memory.usage_in_bytes": 100, "memory.stat": "total_inactive_file 50"},
+    )
+    group("memory", {"memory.limit_in_bytes": 2**63 - 4096, "memory.usage_in_bytes": 1, "memory.stat": ""})
+    assert room_in_containers("4:cpu,memory:/x\n1:cpuset:/x\n0::/elsewhere", tmp_path) == [650]
+    assert room_in_containers("", tmp_path) == []
+    assert "GiB are free" in str(lacking_memory(2**60, "cpu"))
+
+
+def test_a_model_is_not_loaded_into_a_container_that_is_too_small_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shortgpt.models.memory.room_in_containers", lambda: [2**28])
+    assert lacking_memory(2**20, "cpu") == "it needs about 0.3 GiB on cpu, 0.2 GiB are free"

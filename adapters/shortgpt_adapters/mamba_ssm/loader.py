@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.mamba2 import modeling_mamba2
 
 from shortgpt.basics.inputs import Config
+from shortgpt.checkpoints import torch_files
 from shortgpt.errors import CheckpointError, ModelError
 from shortgpt_adapters.transformers.loader import ReloadedCausalLM
 from shortgpt_adapters.transformers.verbosity import quiet
@@ -59,9 +59,7 @@ def resolved(config: Mapping[str, Any], name: str) -> Config:
 
 
 def stored_tensors(directory: Path, *, mapped: bool = False) -> dict[str, Tensor]:
-    file = directory / WEIGHTS
-    # Files older than torch 1.6 are no zip archives and cannot be mapped.
-    return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(file))
+    return torch_files.load(directory / WEIGHTS, mapped=mapped)
 
 
 def brief(error: BaseException) -> str:

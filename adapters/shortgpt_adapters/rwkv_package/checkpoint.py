@@ -14,16 +14,15 @@ import functools
 import importlib
 import re
 import shutil
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from shortgpt.basics.block_lists import format_blocks
-from shortgpt.errors import CheckpointError, ModelError, reason_of
+from shortgpt.checkpoints import torch_files
+from shortgpt.errors import CheckpointError, ModelError
 
 Config = dict[str, Any]
 
@@ -74,14 +73,7 @@ def read(file: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: it is damaged, no mapping of names to tensors, or has been converted for one strategy.
     """
-    try:
-        # Files older than torch 1.6 are no zip archives and cannot be mapped.
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except Exception as error:  # a damaged pickle makes torch raise nearly anything
-        raise CheckpointError(
-            f"{file}: cannot be read as a torch checkpoint: it is truncated, damaged or something else "
-            f"({reason_of(error)})"
-        ) from None
+    loaded = torch_files.loaded(file)
     if isinstance(loaded, Mapping) and "_strategy" in loaded:
         raise CheckpointError(
             f"{file}: the rwkv package has converted it for the strategy {loaded['_strategy']!r}, which cannot be "
@@ -90,7 +82,7 @@ def read(file: Path) -> dict[str, Tensor]:
     plain = isinstance(loaded, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items())
     if not plain:
         raise CheckpointError(f"{file}: holds no plain mapping of names to tensors, so it is no RWKV checkpoint")
-    return dict(loaded)
+    return torch_files.plain(file, loaded)
 
 
 def stamp(file: Path) -> tuple[int, int, int]:
@@ -115,9 +107,9 @@ def config_of(file: Path, tensors: Mapping[str, Tensor]) -> Config:
             f"{file}: no RWKV model: it has no emb.weight and blocks.N.att.key.weight (but "
             f"{', '.join(map(str, list(tensors)[:4])) or 'nothing'}); supported are the .pth files of RWKV 4 to 7"
         )
-    lacking = sorted(set(range(max(blocks) + 1)) - set(blocks))
-    if lacking:
-        raise CheckpointError(f"{file}: block {lacking[0]} of {max(blocks) + 1} is missing; fetch the file again")
+    lacking = next((number for number in range(len(blocks)) if number not in blocks), None)
+    if lacking is not None:
+        raise CheckpointError(f"{file}: block {lacking} of {max(blocks) + 1} is missing; fetch the file again")
     version = _version(file, blocks)
     unread = [name for name in tensors if name not in _OUTSIDE and not _BLOCK.fullmatch(name)]
     if unread:

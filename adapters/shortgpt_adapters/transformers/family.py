@@ -23,8 +23,20 @@ from transformers import (
 from transformers.conversion_mapping import get_model_conversion_mapping
 
 from shortgpt.basics.inputs import Config, OpenOptions, Source
+from shortgpt.basics.untrusted import check_counts
 from shortgpt.checkpoints.companions import copy_companions
-from shortgpt.errors import CheckpointError, ConfigRewriteError, ModelError, ShortGPTError, StreamingError, reason_of
+from shortgpt.checkpoints.headers import tensors_at_most
+from shortgpt.checkpoints.torch_files import check_archive
+from shortgpt.errors import (
+    AdapterError,
+    CheckpointError,
+    ConfigRewriteError,
+    ModelError,
+    ShortGPTError,
+    StreamingError,
+    is_panic,
+    reason_of,
+)
 from shortgpt.models.configs import spelling
 from shortgpt.models.configs.spelling import Removal
 from shortgpt.models.generation import Stop
@@ -47,11 +59,15 @@ from shortgpt_adapters.transformers.loader import (
 )
 from shortgpt_adapters.transformers.streaming import names_in_model
 from shortgpt_adapters.transformers.structure import find_structure
+from shortgpt_adapters.transformers.tokenizer_growth import check_growth
 from shortgpt_adapters.transformers.verbosity import quiet as quiet
 
 _READS: dict[tuple[Any, ...], ConfigReads] = {}
 """What can be read of a config, by class and content."""
 
+
+FEW_BLOCKS = 512
+"""So many blocks a config may name whatever its files hold: blocks can share their weights."""
 
 KNOWN_CODE = ("transformers.", "shortgpt_adapters.")
 """Modules whose classes read configs of known fields."""
@@ -70,7 +86,16 @@ class TransformersBlocks(TorchBlockSequence):
         self._caches: dict[frozenset[int], bool] = {}  # whether the library's cache is right, by the blocks skipped
 
     def _vocabulary(self) -> int:
-        return int(self.model.get_input_embeddings().num_embeddings)
+        try:
+            return int(self.model.get_input_embeddings().num_embeddings)
+        except (AttributeError, NotImplementedError, TypeError) as error:  # code that came with the model
+            size = getattr(self.model.config.get_text_config(), "vocab_size", None)
+            if isinstance(size, int):
+                return size
+            raise AdapterError(
+                f"{type(self.model).__name__} does not say how many tokens it knows: it has no get_input_embeddings "
+                f"and its config no vocab_size ({reason_of(error)})"
+            ) from None
 
     def _window(self) -> int | None:
         bounds = [getattr(self.model.config, "max_position_embeddings", None)]
@@ -226,6 +251,8 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
 
     def open(self, source: Source, options: OpenOptions) -> BlockSequence:
         config = _config(source, options.trust_remote_code)  # one clear message before anything large is read
+        for file in source.path.glob("*.bin"):
+            check_archive(file)
         settings: dict[str, Any] = {"dtype": options.dtype, "trust_remote_code": options.trust_remote_code}
         settings |= placement(options.device) | with_near(config, options.near)
         if options.stream and self.sequence.trace is not TorchBlockSequence.trace:
@@ -399,6 +426,9 @@ def _attention(config: PreTrainedConfig) -> str | dict[str, Any]:
 
 def _config(source: Source, trust_remote_code: bool) -> Any:
     known = source.config  # a missing or damaged file is told here, in our words
+    tensors = tensors_at_most(source.path) if source.path.is_dir() else None
+    if tensors is not None:
+        check_counts(source.name, known, max(FEW_BLOCKS, tensors))
     try:
         with quiet():
             return transformers_loader.read_config(source.path, trust_remote_code=trust_remote_code)
@@ -418,8 +448,11 @@ def open_tokenizer(source: Source, options: OpenOptions) -> Any:
     files = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
     if not any((source.path / name).is_file() for name in files):
         return None
+    check_growth(source.name, source.path)
     try:
         with quiet():
             return AutoTokenizer.from_pretrained(source.path, trust_remote_code=options.trust_remote_code)
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         raise CheckpointError(f"{source.name}: its tokenizer cannot be loaded ({reason_of(error)})") from error
