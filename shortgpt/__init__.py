@@ -49,12 +49,14 @@ _HOMES = {
     "effect": "measuring.effect",
     "evaluate": "measuring.tasks.evaluate",
     "hookimpl": "hookspecs",
+    "inspect": "checkpoints.inspection",
     "load": "models.loading",
     "prune": "verification.prune",
     "prune_checkpoint": "verification.removal_on_disk",
     "remove": "models.removal",
     "score": "measuring.scoring.score",
     "search": "measuring.search.search",
+    "trace": "measuring.tracing",
     "verify": "verification.verify",
     "wrap": "models.loading",
 }
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from shortgpt.basics.inputs import Source as Source
     from shortgpt.basics.registry import Architecture as Architecture
     from shortgpt.basics.registry import Extension as Extension
+    from shortgpt.checkpoints.inspection import inspect as inspect
     from shortgpt.hookspecs import hookimpl as hookimpl
     from shortgpt.measuring.ablation import ablate as ablate
     from shortgpt.measuring.calibration import Calibration as Calibration
@@ -83,6 +86,7 @@ if TYPE_CHECKING:
     from shortgpt.measuring.search.search import search as search
     from shortgpt.measuring.step import Step as Step
     from shortgpt.measuring.tasks.evaluate import evaluate as evaluate
+    from shortgpt.measuring.tracing import trace as trace
     from shortgpt.models.family import Family as Family
     from shortgpt.models.loading import load as load
     from shortgpt.models.loading import wrap as wrap

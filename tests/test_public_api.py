@@ -26,7 +26,7 @@ ENGINE, PLUGINS, ADAPTERS = (ROOT / p for p in ("shortgpt", "plugins/shortgpt_pl
 NAMES = {
     *("ShortGPTError", "__version__"),
     *("load", "wrap", "calibrate", "score", "remove", "prune_checkpoint", "verify", "compare"),
-    *("curve", "ablate", "effect", "prune", "evaluate", "Evaluation"),
+    *("curve", "ablate", "effect", "prune", "trace", "inspect", "evaluate", "Evaluation"),
     *("compensate", "Compensation", "search"),
     *("Ablation", "Calibration", "Choice", "Comparison", "Curves", "Effect", "Plan", "Scores", "Search", "Source"),
     "Verification",
@@ -38,13 +38,14 @@ NAMES = {
 
 FUNCTIONS = {
     "load": "(name: str | Path | Source, *, device: str | None = None, dtype: str = auto, tokenizer: Any = None, "
-    "trust_remote_code: bool = False, architecture: str | None = None, stream: bool = False) -> BlockSequence",
+    "trust_remote_code: bool = False, architecture: str | None = None, stream: bool = False, "
+    "revision: str | None = None) -> BlockSequence",
     "wrap": "(model: Any, *, tokenizer: Any = None, name: str | None = None, architecture: str | None = None) "
     "-> BlockSequence",
     "calibrate": "(source: Any, model: BlockSequence, *, sequences: int | None = None, tokens: int | None = None, "
     "seed: int = 0, field: str | None = None, batch_size: int | None = None) -> Calibration",
-    "score": "(model: BlockSequence, calibration: Any = stdlib, *, criteria: Sequence[str] = (block-influence,), "
-    "spans: bool = False, progress: Progress | None = None, **options: Unpack[CalibrationOptions]) -> Scores",
+    "score": "(model: Any, calibration: Any = stdlib, *, criteria: Sequence[str] = (block-influence,), "
+    "spans: bool = False, progress: Progress | None = None, **options: Unpack[MeasuringOptions]) -> Scores",
     "remove": "(model: BlockSequence, blocks: Plan | Iterable[int]) -> BlockSequence",
     "prune_checkpoint": "(source: str | Path | Source, output: str | Path, blocks: Plan | Iterable[int], *, "
     "verify: bool = True, device: str | None = None, dtype: str = auto, trust_remote_code: bool = False, "
@@ -52,10 +53,10 @@ FUNCTIONS = {
     "fitted: Fitted | None = None, progress: Progress | None = None) -> Plan",
     "compensate": "(model: BlockSequence, blocks: Plan | Iterable[int], calibration: Any = stdlib, *, "
     "progress: Progress | None = None, **options: Unpack[CalibrationOptions]) -> BlockSequence",
-    "effect": "(model: BlockSequence, blocks: Plan | Iterable[int], text: Any = stdlib, *, "
-    "changes: Sequence[Change] = (), progress: Progress | None = None, **options: Unpack[CalibrationOptions]) "
+    "effect": "(model: Any, blocks: Plan | Iterable[int], text: Any = stdlib, *, "
+    "changes: Sequence[Change] = (), progress: Progress | None = None, **options: Unpack[MeasuringOptions]) "
     "-> Effect",
-    "prune": "(model: BlockSequence | Source | str | Path, output: str | Path | None = None, *, "
+    "prune": "(model: Any, output: str | Path | None = None, *, "
     "blocks: int | None = None, "
     "ratio: float | None = None, contiguous: int | None = None, max_perplexity_ratio: float | None = None, "
     "remove: str | Iterable[int] | None = None, plan: Plan | str | Path | None = None, "
@@ -68,12 +69,15 @@ FUNCTIONS = {
     "merge_adapter: bool = False, dry_run: bool = False, progress: Progress | None = None, "
     "**options: Unpack[MeasuringOptions]) "
     "-> Plan | None",
+    "trace": "(model: Any, calibration: Any = stdlib, **options: Unpack[MeasuringOptions]) -> Iterator[Boundary]",
+    "inspect": "(model: Any, remove: str | Iterable[int] = (), *, architecture: str | None = None, "
+    "trust_remote_code: bool = False, revision: str | None = None) -> Inspection",
     "search": "(model: BlockSequence, blocks: int, calibration: Any = stdlib, *, method: str = pairs, "
     "objective: str = perplexity, evaluations: int = 2000, width: int = 4, keep: Iterable[int] = (), "
     "contiguous: bool = False, refuse: Refuse | None = None, compensate: bool = False, "
     "refuse_change: Callable[[Projection], str | None] | None = None, resume: str | Path | None = None, "
     "progress: Progress | None = None, **texts: Unpack[CalibrationOptions]) -> Search",
-    "verify": "(original: BlockSequence, directory: str | Path, blocks: Iterable[int], *, "
+    "verify": "(original: Any, directory: str | Path, blocks: Iterable[int], *, "
     "dtype: str = auto, trust_remote_code: bool = False, family: Family | None = None, "
     "changes: Sequence[Change] = ()) -> Verification",
     "compare": "(models: Iterable[BlockSequence | Scores | str | Path], calibration: Any = stdlib, *, "
@@ -84,8 +88,8 @@ FUNCTIONS = {
     "most: float | None = None, search: str | None = None, objective: str | None = None, "
     "evaluations: int | None = None, width: int | None = None, resume: str | Path | None = None, "
     "compensate: bool = False, progress: Progress | None = None, **options: Unpack[MeasuringOptions]) -> Curves",
-    "ablate": "(model: BlockSequence, calibration: Any = stdlib, *, criteria: Sequence[str] = (block-influence,), "
-    "evaluator: str = perplexity, progress: Progress | None = None, **options: Unpack[CalibrationOptions]) -> Ablation",
+    "ablate": "(model: Any, calibration: Any = stdlib, *, criteria: Sequence[str] = (block-influence,), "
+    "evaluator: str = perplexity, progress: Progress | None = None, **options: Unpack[MeasuringOptions]) -> Ablation",
 }
 
 KEYWORDS = {

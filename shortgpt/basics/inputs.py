@@ -109,6 +109,7 @@ class LoadOptions(TypedDict, total=False):
     trust_remote_code: bool
     architecture: str | None
     stream: bool
+    revision: str | None
 
 
 class CalibrationOptions(TypedDict, total=False):

@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
+from shortgpt.basics.block_lists import parse_blocks
 from shortgpt.basics.inputs import Config, Source
 from shortgpt.checkpoints.weights import INDEXES, SINGLE_FILES, Weights
-from shortgpt.errors import CheckpointError, ShortGPTError
+from shortgpt.errors import CheckpointError, ModelError, ShortGPTError
 from shortgpt.models.configs import rules
 from shortgpt.models.family import Family, refusal
+from shortgpt.models.recognition import recognise, resolve
+from shortgpt.models.sequence import BlockSequence
 from shortgpt.values.inspection import NO_RULE, Field, Inspection
 
 
 def inspect(
-    source: Source, family: Family, remove: Iterable[int] = (), *, trust_remote_code: bool = False
+    model: Any,
+    remove: str | Iterable[int] = (),
+    *,
+    architecture: str | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
 ) -> Inspection:
-    """Look at a model without loading it.
+    """Look at a model's files, without loading its weights.
 
     Args:
-        remove: blocks to ask about.
+        model: a name or path; or a model in memory that was opened from one.
+        remove: blocks to ask about: numbers, or a list of them in words, such as "21-29,31".
+        architecture, trust_remote_code, revision: as `shortgpt.load` takes them.
 
     Raises:
-        ModelError: its files cannot be read.
+        ModelError: its files cannot be read, or it has none.
     """
+    source = model.source if isinstance(model, BlockSequence) else model
+    if isinstance(source, (str, Path)):
+        source = resolve(source, architecture, revision)
+    if not isinstance(source, Source):
+        raise ModelError("a model is inspected by its files, and this one has none; name its folder")
+    family = recognise(source, architecture)
     config = family.read_config(source, trust_remote_code=trust_remote_code)
-    own, depth, removed = family.own(config), family.depth(config), tuple(remove)
+    own, depth = family.own(config), family.depth(config)
+    removed = parse_blocks(remove) if isinstance(remove, str) else tuple(remove)
     refused = _refusal(source, family, config, removed) if removed else None
     classes, stream = family.describe_blocks(config)
     return Inspection(

@@ -19,7 +19,7 @@ from shortgpt.reports.files import check_target, write
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from shortgpt.basics.inputs import Progress, Source
+    from shortgpt.basics.inputs import LoadOptions, Progress, Source
     from shortgpt.basics.value import Value
 
 Command = Callable[..., Any]
@@ -36,6 +36,7 @@ def model_options(command: Command) -> Command:
             help="What the model computes in. Default: what it was saved in.",
         ),
         click.option("--trust-remote-code", is_flag=True, help="Run the code that a model's folder brings along."),
+        click.option("--revision", help="The branch, tag or commit of a model of the hub. Default: main."),
     )
     return _with(options, command)
 
@@ -84,16 +85,15 @@ merge_option = click.option(
 )
 
 
-def named(
-    model: str, merge_adapter: bool, architecture: str | None, trust_remote_code: bool, quiet: bool = False
-) -> Source:
+def named(model: str, merge_adapter: bool, opening: LoadOptions, quiet: bool = False) -> Source:
     """The model that a command was given; an adapter that is merged lies in a folder that is gone with the command."""
     from shortgpt.checkpoints.merging import merged
     from shortgpt.models.recognition import resolve
 
     if merge_adapter:
-        return click.get_current_context().with_resource(merged(model, trust_remote_code=trust_remote_code))
-    source = resolve(model, architecture)
+        trusted = opening.get("trust_remote_code", False)
+        return click.get_current_context().with_resource(merged(model, trust_remote_code=trusted))
+    source = resolve(model, opening.get("architecture"), opening.get("revision"))
     tell_unread_plan(source, quiet)
     return source
 

@@ -95,7 +95,7 @@ def prune(
     _check_places(output, json_file)
     given = {name: value for name, value in options.items() if common.is_given(context, name)}
     if not given.get("merge_adapter"):
-        common.tell_unread_plan(resolve(model, given.get("architecture")), quiet)
+        common.tell_unread_plan(resolve(model, given.get("architecture"), given.get("revision")), quiet)
     with common.progress_bars(quiet) as progress:
         done = run(model, output, progress=progress, **given)
     if done is None:

@@ -78,8 +78,7 @@ def score(
         opening["device"] = device
 
         def opened() -> BlockSequence:
-            architecture, trusted = opening["architecture"], opening["trust_remote_code"]
-            return load(common.named(model, merge_adapter, architecture, trusted, outputs.quiet), **opening)
+            return load(common.named(model, merge_adapter, opening, outputs.quiet), **opening)
 
         sequence = processes.agreed(opened)
         count = _marked(sequence, blocks, ratio, kept)

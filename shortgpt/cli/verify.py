@@ -19,6 +19,7 @@ def verify(
     device: str | None,
     dtype: str,
     trust_remote_code: bool,
+    revision: str | None,
     json_file: str | None,
     quiet: bool,
 ) -> None:
@@ -52,7 +53,8 @@ def verify(
             )
         options = OpenOptions(device=device, dtype=checked_dtype(dtype), trust_remote_code=trust_remote_code)
         stream = verification.must_stream(original, options)
-        whole = load(original, device=device, dtype=dtype, trust_remote_code=trust_remote_code, stream=stream)
+        trusted = trust_remote_code
+        whole = load(original, device=device, dtype=dtype, trust_remote_code=trusted, stream=stream, revision=revision)
         if (whole.architecture, len(whole)) != (plan.architecture, plan.depth):
             raise ModelError(
                 f"{model}: it was made from a {plan.architecture} of {plan.depth} blocks, {original} is a "

@@ -14,24 +14,25 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 from shortgpt import plugins
-from shortgpt.basics.inputs import CalibrationOptions, Progress
+from shortgpt.basics.inputs import MeasuringOptions, Progress, apart
 from shortgpt.basics.statistics import interval, spearman
 from shortgpt.measuring.calibration import calibrate_and_hold_out
 from shortgpt.measuring.evaluation import DEFAULT_EVALUATOR, evaluate, evaluate_cuts, open_evaluator
 from shortgpt.measuring.scoring.score import score
-from shortgpt.models.sequence import BlockSequence, Cut
+from shortgpt.models.loading import opened
+from shortgpt.models.sequence import Cut
 from shortgpt.values.ablation import BLOCK, Ablation, Correlation
 from shortgpt.values.scores import DEFAULT_CRITERION, Scores
 
 
 def ablate(
-    model: BlockSequence,
+    model: Any,
     calibration: Any = "stdlib",
     *,
     criteria: Sequence[str] = (DEFAULT_CRITERION,),
     evaluator: str = DEFAULT_EVALUATOR,
     progress: Progress | None = None,
-    **options: Unpack[CalibrationOptions],
+    **options: Unpack[MeasuringOptions],
 ) -> Ablation:
     """Leave out each block alone and, where they are known, its mixer and its MLP alone.
 
@@ -40,6 +41,7 @@ def ablate(
     `shortgpt.measuring.calibration.calibrate_and_hold_out`).
 
     Args:
+        model: a block sequence; a name or path, which is loaded; or a model of a library in memory, which is wrapped.
         criteria: names of installed criteria, to be held against the ablation.
         evaluator: the name of an installed evaluator.
         calibration, options: as for `shortgpt.score`.
@@ -54,7 +56,9 @@ def ablate(
     for name in criteria:
         plugins.lookup("criterion", plugins.registry().criteria, name)
     judge = open_evaluator(evaluator)
-    data, held_out = calibrate_and_hold_out(calibration, model, **options)
+    texts, opening = apart(options)
+    model = opened(model, opening)
+    data, held_out = calibrate_and_hold_out(calibration, model, **texts)
     scores = score(model, data, criteria=criteria, progress=progress)
     whole = judge.summary(evaluate(model, held_out, judge).mean)
     depth = range(len(model))

@@ -18,12 +18,13 @@ import hashlib
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shortgpt.basics.inputs import CalibrationInfo
 from shortgpt.errors import CalibrationError, is_panic, reason_of
-from shortgpt.measuring.texts import is_local, texts_of
+from shortgpt.measuring.texts import is_data_set, is_local, texts_of, texts_of_data_set
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +85,8 @@ def calibrate(
         source: the name of an installed source (`stdlib`, `wikitext2`, `hub:NAME`, ...); the path of a text file, a
             folder of them, or a JSON Lines file; an iterable of texts, each a sequence and a document of its own; or an
             iterable of token batches, which are taken as they are. `document_ids` in a batch, a LongTensor [batch],
-            says which of its sequences, and of those in other batches, are of one document. A `Calibration` is given
+            says which of its sequences, and of those in other batches, are of one document; a data set of the library
+            `datasets`, each record of which is a text. A `Calibration` is given
             back as it is.
         sequences: how many windows to take; default 32. Of iterables: how many items; default all.
         tokens: the length of a window; default 512, less where the model's own window is shorter.
@@ -99,6 +101,8 @@ def calibrate(
     """
     if isinstance(source, Calibration):
         return source
+    if is_data_set(source):
+        source, field = texts_of_data_set(source, field, sequences or SEQUENCES)
     if not isinstance(source, (str, Path)):
         items = items_of(source)
         if not items:
@@ -201,7 +205,7 @@ def items_of(source: Any) -> list[Any]:
 
 def _check_numbers(sequences: int | None, tokens: int | None, batch_size: int | None) -> None:
     for name, number in (("sequences", sequences), ("tokens", tokens), ("batch size", batch_size)):
-        if number is not None and (not isinstance(number, int) or number < 1):
+        if number is not None and (not isinstance(number, Integral) or number < 1):
             raise CalibrationError(f"{name} must be at least 1, found {number!r}")
 
 

@@ -11,7 +11,7 @@ from shortgpt.basics.untrusted import local_path
 from shortgpt.errors import ShortGPTError
 from shortgpt.measuring.calibration import Calibration, items_of
 from shortgpt.measuring.scoring.score import score
-from shortgpt.models.loading import tried
+from shortgpt.models.loading import listed, tried
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.values.comparison import Comparison, Row
 from shortgpt.values.scores import DEFAULT_CRITERION, Scores
@@ -43,8 +43,8 @@ def compare(
     """
     from shortgpt import plugins
 
-    listed: Sequence[Any] = [models] if isinstance(models, (BlockSequence, Scores, str, Path)) else list(models)
-    if not all(is_measured(model) for model in listed):  # elsewhere other criteria may be installed
+    given = [models] if isinstance(models, Scores) else listed(models)
+    if not all(is_measured(model) for model in given):  # elsewhere other criteria may be installed
         for criterion in criteria:
             plugins.lookup("criterion", plugins.registry().criteria, criterion)
     if not isinstance(calibration, (str, Path, Calibration)):
@@ -55,9 +55,9 @@ def compare(
         return score(model, calibration, criteria=criteria, progress=progress, **texts)
 
     rows = []
-    for number, model in enumerate(listed):
+    for number, model in enumerate(given):
         if progress is not None:
-            progress("models", number, len(listed))
+            progress("models", number, len(given))
         rows.append(_recorded(model, criteria) if is_measured(model) else Row(*tried(model, measure, **loading)))
     return Comparison(tuple(rows), tuple(criteria))
 

@@ -27,7 +27,7 @@ from shortgpt.measuring.scoring.score import score
 from shortgpt.measuring.search.journal import FILE
 from shortgpt.measuring.search.measurements import Measurements
 from shortgpt.measuring.search.search import best_sets, measuring
-from shortgpt.models.loading import tried
+from shortgpt.models.loading import listed, tried
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.values.curves import COMPENSATED, Curve, CurveRow, Curves, Line, Point
 from shortgpt.values.scores import DEFAULT_CRITERION, Scores, blocks_for_ratio
@@ -88,16 +88,16 @@ def curve(
         plugins.lookup("criterion", plugins.registry().criteria, name)
     judge = open_evaluator(evaluator)
     number_of_blocks(most, 100)
-    listed: list[Any] = [models] if isinstance(models, (BlockSequence, str, Path)) else list(models)
+    given = listed(models)
     if not isinstance(calibration, (str, Path, Calibration)):
         calibration = items_of(calibration)  # each model reads it
     texts, loading = apart(options)
 
     rows = []
-    for number, model in enumerate(listed):
+    for number, model in enumerate(given):
         if progress is not None:
-            progress("models", number, len(listed))
-        file = FILE if len(listed) == 1 else f"search-{number + 1}.jsonl"
+            progress("models", number, len(given))
+        file = FILE if len(given) == 1 else f"search-{number + 1}.jsonl"
 
         def measure(model: BlockSequence, file: str = file) -> Curve:
             data, held_out = calibrate_and_hold_out(calibration, model, **texts)

@@ -27,7 +27,7 @@ from shortgpt.values.effect import CONTINUATION, PERPLEXITY, SPEED, Effect, Meas
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from shortgpt.basics.inputs import CalibrationOptions, Progress
+    from shortgpt.basics.inputs import MeasuringOptions, Progress
     from shortgpt.models.projections import Change
     from shortgpt.models.sequence import BlockSequence, TokenBatch
     from shortgpt.values.plan import Plan
@@ -40,17 +40,18 @@ ROUNDS, LEAST_ROUNDS, SECONDS = 9, 3, 20.0
 
 
 def effect(
-    model: BlockSequence,
+    model: Any,
     blocks: Plan | Iterable[int],
     text: Any = "stdlib",
     *,
     changes: Sequence[Change] = (),
     progress: Progress | None = None,
-    **options: Unpack[CalibrationOptions],
+    **options: Unpack[MeasuringOptions],
 ) -> Effect:
     """Measure what the removal of blocks does to a model: perplexity, a greedy continuation, tokens per second.
 
     Args:
+        model: a block sequence; a name or path, which is loaded; or a model of a library in memory, which is wrapped.
         blocks: what goes: block numbers, or a `Plan`.
         text: a named source or a path, as for `shortgpt.score`. The windows that come after those which are scored of
             it with the same arguments are taken (`shortgpt.measuring.calibration.held_out`). A `Calibration` is taken
@@ -63,11 +64,13 @@ def effect(
         SelectionError: there are no such blocks.
     """
     from shortgpt.basics.block_lists import block_numbers, kept_blocks
+    from shortgpt.basics.inputs import apart
     from shortgpt.measuring.calibration import held_out
-    from shortgpt.models.sequence import check_opened
+    from shortgpt.models.loading import opened
     from shortgpt.values.plan import Plan
 
-    check_opened(model)
+    texts, opening = apart(options)
+    model = opened(model, opening)
     gone = blocks.blocks if isinstance(blocks, Plan) else block_numbers(blocks, len(model))
     kept_blocks(len(model), gone, model.pinned)
     if model.streamed:
@@ -75,7 +78,7 @@ def effect(
     reasons: dict[str, str] = {}
     data = None
     try:
-        data = held_out(text, model, **options)
+        data = held_out(text, model, **texts)
     except CalibrationError as error:
         reasons = dict.fromkeys((PERPLEXITY, CONTINUATION), str(error))
     return _Measuring(model, gone, changes, data, reasons, progress or (lambda what, done, total: None)).effect()

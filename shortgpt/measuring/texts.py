@@ -110,6 +110,29 @@ def text_field(
     raise CalibrationError(f"{where}: {why}; name the field with --field (field=) among {_told(kinds, record)}")
 
 
+def is_data_set(source: Any) -> bool:
+    """Whether that is a data set of the library `datasets`, in memory or streamed."""
+    return type(source).__module__.split(".")[0] == "datasets" and isinstance(source, Iterable)
+
+
+def texts_of_data_set(records: Iterable[Mapping[str, Any]], field: str | None, most: int) -> tuple[list[str], str]:
+    """The texts of the first records that hold any, and the field that they stand in.
+
+    Raises:
+        CalibrationError: no field holds text, or several could be meant.
+    """
+    texts: list[str] = []
+    for record in records:
+        field = text_field("the data set", record, field, None)
+        if isinstance(text := record[field], str) and text.strip():
+            texts.append(text)
+        if len(texts) == most:
+            break
+    if field is None or not texts:
+        raise CalibrationError("the data set holds no text; give one with texts")
+    return texts, field
+
+
 def _kind(value: Any) -> str:
     kinds = {str: "string", list: "list", dict: "object", bool: "boolean", type(None): "null"}
     return kinds.get(type(value), "number")

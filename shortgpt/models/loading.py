@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shortgpt.basics.inputs import OpenOptions, Source
+from shortgpt.basics.inputs import LoadOptions, OpenOptions, Source
 from shortgpt.basics.untrusted import check_folder, local_path
 from shortgpt.errors import ModelError, ShortGPTError, StreamingError, is_panic, reason_of
 from shortgpt.models.devices import checked_dtype, default_device
@@ -28,6 +28,7 @@ def load(
     trust_remote_code: bool = False,
     architecture: str | None = None,
     stream: bool = False,
+    revision: str | None = None,
 ) -> BlockSequence:
     """Open a model.
 
@@ -41,11 +42,12 @@ def load(
         stream: leave the blocks' weights in their files; `shortgpt.score` reads them block by block, so that a model
             larger than memory can be scored. Such a model can be traced and scored, and gives logits (its weights are
             read at every call); it cannot be made shorter in memory, nor saved.
+        revision: of a model of the hub: a branch, a tag or a commit.
 
     Raises:
         ModelError: it cannot be found, read or recognised. StreamingError: it cannot be streamed.
     """
-    source = name if isinstance(name, Source) else resolve(name, architecture)
+    source = name if isinstance(name, Source) else resolve(name, architecture, revision)
     family = recognise(source, architecture)
     options = open_options(source, family, device, dtype, trust_remote_code, stream)
     with at_work(family, source.name):
@@ -98,24 +100,29 @@ def named_tokenizer(name: Any) -> Any:
 
 
 def tried(
-    model: BlockSequence | str | Path, measure: Callable[[BlockSequence], T], *, tokenizer: Any = None, **options: Any
+    model: Any, measure: Callable[[BlockSequence], T], *, tokenizer: Any = None, **options: Any
 ) -> tuple[str, T | None, str | None]:
     """What is measured of one model among several: one that fails does not end the others.
 
     Args:
-        model: a block sequence; or a name or path, which is loaded with these options and let go again.
+        model: a block sequence; a name or path, which is loaded with these options and let go again; or a model of a
+            library in memory.
         tokenizer: for a model that brings none.
 
     Returns:
         What the model is called; what `measure` gave of it; and where it is None, why.
     """
-    name = model.name if isinstance(model, BlockSequence) else str(model)
-    opened: BlockSequence | None = None
+    name = str(model) if isinstance(model, (str, Path)) else str(getattr(model, "name", type(model).__name__))
+    blocks: BlockSequence | None = None
     try:
-        opened = model if isinstance(model, BlockSequence) else load(model, **options)
-        if opened.tokenizer is None and tokenizer is not None:
-            opened.tokenizer = named_tokenizer(tokenizer)
-        return name, measure(opened), None
+        if isinstance(model, (str, Path)):
+            blocks = load(model, **options)
+        else:
+            blocks = wrap(model)
+            name = blocks.name
+        if blocks.tokenizer is None and tokenizer is not None:
+            blocks.tokenizer = named_tokenizer(tokenizer)
+        return name, measure(blocks), None
     except ShortGPTError as error:
         return name, None, str(error)
     except (KeyboardInterrupt, GeneratorExit):
@@ -125,8 +132,38 @@ def tried(
             raise
         return name, None, f"{type(error).__name__}: {error}"
     finally:
-        opened = None
+        blocks = None
         gc.collect()  # before the next model is loaded
+
+
+def opened(model: Any, options: LoadOptions) -> BlockSequence:
+    """A model as blocks, whatever it was given as.
+
+    Args:
+        model: a block sequence; a name or path, which is loaded with the options; or a model of a library in memory,
+            which is wrapped, with the options' `tokenizer`.
+
+    Raises:
+        ModelError: it is none of these, or an option would do nothing to it.
+    """
+    if isinstance(model, (str, Path, Source)):
+        return load(model, **options)
+    takes = () if isinstance(model, BlockSequence) else ("tokenizer", "architecture")
+    idle = [name for name, value in options.items() if name not in takes and value is not None]
+    if idle:
+        name = getattr(model, "name", type(model).__name__)
+        raise ModelError(f"{name}: the model is in memory, so that {', '.join(idle)} would do nothing; leave it out")
+    if isinstance(model, BlockSequence):
+        return model
+    return wrap(model, tokenizer=options.get("tokenizer"), architecture=options.get("architecture"))
+
+
+def listed(models: Any) -> list[Any]:
+    """One model, or several, as a list."""
+    alone = (
+        isinstance(models, (BlockSequence, str, Path)) or not isinstance(models, Iterable) or hasattr(models, "forward")
+    )
+    return [models] if alone else list(models)
 
 
 def wrap(
@@ -139,5 +176,15 @@ def wrap(
     """
     if isinstance(model, BlockSequence):
         return model
+    model = _unwrapped(model)
     label = name or getattr(getattr(model, "config", None), "name_or_path", None) or type(model).__name__
     return recognise_model(model, label, architecture).wrap(model, name=label, tokenizer=tokenizer)
+
+
+def _unwrapped(model: Any) -> Any:
+    """The model itself where torch wraps it, to compile it or to share it among processes; its tensors are the same."""
+    for holder in ("_orig_mod", "module"):
+        inner = getattr(model, holder, None)
+        if inner is not None and type(model).__module__.startswith(("torch._dynamo", "torch.nn.parallel")):
+            return _unwrapped(inner)
+    return model

@@ -25,34 +25,39 @@ HUB_FILES = ("*.json", "*.model", "*.txt", "*.py", "*.jinja")
 """What is taken from a hub repository beside its weights."""
 
 
-def resolve(name: str | Path, architecture: str | None = None) -> Source:
+def resolve(name: str | Path, architecture: str | None = None, revision: str | None = None) -> Source:
     """Find a model: a name that a plugin ships (`zoo:llama`), a folder, a file, or a repository of the hub.
 
     Args:
         architecture: the adapter that will be taken; without it, a model of the hub is recognised before its weights
             are fetched.
+        revision: of a model of the hub: a branch, a tag or a commit.
 
     Raises:
-        ModelError: there is nothing of that name.
+        ModelError: there is nothing of that name; or it is none of the hub, and a revision was named.
         UnknownNameError: no installed plugin ships it.
     """
     text = str(name)
     if not text:
         raise ModelError("the model's name is empty; name a model folder, a checkpoint file, or a hub id")
     path = local_path(text)
+    shipped = plugins.registry().models
+    is_shipped = any(model.name == text for model in shipped) or re.match(r"zoo:", text) is not None
+    if revision is not None and (path.exists() or is_shipped):
+        raise ModelError(f"{text}: only models of the hub have revisions, found --revision {revision}; leave it out")
     if path.exists():
         check_folder(text, path)
         if found := foreign(path):
             raise ModelError(f"{text}: it is {found}")
         return Source(text, _or_its_file(path))
-    shipped = plugins.registry().models
-    if any(model.name == text for model in shipped) or re.match(r"zoo:", text):
+    if is_shipped:
         return Source(text, Path(plugins.lookup("model", shipped, text).target))
     if isinstance(name, Path) or text.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text):
         raise ModelError(f"{text}: no such file or folder; name a model folder, a checkpoint file, or a hub id")
-    fetched = _fetch(text, architecture)
+    named = text if revision is None else f"{text}@{revision}"
+    fetched = _fetch(text, architecture, revision)
     check_folder(text, fetched)
-    return Source(text, _or_its_file(fetched))
+    return Source(named, _or_its_file(fetched))
 
 
 def _or_its_file(path: Path) -> Path:
@@ -196,7 +201,7 @@ def _folders_but(folders: Collection[str]) -> list[str]:
     return patterns
 
 
-def _fetch(repository: str, architecture: str | None) -> Path:
+def _fetch(repository: str, architecture: str | None, revision: str | None) -> Path:
     """The local folder of a hub repository, in one weight format: safetensors where it has them.
 
     Its small files come first: a model that no adapter knows is told of before its weights are fetched.
@@ -204,29 +209,30 @@ def _fetch(repository: str, architecture: str | None) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    at: dict[str, Any] = {} if revision is None else {"revision": revision}
     elsewhere = [*_folders_but(FOLDERS), "consolidated*"]  # subfolders and second copies of the weights
     try:
-        folder = Path(snapshot_download(repository, allow_patterns=[*HUB_FILES], ignore_patterns=elsewhere))
+        folder = Path(snapshot_download(repository, allow_patterns=[*HUB_FILES], ignore_patterns=elsewhere, **at))
         if (folder / "config.json").is_file():
             check_folder(repository, folder)
             recognise(Source(repository, folder), architecture)
             if code := [f"{name}/*.py" for name in sorted(code_folders(folder))]:
-                snapshot_download(repository, allow_patterns=code, ignore_patterns=[])
-            snapshot_download(repository, allow_patterns=[*HUB_FILES, "*.safetensors"], ignore_patterns=elsewhere)
+                snapshot_download(repository, allow_patterns=code, ignore_patterns=[], **at)
+            snapshot_download(repository, allow_patterns=[*HUB_FILES, "*.safetensors"], ignore_patterns=elsewhere, **at)
             if any(folder.glob("*.safetensors")):
                 return folder
             weights = ["*.bin"]
         elif found := foreign(folder):
             raise ModelError(f"{repository}: it is {found}")
         else:
-            weights = [name for name in HfApi().list_repo_files(repository) if re.fullmatch(r"[^/]+\.pth", name)]
+            weights = [name for name in HfApi().list_repo_files(repository, **at) if re.fullmatch(r"[^/]+\.pth", name)]
             if len(weights) != 1:
                 found = ", ".join(sorted(weights)) or "none"
                 raise ModelError(
                     f"{repository}: it has no config.json, and one .pth file was looked for (found: {found}); "
                     "fetch the one that is meant and name the file"
                 )
-        snapshot_download(repository, allow_patterns=[*HUB_FILES, *weights], ignore_patterns=elsewhere)
+        snapshot_download(repository, allow_patterns=[*HUB_FILES, *weights], ignore_patterns=elsewhere, **at)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelError(
             f"{repository}: neither a file or folder here nor a model that the hub gives us ({reason_of(error)}); "

@@ -54,6 +54,8 @@ class Tap(Protocol):
 class BlockSequence(ABC):
     """A language model as blocks along a residual stream.
 
+    One model serves one thread at a time: what is left out of it, is left out for all that run it.
+
     Attributes:
         name: what a report calls this model.
         architecture: the adapter's name.
@@ -85,6 +87,9 @@ class BlockSequence(ABC):
     config: dict[str, Any] = {}
     left_over: frozenset[str] = frozenset()
     own_code: bool = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}: {self.architecture}, {len(self)} blocks, {self.device}>"
 
     def __len__(self) -> int:
         """The number of blocks, L."""

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
-from shortgpt.basics.inputs import CalibrationOptions, MeasuringOptions, Progress, Source, apart
+from shortgpt.basics.inputs import CalibrationOptions, MeasuringOptions, Progress, apart
 from shortgpt.checkpoints.new_folder import check_output
 from shortgpt.errors import ModelError, OutputError, SelectionError, VerificationError
 from shortgpt.measuring.calibration import Calibration, calibrate, held_out, items_of
@@ -38,7 +38,7 @@ DEFAULT_CALIBRATION = "stdlib"
 
 
 def prune(
-    model: BlockSequence | Source | str | Path,
+    model: Any,
     output: str | Path | None = None,
     *,
     blocks: int | None = None,
@@ -74,7 +74,8 @@ def prune(
     memory.
 
     Args:
-        model: a model folder or file, a hub id, a shipped name; or a block sequence.
+        model: a model folder or file, a hub id, a shipped name; or a model in memory: a block sequence, or one of a
+            library, which is wrapped.
         output: a folder that does not exist, or is empty. It may be left out of a dry run.
         keep: blocks that stay whatever they score.
         criterion: the score to choose by; default: Block Influence. Beside a search it chooses nothing, and is shown.

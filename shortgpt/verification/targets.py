@@ -136,7 +136,7 @@ class OnDisk(Target):
 
     def prune(self, plan: Plan, fitted: Fitted | None, written: Written, progress: Progress | None) -> Plan:
         assert written.output is not None
-        options: dict[str, Any] = {name: value for name, value in self.options.items() if name != "tokenizer"}
+        options: dict[str, Any] = {n: value for n, value in self.options.items() if n not in ("tokenizer", "revision")}
         return prune_checkpoint(
             self.source,
             written.output,
@@ -200,16 +200,17 @@ class InMemory(Target):
 
 
 @contextmanager
-def opened(model: BlockSequence | Source | str | Path, options: LoadOptions, merge_adapter: bool) -> Iterator[Target]:
+def opened(model: Any, options: LoadOptions, merge_adapter: bool) -> Iterator[Target]:
     """What was named or handed over; an adapter that is merged lies in a folder that is gone with the context."""
-    if isinstance(model, BlockSequence):
-        if merge_adapter or options:
-            given = ", ".join([*options, *(["merge_adapter"] if merge_adapter else [])])
-            raise SelectionError(f"{model.name} is in memory, so that {given} would do nothing; leave it out")
-        yield InMemory(model)
+    if not isinstance(model, (str, Path, Source)):
+        if merge_adapter:
+            raise SelectionError("the model is in memory, so that merge_adapter would do nothing; leave it out")
+        yield InMemory(loading.opened(model, options))
     elif merge_adapter:
         name = model.path if isinstance(model, Source) else model
         with merged(name, trust_remote_code=options.get("trust_remote_code", False)) as source:
             yield OnDisk(source, options)
     else:
-        yield OnDisk(model if isinstance(model, Source) else resolve(model, options.get("architecture")), options)
+        if not isinstance(model, Source):
+            model = resolve(model, options.get("architecture"), options.get("revision"))
+        yield OnDisk(model, options)

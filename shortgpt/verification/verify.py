@@ -127,7 +127,7 @@ def how_to_open(family: Family, config: Config, weights: Weights, options: OpenO
 
 
 def verify(
-    original: BlockSequence,
+    original: Any,
     directory: str | Path,
     blocks: Iterable[int],
     *,
@@ -139,7 +139,8 @@ def verify(
     """Check a saved shorter model against its original.
 
     Args:
-        original: the model before the removal. Where it is streamed, so is the saved one.
+        original: the model before the removal, by its name or path, or in memory. Where it is streamed, so is the saved
+            one.
         directory: where the shorter one was saved.
         blocks: what was removed.
         dtype: what the saved one is opened in; "auto" is what it was saved in.
@@ -149,8 +150,12 @@ def verify(
     Raises:
         VerificationError: they differ, or what was saved cannot be loaded.
     """
+    from shortgpt.models.loading import opened
+
+    is_named = isinstance(original, (str, Path))
+    whole = opened(original, {"dtype": dtype, "trust_remote_code": trust_remote_code} if is_named else {})
     opening: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code, "family": family}
-    return comparison(original, directory, blocks, changes=changes, **opening)()
+    return comparison(whole, directory, blocks, changes=changes, **opening)()
 
 
 def comparison(

@@ -30,7 +30,6 @@ import shortgpt
 from shortgpt import Plan, prune_checkpoint
 from shortgpt.checkpoints.inspection import inspect
 from shortgpt.errors import ModelError, SelectionError, UnknownArchitectureError
-from shortgpt.models.recognition import recognise, resolve
 from tests.support import Ran, opened, saved, skipped_by_hand
 from tests.support import tiny as tiny_llama
 from tests.tiny_types import tiny_config, tiny_model
@@ -349,7 +348,7 @@ def test_a_quantisation_is_refused_where_it_is_not_certain_which_blocks_it_names
 ) -> None:
     source = written(tiny_model("gpt_oss"), tmp_path / "in")
     edit(source, quantization_config={"quant_method": "mxfp4", "modules_to_not_convert": names})
-    found = inspect(resolve(source), recognise(resolve(source)), [1]).refusal
+    found = inspect(source, [1]).refusal
     assert (found is None) if refusal is None else (refusal in str(found))
 
 
@@ -639,7 +638,7 @@ def test_code_of_a_folder_does_not_run_before_it_is_trusted(own_code: Path, tmp_
     for attempt in (
         lambda: shortgpt.load(own_code, device="cpu"),
         lambda: prune_checkpoint(own_code, tmp_path / "out", [1], device="cpu"),
-        lambda: inspect(resolve(own_code), recognise(resolve(own_code))),
+        lambda: inspect(own_code),
     ):
         with pytest.raises(ModelError, match=r"names code of its own .*modeling_mine\.MineForCausalLM.* only when you"):
             attempt()

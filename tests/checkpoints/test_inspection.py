@@ -23,7 +23,6 @@ import shortgpt
 from shortgpt import prune_checkpoint
 from shortgpt.checkpoints.inspection import inspect as look
 from shortgpt.errors import SelectionError
-from shortgpt.models.recognition import recognise, resolve
 from shortgpt.values.inspection import NO_RULE, Inspection
 from tests.support import Ran, saved, tiny
 from tests.tiny_types import tiny_model
@@ -32,8 +31,7 @@ Run = Callable[..., Ran]
 
 
 def inspected(folder: str | Path, remove: tuple[int, ...] = ()) -> Inspection:
-    source = resolve(folder)
-    return look(source, recognise(source), remove)
+    return look(folder, remove)
 
 
 def written(model: PreTrainedModel, folder: Path, **fields: Any) -> Path:

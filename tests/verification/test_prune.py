@@ -107,7 +107,7 @@ def test_what_cannot_be_is_told_and_nothing_is_written(
 
 def test_what_would_do_nothing_with_a_model_in_memory_is_refused(llama_folder: Path, tmp_path: Path) -> None:
     model = shortgpt.load(llama_folder, device="cpu")
-    with pytest.raises(SelectionError, match="in memory, so that dtype would do nothing"):
+    with pytest.raises(ModelError, match="in memory, so that dtype would do nothing"):
         shortgpt.prune(model, tmp_path / "out", blocks=1, dtype="float32")
     with pytest.raises(ModelError, match="written from a checkpoint"):
         shortgpt.prune(model, tmp_path / "out", remove=[1], exports=["mergekit"])

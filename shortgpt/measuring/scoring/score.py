@@ -15,7 +15,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Unpack
 
-from shortgpt.basics.inputs import CalibrationOptions, Progress
+from shortgpt.basics.inputs import MeasuringOptions, Progress, apart
 from shortgpt.errors import CalibrationError, ShortGPTError
 from shortgpt.measuring.batch_parts import BatchParts
 from shortgpt.measuring.calibration import Calibration, calibrate
@@ -25,7 +25,7 @@ from shortgpt.measuring.scoring.boundary_sums import BatchTap, Workspace
 from shortgpt.measuring.scoring.pairs import refuse_spans
 from shortgpt.measuring.scoring.requested import RequestedCriterion, open_criteria
 from shortgpt.models import processes
-from shortgpt.models.sequence import check_opened
+from shortgpt.models.loading import opened
 from shortgpt.values.scores import DEFAULT_CRITERION, Scores
 from shortgpt.values.spans import Spans
 
@@ -41,13 +41,13 @@ for the next (docs/performance.md)."""
 
 
 def score(
-    model: BlockSequence,
+    model: Any,
     calibration: Any = "stdlib",
     *,
     criteria: Sequence[str] = (DEFAULT_CRITERION,),
     spans: bool = False,
     progress: Progress | None = None,
-    **options: Unpack[CalibrationOptions],
+    **options: Unpack[MeasuringOptions],
 ) -> Scores:
     """Score every block of a model, in one pass over the calibration set.
 
@@ -57,6 +57,7 @@ def score(
     from the first block on.
 
     Args:
+        model: a block sequence; a name or path, which is loaded; or a model of a library in memory, which is wrapped.
         calibration: a named source, a path, an iterable of texts or of token batches, or a `Calibration`, which is
             taken as it is.
         criteria: names of installed criteria; the first is the one that `Scores` ranks by. All that look at the stream
@@ -64,7 +65,8 @@ def score(
         spans: measure the first criterion between all pairs of boundaries too, in the same pass: `Scores.spans`. The
             boundaries of a batch are then all held until it is done; of a streamed model, those of all batches.
         progress: called after every block and every batch.
-        options: how many windows of how many tokens, and which: the keywords of `shortgpt.calibrate`.
+        options: how many windows of how many tokens, and which: the keywords of `shortgpt.calibrate`; and for a model
+            that is loaded those of `shortgpt.load`.
 
     Returns:
         Scores, which batch size, order, padding and accumulation do not move, but for what they make the model's own
@@ -75,12 +77,13 @@ def score(
         CalibrationError, UnknownNameError: see `calibrate`.
         ShortGPTError: the model can serve none of the criteria; or there are to be spans of one that does not look at
             the stream.
-        ModelError: the model is none that `shortgpt.load` or `shortgpt.wrap` gave.
+        ModelError: the model cannot be opened.
         torch.OutOfMemoryError: not even one sequence fits into memory.
     """
     import torch
 
-    check_opened(model)
+    texts, opening = apart(options)
+    model = opened(model, opening)
     requested = open_criteria(criteria)
     refused = {one.name: reason for one in requested if (reason := one.refuse(model))}
     requested = [one for one in requested if one.name not in refused]
@@ -90,7 +93,7 @@ def score(
     spanning = requested[0] if spans else None
     if spanning is not None:
         refuse_spans(spanning)
-    data = processes.agreed(lambda: calibrate(calibration, model, **options))
+    data = processes.agreed(lambda: calibrate(calibration, model, **texts))
     report = progress or (lambda what, done, total: None)
     rank, size = processes.rank_and_size()
     parts = processes.gathered(processes.agreed(lambda: _share(model, data, requested, spanning, report, rank, size)))
