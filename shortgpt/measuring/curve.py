@@ -22,11 +22,12 @@ from shortgpt.basics.inputs import MeasuringOptions, Progress, apart
 from shortgpt.errors import SelectionError
 from shortgpt.measuring.calibration import Calibration, calibrate_and_hold_out, items_of
 from shortgpt.measuring.compensation.fit import fit
-from shortgpt.measuring.evaluation import DEFAULT_EVALUATOR, Evaluator, evaluate, evaluate_sets, open_evaluator
+from shortgpt.measuring.evaluation import DEFAULT_EVALUATOR
 from shortgpt.measuring.scoring.score import score
 from shortgpt.measuring.search.journal import FILE
 from shortgpt.measuring.search.measurements import Measurements
 from shortgpt.measuring.search.search import best_sets, measuring
+from shortgpt.measuring.tasks.judges import Judge, open_judge
 from shortgpt.models.loading import listed, tried
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.values.curves import COMPENSATED, Curve, CurveRow, Curves, Line, Point
@@ -62,7 +63,8 @@ def curve(
     Args:
         models: one or several: block sequences, or names and paths, each loaded, measured and let go again.
         criteria: names of installed criteria. Default: Block Influence, and beside it the random order, one draw of it.
-        evaluator: the name of an installed evaluator.
+        evaluator: the name of an installed evaluator, or of a task of `shortgpt.evaluate`, whose items are then made
+            from the held-out windows.
         most: the largest number of blocks to remove (an int), or a share of them (a float below 1); default: half of
             them. Never more than may go: pinned blocks stay, and at least one.
         search: a method of `shortgpt.search`: a line more, of the best sets of 1, 2, ... blocks that it finds on the
@@ -79,19 +81,20 @@ def curve(
         A row a model. One that fails is a row that says why, and the others still run.
 
     Raises:
-        UnknownNameError: no criterion or evaluator of that name is installed; or there is no such search.
+        UnknownNameError: no criterion, evaluator or task of that name is installed; or there is no such search.
         SelectionError: `most` is no number of blocks and no share of them; or an option of a search makes no sense.
     """
     wanted = SearchOptions.of(search, objective=objective, evaluations=evaluations, width=width, resume=resume)
     names = default_criteria() if criteria is None else tuple(criteria)
     for name in names:
         plugins.lookup("criterion", plugins.registry().criteria, name)
-    judge = open_evaluator(evaluator)
+    judge = open_judge(evaluator)
     number_of_blocks(most, 100)
     given = listed(models)
     if not isinstance(calibration, (str, Path, Calibration)):
         calibration = items_of(calibration)  # each model reads it
     texts, loading = apart(options)
+    seed = texts.get("seed", 0)
 
     rows = []
     for number, model in enumerate(given):
@@ -101,8 +104,8 @@ def curve(
 
         def measure(model: BlockSequence, file: str = file) -> Curve:
             data, held_out = calibrate_and_hold_out(calibration, model, **texts)
-            measured = _measured(model, data, held_out, names, judge, most, wanted, file, progress)
-            return with_compensation(measured, model, data, held_out, judge) if compensate else measured
+            measured = _measured(model, data, held_out, names, judge, most, wanted, file, seed, progress)
+            return with_compensation(measured, model, data, held_out, judge, seed) if compensate else measured
 
         rows.append(CurveRow(*tried(model, measure, **loading)))
     return Curves(evaluator, judge.lower_is_better, tuple(rows))
@@ -132,10 +135,11 @@ def _measured(
     data: Calibration,
     held_out: Calibration,
     criteria: Sequence[str],
-    evaluator: Evaluator,
+    judge: Judge,
     most: float | None,
     wanted: SearchOptions | None,
     file: str,
+    seed: int,
     progress: Progress | None,
 ) -> Curve:
     scores = score(model, data, criteria=criteria, progress=progress)
@@ -147,9 +151,9 @@ def _measured(
             chosen[wanted.line] = best_sets(measurements, wanted, limit)
         spent[wanted.line] = measurements
     sets = list(dict.fromkeys(blocks for choices in chosen.values() for blocks in choices))
-    qualities = evaluate_sets(model, held_out, evaluator, sets, progress)
+    qualities = judge.qualities(model, held_out, sets, seed, progress)
     points = {
-        blocks: Point(blocks, evaluator.summary(quality.mean), model.refuse_removal(blocks) if blocks else None)
+        blocks: Point(blocks, quality, model.refuse_removal(blocks) if blocks else None)
         for blocks, quality in zip(sets, qualities, strict=True)
     }
     lines = []
@@ -160,14 +164,14 @@ def _measured(
 
 
 def with_compensation(
-    curve: Curve, model: BlockSequence, data: Calibration, held_out: Calibration, evaluator: Evaluator
+    curve: Curve, model: BlockSequence, data: Calibration, held_out: Calibration, judge: Judge, seed: int
 ) -> Curve:
     """The curve with a line more for its first criterion, and for its search: each removal made up for."""
 
     def compensated(point: Point) -> Point:
         with fit(model, point.removed, data).on(model):
-            quality = evaluate(model, held_out, evaluator, point.removed)
-        return replace(point, quality=evaluator.summary(quality.mean))
+            (quality,) = judge.qualities(model, held_out, [point.removed], seed, None)
+        return replace(point, quality=quality)
 
     lines = []
     for line in curve.lines:

@@ -54,6 +54,11 @@ def find_tasks(names: Sequence[str], options: TaskOptions) -> tuple[Task | TaskR
     return tuple(found.values())
 
 
+def check_task(name: str) -> None:
+    """Raise an `UnknownNameError` where no task of that name is known. Nothing is fetched or made."""
+    _maker(name, TaskOptions())
+
+
 def _maker(name: str, options: TaskOptions) -> Callable[[], tuple[Task | TaskRow, ...]]:
     """What makes the tasks of a name."""
     registry = plugins.registry()

@@ -41,6 +41,7 @@ class LanguageModel:
 
     Args:
         removed: blocks that are left out: removed in memory where that can be, else skipped.
+        skip: skip them in any case, for a model whose blocks others have put something on.
         batch_size: requests that are run together; of prompts that are generated from, four times as many.
 
     Attributes:
@@ -55,7 +56,14 @@ class LanguageModel:
         CalibrationError: the model has no tokenizer.
     """
 
-    def __init__(self, model: BlockSequence, removed: Iterable[int] = (), *, batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        model: BlockSequence,
+        removed: Iterable[int] = (),
+        *,
+        batch_size: int | None = None,
+        skip: bool = False,
+    ) -> None:
         if model.tokenizer is None:
             raise CalibrationError(
                 f"{model.name} has no tokenizer, so tasks cannot be put to it; name one (--tokenizer NAME, tokenizer= "
@@ -63,7 +71,7 @@ class LanguageModel:
             )
         gone = tuple(removed)
         self.name = f"{model.name} without {format_blocks(gone)}" if gone else model.name
-        self.model, self.skipped = _shorter(model, gone)
+        self.model, self.skipped = (model, gone) if skip else _shorter(model, gone)
         self.tokenizer = model.tokenizer
         self.batch_size = batch_size or BATCH_SIZE
         self.window = model.max_tokens or WINDOW
