@@ -17,6 +17,7 @@ side of it, from `BURN_IN` items on. Where the number of items was fixed before,
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -69,7 +70,9 @@ def unbounded_above_zero(values: Sequence[float], *, peeking: bool) -> bool:
     return mean - (_boundary(n) if peeking else _student(n)) * deviation > 0
 
 
+@functools.cache
 def _student(n: int) -> float:
+    """The same of Student's t interval."""
     from scipy.stats import t
 
     return float(t.ppf(1 - ALPHA, n - 1)) / math.sqrt(n)
