@@ -75,8 +75,9 @@ FUNCTIONS = {
     "search": "(model: BlockSequence, blocks: int, calibration: Any = stdlib, *, method: str = pairs, "
     "objective: str = perplexity, evaluations: int = 2000, width: int = 4, keep: Iterable[int] = (), "
     "contiguous: bool = False, refuse: Refuse | None = None, compensate: bool = False, "
-    "refuse_change: Callable[[Projection], str | None] | None = None, resume: str | Path | None = None, "
-    "progress: Progress | None = None, **texts: Unpack[CalibrationOptions]) -> Search",
+    "besides: Iterable[Iterable[int]] = (), refuse_change: Callable[[Projection], str | None] | None = None, "
+    "resume: str | Path | None = None, progress: Progress | None = None, "
+    "**texts: Unpack[CalibrationOptions]) -> Search",
     "verify": "(original: Any, directory: str | Path, blocks: Iterable[int], *, "
     "dtype: str = auto, trust_remote_code: bool = False, family: Family | None = None, "
     "changes: Sequence[Change] = ()) -> Verification",

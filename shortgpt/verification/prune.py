@@ -203,7 +203,7 @@ def _scored(
     if search is None:
         plan = Plan.chosen(scores, choose(selection, scores, model, text, target.refuse, progress))
     else:
-        found = search(model, calibration, progress, **texts)
+        found = search(model, scores, calibration, progress, **texts)
         plan = Plan.chosen(scores.with_search(found), (found.blocks, found.choice))
     return _Chosen(plan, model, text)
 
@@ -240,12 +240,15 @@ def _found(
     wanted: SearchOptions,
     compensate: bool,
     model: BlockSequence,
+    scores: Scores,
     calibration: Any,
     progress: Progress | None,
     **texts: Unpack[CalibrationOptions],
 ) -> Search:
-    """The search for the set that a selection asks for."""
+    """The search for the set that a selection asks for; the set of least score is compensated beside the best."""
     rules: dict[str, Any] = {"refuse": target.refuse, "compensate": compensate, "refuse_change": target.refuse_change}
+    if selection.contiguous is None:
+        rules["besides"] = [scores.least_influential(selection.number(len(scores)))]
     return searched(selection, model, calibration, wanted, progress=progress, **rules, **texts)
 
 

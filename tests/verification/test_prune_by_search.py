@@ -85,6 +85,29 @@ def test_score_marks_the_best_set_and_shows_the_search(
     assert "the best sets of 2 of 6 blocks" in table
 
 
+def test_with_compensation_the_best_sets_and_that_of_least_score_are_compensated_before_the_choice(
+    llama_folder: Path, text: Path, tmp_path: Path
+) -> None:
+    plan = shortgpt.prune(
+        llama_folder,
+        tmp_path / "out",
+        blocks=2,
+        search="exact",
+        compensate=True,
+        calibration=text,
+        effect=False,
+        verify=False,
+        **ON,
+    )
+    assert plan is not None
+    assert plan.scores is not None
+    assert plan.scores.search is not None
+    assert plan.compensation is not None
+    finalists = {one.blocks: one.compensated for one in plan.scores.search.candidates if one.compensated is not None}
+    assert plan.scores.least_influential(2) in finalists
+    assert plan.blocks == min(finalists, key=lambda blocks: finalists[blocks])
+
+
 def test_neighbours_of_texts_that_can_be_read_once_only(llama_folder: Path, tmp_path: Path) -> None:
     texts = (f"text {i} of some words, {i * i} of them" for i in range(4))
     blocks = shortgpt.load(llama_folder, device="cpu")

@@ -12,12 +12,12 @@ fitted to says little of what they are worth.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shortgpt.measuring.compensation.fit import fit, split
-from shortgpt.values.search import Search, Sums, best_set
+from shortgpt.values.search import Candidate, Search, Sums, best_set
 
 if TYPE_CHECKING:
     from shortgpt.basics.inputs import Progress
@@ -35,12 +35,14 @@ VARIANT = "compensated"
 def best_compensated(
     found: Search,
     measurements: Measurements,
+    besides: Iterable[Blocks] = (),
     refuse: Callable[[Projection], str | None] | None = None,
     progress: Progress | None = None,
 ) -> Search:
     """A search whose choice is the best of its `FINALISTS` best sets when each is compensated.
 
     Args:
+        besides: sets that may go and are compensated, too.
         refuse: why a projection cannot be changed for another reason than the model's own; None where it can.
         progress: called with "compensated" after each of them.
 
@@ -48,18 +50,28 @@ def best_compensated(
         CalibrationError: there is one sequence only.
     """
     fitted_on, judged_on = split(measurements.data)
-    finalists = [one.blocks for one in found.candidates[:FINALISTS] if math.isfinite(one.value)]
+    known = {one.blocks for one in found.candidates}
+    others = measurements.of([blocks for blocks in besides if blocks not in known])
+    entrants = [*found.candidates, *(Candidate(blocks, sums.mean) for blocks, sums in others.items())]
+    taken = [*entrants[:FINALISTS], *(one for one in entrants[FINALISTS:] if one.blocks in {*besides})]
+    finalists = [one.blocks for one in taken if math.isfinite(one.value)]
     sums: dict[Blocks, Sums] = {}
     for blocks in finalists:
         sums[blocks] = _compensated(blocks, measurements, fitted_on, judged_on, refuse)
         if progress is not None:
             progress(VARIANT, len(sums), len(finalists))
     best, choice = best_set(sums, found.method, judged_on.documents)
-    candidates = [
-        replace(one, compensated=sums[one.blocks].mean if one.blocks in sums else None) for one in found.candidates
-    ]
-    candidates.sort(key=lambda one: one.blocks != best)
-    return replace(found, blocks=best, choice=choice, candidates=tuple(candidates))
+    candidates = [replace(one, compensated=sums[one.blocks].mean if one.blocks in sums else None) for one in entrants]
+    candidates.sort(key=lambda one: (one.blocks != best, one.value))
+    return replace(
+        found,
+        blocks=best,
+        choice=choice,
+        candidates=tuple(candidates),
+        measured=found.measured + len(others),
+        evaluations=measurements.evaluations,
+        passes=measurements.passes,
+    )
 
 
 def _compensated(

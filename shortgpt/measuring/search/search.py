@@ -59,6 +59,7 @@ def search(
     contiguous: bool = False,
     refuse: Refuse | None = None,
     compensate: bool = False,
+    besides: Iterable[Iterable[int]] = (),
     refuse_change: Callable[[Projection], str | None] | None = None,
     resume: str | Path | None = None,
     progress: Progress | None = None,
@@ -83,6 +84,8 @@ def search(
         refuse: why a set cannot be removed, None where it can. Default: what the model's family says.
         compensate: take of the best few sets the one that is best when what it did is made up for
             (`shortgpt.compensate`); fitted to three quarters of the sequences, and measured on the others.
+        besides: sets of so many blocks that are compensated beside the best few: compensation can make more of a set
+            that is worse before it.
         refuse_change: why a projection cannot be changed for another reason, as in a checkpoint's files.
         resume: a file, or a folder, in which every measurement is kept. Where it holds some of the same model, text,
             objective and version, the search goes on from there and ends as if it had not been stopped.
@@ -104,7 +107,11 @@ def search(
     data = calibration if isinstance(calibration, Calibration) else calibrate(calibration, model, **texts)
     with measuring(model, data, wanted, progress) as measurements:
         found = find(space, measurements, wanted)
-        return best_compensated(found, measurements, refuse_change, progress) if compensate else found
+        if not compensate:
+            return found
+        others = [block_numbers(other, len(model)) for other in besides]
+        allowed = dict.fromkeys(other for other in others if len(other) == blocks and space.refusal(other) is None)
+        return best_compensated(found, measurements, tuple(allowed), refuse_change, progress)
 
 
 def searched(

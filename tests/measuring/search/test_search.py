@@ -174,9 +174,11 @@ def test_of_the_best_sets_that_which_is_best_compensated_is_taken(llama: Any, tm
     batches = [{"input_ids": ids_of(4, 24, seed=seed)} for seed in (1, 2)]
     ask: dict[str, Any] = {"method": "exact", "objective": "kl"}
     plain = shortgpt.search(blocks, 2, batches, **ask)
-    found = shortgpt.search(blocks, 2, batches, compensate=True, resume=tmp_path, **ask)
+    worst = plain.candidates[-1].blocks
+    ask |= {"compensate": True, "besides": [worst], "resume": tmp_path}
+    found = shortgpt.search(blocks, 2, batches, **ask)
     finalists = {one.blocks: one.compensated for one in found.candidates if one.compensated is not None}
-    assert set(finalists) == {one.blocks for one in plain.candidates[:4]}
+    assert set(finalists) == {worst, *(one.blocks for one in plain.candidates[:4])}
     assert found.blocks == found.candidates[0].blocks == min(finalists, key=lambda one: finalists[one])
     assert "compensated" in str(found)
     ids, changed = batches[1]["input_ids"][2:], 0  # the last quarter
@@ -190,7 +192,7 @@ def test_of_the_best_sets_that_which_is_best_compensated_is_taken(llama: Any, tm
         assert value == pytest.approx(expected, rel=1e-5)
     assert changed
     before = (tmp_path / "search.jsonl").read_bytes()
-    assert shortgpt.search(blocks, 2, batches, compensate=True, resume=tmp_path, **ask) == found
+    assert shortgpt.search(blocks, 2, batches, **ask) == found
     assert (tmp_path / "search.jsonl").read_bytes() == before
 
 
