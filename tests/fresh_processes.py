@@ -41,6 +41,11 @@ class WaitingPython:
             [python, "-I", waiting_python.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
+    @property
+    def process(self) -> int:
+        """Its id, which is that of the parent of each fork."""
+        return self._process.pid
+
     def run(
         self,
         arguments: Sequence[str],
@@ -91,7 +96,11 @@ def forked_verification() -> Iterator[None]:
     run = subprocess.run
 
     def forked(command: Any, *arguments: Any, **options: Any) -> Any:
-        return run_python(*command[1:]) if START in command else run(command, *arguments, **options)
+        python = waiting() if START in command else None
+        if python is None:
+            return run(command, *arguments, **options)
+        *before, request = command[1:]
+        return python.run([*before, json.dumps(json.loads(request) | {"parent": python.process})])
 
     with mock.patch.object(subprocess, "run", forked):
         yield

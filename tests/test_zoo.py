@@ -3,8 +3,6 @@
 import importlib
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import torch
 from transformers import AutoTokenizer
 
 from shortgpt.plugins import registry
+from tests.fresh_processes import run_python
 from tests.support import opened
 
 ZOO = {model.name: Path(model.target) for model in registry().models if model.name.startswith("zoo:")}
@@ -29,7 +28,8 @@ def test_there_is_a_model_of_each_family_and_together_they_are_small() -> None:
 
 def test_types_that_transformers_lacks_open_where_nothing_else_was_imported() -> None:
     code = "import shortgpt; [shortgpt.load(f'zoo:{name}', device='cpu') for name in ('gpt2-postnorm', 'baichuan')]"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    ran = run_python("-c", code)
+    assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.parametrize("name", ZOO)

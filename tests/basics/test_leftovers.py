@@ -127,7 +127,7 @@ def test_the_process_that_verifies_ends_with_the_one_that_asks() -> None:
     child = int(asks.stdout.readline())
     asks.send_signal(signal.SIGKILL)
     asks.wait()
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 60
     while Path(f"/proc/{child}").exists() and _state(child) != "Z" and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not Path(f"/proc/{child}").exists() or _state(child) == "Z"
