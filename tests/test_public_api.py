@@ -72,12 +72,12 @@ FUNCTIONS = {
     "trace": "(model: Any, calibration: Any = stdlib, **options: Unpack[MeasuringOptions]) -> Iterator[Boundary]",
     "inspect": "(model: Any, remove: str | Iterable[int] = (), *, architecture: str | None = None, "
     "trust_remote_code: bool = False, revision: str | None = None) -> Inspection",
-    "search": "(model: BlockSequence, blocks: int, calibration: Any = stdlib, *, method: str = pairs, "
+    "search": "(model: Any, blocks: int, calibration: Any = stdlib, *, method: str = pairs, "
     "objective: str = perplexity, evaluations: int = 2000, width: int = 4, keep: Iterable[int] = (), "
     "contiguous: bool = False, refuse: Refuse | None = None, compensate: bool = False, "
     "besides: Iterable[Iterable[int]] = (), refuse_change: Callable[[Projection], str | None] | None = None, "
     "resume: str | Path | None = None, progress: Progress | None = None, "
-    "**texts: Unpack[CalibrationOptions]) -> Search",
+    "**options: Unpack[MeasuringOptions]) -> Search",
     "verify": "(original: Any, directory: str | Path, blocks: Iterable[int], *, "
     "dtype: str = auto, trust_remote_code: bool = False, family: Family | None = None, "
     "changes: Sequence[Change] = ()) -> Verification",

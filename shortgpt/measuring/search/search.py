@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from shortgpt.basics.block_lists import block_numbers
+from shortgpt.basics.inputs import MeasuringOptions, Progress, apart
 from shortgpt.measuring.calibration import Calibration, calibrate
 from shortgpt.measuring.search import methods
 from shortgpt.measuring.search.compensated import best_compensated
@@ -22,7 +23,7 @@ from shortgpt.measuring.search.journal import FILE, Journal, identity
 from shortgpt.measuring.search.measurements import Measurements
 from shortgpt.measuring.search.objective import open_objective
 from shortgpt.measuring.search.space import NothingMayGo, Space
-from shortgpt.models.sequence import check_opened
+from shortgpt.models.loading import opened
 from shortgpt.values.scores import KEPT, check_kept
 from shortgpt.values.search import (
     BEAM,
@@ -39,7 +40,6 @@ from shortgpt.values.search import (
 )
 
 if TYPE_CHECKING:
-    from shortgpt.basics.inputs import CalibrationOptions, Progress
     from shortgpt.models.projections import Projection
     from shortgpt.models.sequence import BlockSequence
     from shortgpt.values.choice import Refuse
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 def search(
-    model: BlockSequence,
+    model: Any,
     blocks: int,
     calibration: Any = "stdlib",
     *,
@@ -63,7 +63,7 @@ def search(
     refuse_change: Callable[[Projection], str | None] | None = None,
     resume: str | Path | None = None,
     progress: Progress | None = None,
-    **texts: Unpack[CalibrationOptions],
+    **options: Unpack[MeasuringOptions],
 ) -> Search:
     """Look for the set of so many blocks that a model misses least.
 
@@ -71,8 +71,8 @@ def search(
     judge it on other text (`shortgpt.effect`).
 
     Args:
+        model, calibration, options: as for `shortgpt.score`.
         blocks: how many go.
-        calibration, texts: as for `shortgpt.score`.
         method: "exact" measures every set; "pairs" all single blocks and pairs, and then the sets that these say are
             best; "beam" the `width` best sets of one block more, step by step.
         objective: "perplexity", or "kl", the divergence of the next token's distribution from the whole model's, which
@@ -98,13 +98,14 @@ def search(
         HiddenStateError: the whole model gives NaN or infinity.
         CalibrationError: see `shortgpt.calibrate`.
         ShortGPTError: what `resume` names is of another search, or damaged.
-        ModelError: the model is streamed.
+        ModelError: the model cannot be opened, or is streamed.
     """
-    check_opened(model)
     wanted = SearchOptions(method, objective, evaluations, width, resume)
     wanted.check()
+    texts, opening = apart(options)
+    model = opened(model, opening)
     space = space_of(model, blocks, keep, contiguous, refuse)
-    data = calibration if isinstance(calibration, Calibration) else calibrate(calibration, model, **texts)
+    data = calibrate(calibration, model, **texts)
     with measuring(model, data, wanted, progress) as measurements:
         found = find(space, measurements, wanted)
         if not compensate:

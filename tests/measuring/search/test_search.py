@@ -94,6 +94,14 @@ def test_a_search_finds_what_exact_finds_and_says_what_it_took(llama: Any) -> No
         assert Search.from_json(one.to_json()) == one
 
 
+def test_a_model_by_its_path_and_one_of_a_library_are_taken_too(llama_folder: Path) -> None:
+    ask: dict[str, Any] = {"calibration": BATCHES, "method": "exact"}
+    by_path = shortgpt.search(llama_folder, 1, device="cpu", **ask)
+    opened: Any = shortgpt.load(llama_folder, device="cpu")
+    assert by_path == shortgpt.search(opened, 1, **ask)
+    assert by_path.candidates == shortgpt.search(opened.model, 1, **ask).candidates
+
+
 def test_blocks_that_stay_stay_and_neighbours_are_neighbours(llama: Any) -> None:
     _, blocks = llama
     for method in ("exact", "pairs", "beam"):
@@ -304,8 +312,8 @@ def test_what_cannot_be_searched_is_told_before_anything_is_measured(llama: Any,
             shortgpt.search(blocks, 3, BATCHES, progress=never, **ask)
     with pytest.raises(ModelError, match="cannot be run without"):
         shortgpt.search(shortgpt.load(llama_folder, stream=True), 1, BATCHES)
-    with pytest.raises(ModelError, match="in place of a"):
-        shortgpt.search("llama", 1, BATCHES)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="nowhere"):
+        shortgpt.search("nowhere/at-all.pth", 1, BATCHES)
 
 
 class Spoken(Playback):
