@@ -45,7 +45,8 @@ FUNCTIONS = {
     "calibrate": "(source: Any, model: BlockSequence, *, sequences: int | None = None, tokens: int | None = None, "
     "seed: int = 0, field: str | None = None, batch_size: int | None = None) -> Calibration",
     "score": "(model: Any, calibration: Any = stdlib, *, criteria: Sequence[str] = (block-influence,), "
-    "spans: bool = False, progress: Progress | None = None, **options: Unpack[MeasuringOptions]) -> Scores",
+    "spans: bool = False, resume: str | Path | None = None, progress: Progress | None = None, "
+    "**options: Unpack[MeasuringOptions]) -> Scores",
     "remove": "(model: BlockSequence, blocks: Plan | Iterable[int]) -> BlockSequence",
     "prune_checkpoint": "(source: str | Path | Source, output: str | Path, blocks: Plan | Iterable[int], *, "
     "verify: bool = True, device: str | None = None, dtype: str = auto, trust_remote_code: bool = False, "
@@ -82,15 +83,16 @@ FUNCTIONS = {
     "dtype: str = auto, trust_remote_code: bool = False, family: Family | None = None, "
     "changes: Sequence[Change] = ()) -> Verification",
     "compare": "(models: Iterable[BlockSequence | Scores | str | Path], calibration: Any = stdlib, *, "
-    "criteria: Sequence[str] = (block-influence,), progress: Progress | None = None, "
-    "**options: Unpack[MeasuringOptions]) -> Comparison",
+    "criteria: Sequence[str] = (block-influence,), resume: str | Path | None = None, "
+    "progress: Progress | None = None, **options: Unpack[MeasuringOptions]) -> Comparison",
     "curve": "(models: BlockSequence | str | Path | Iterable[BlockSequence | str | Path], "
     "calibration: Any = stdlib, *, criteria: Sequence[str] | None = None, evaluator: str = perplexity, "
     "most: float | None = None, search: str | None = None, objective: str | None = None, "
     "evaluations: int | None = None, width: int | None = None, resume: str | Path | None = None, "
     "compensate: bool = False, progress: Progress | None = None, **options: Unpack[MeasuringOptions]) -> Curves",
     "ablate": "(model: Any, calibration: Any = stdlib, *, criteria: Sequence[str] = (block-influence,), "
-    "evaluator: str = perplexity, progress: Progress | None = None, **options: Unpack[MeasuringOptions]) -> Ablation",
+    "evaluator: str = perplexity, resume: str | Path | None = None, progress: Progress | None = None, "
+    "**options: Unpack[MeasuringOptions]) -> Ablation",
 }
 
 KEYWORDS = {

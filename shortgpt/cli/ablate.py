@@ -19,10 +19,18 @@ from shortgpt.cli import common
 )
 @click.option("--evaluator", default="perplexity", show_default=True, help="What the quality is.")
 @click.option("--architecture", help="Take this adapter instead of looking for one.")
+@common.resume_option
 @common.calibration_options
 @common.model_options
 @common.result_options
-def ablate(model: str, criteria: tuple[str, ...], evaluator: str, outputs: common.Outputs, **options: Any) -> None:
+def ablate(
+    model: str,
+    criteria: tuple[str, ...],
+    evaluator: str,
+    resume: str | None,
+    outputs: common.Outputs,
+    **options: Any,
+) -> None:
     """Measure MODEL without each of its blocks alone and, where they are known, without its mixer or its MLP.
 
     The mixer is attention or what stands for it. Beside each block stand the criteria's scores, and below how their
@@ -40,5 +48,5 @@ def ablate(model: str, criteria: tuple[str, ...], evaluator: str, outputs: commo
     opened = load(model, **opening)
     names = criteria or (DEFAULT_CRITERION,)
     with common.progress_bars(outputs.quiet) as progress:
-        ablation = run(opened, source, criteria=names, evaluator=evaluator, progress=progress, **texts)
+        ablation = run(opened, source, criteria=names, evaluator=evaluator, resume=resume, progress=progress, **texts)
     common.emit(ablation, ablation, outputs)

@@ -151,6 +151,12 @@ def result_options(command: Command) -> Command:
     return click.option("--plot", metavar="FILE", help=text)(report_options(command))
 
 
+def resume_option(command: Command) -> Command:
+    """The folder of a long run."""
+    text = "Keep what is measured in this folder, and go on from what it holds."
+    return click.option("--resume", metavar="FOLDER", help=text)(command)
+
+
 def _with(options: tuple[Callable[[Command], Command], ...], command: Command) -> Command:
     return functools.reduce(lambda inner, option: option(inner), reversed(options), command)
 

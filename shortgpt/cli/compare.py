@@ -15,12 +15,14 @@ from shortgpt.errors import ShortGPTError
 @click.option(
     "--criterion", "criteria", multiple=True, help="What to compare by; may be repeated. Default: block-influence."
 )
+@common.resume_option
 @common.calibration_options
 @common.model_options
 @common.result_options
 def compare(
     models: tuple[str, ...],
     criteria: tuple[str, ...],
+    resume: str | None,
     outputs: common.Outputs,
     **options: Any,
 ) -> None:
@@ -39,7 +41,8 @@ def compare(
         options["device"] = default_device(options["device"])
     source = options.pop("calibration")
     with common.progress_bars(outputs.quiet) as progress:
-        comparison = run(models, source, criteria=criteria or (DEFAULT_CRITERION,), progress=progress, **options)
+        names = criteria or (DEFAULT_CRITERION,)
+        comparison = run(models, source, criteria=names, resume=resume, progress=progress, **options)
     if all(row.scores is None for row in comparison.rows):
         common.write_json(comparison, outputs.json_file)
         reasons = "; ".join(f"{model}: {why}" for model, why in comparison.failures())

@@ -57,6 +57,7 @@ def score(
     """
     from shortgpt.basics.block_lists import parse_blocks
     from shortgpt.basics.inputs import apart
+    from shortgpt.measuring.scoring.resuming import folder_for
     from shortgpt.measuring.scoring.score import score as run
     from shortgpt.measuring.search.search import searched
     from shortgpt.models import processes
@@ -67,7 +68,9 @@ def score(
     from shortgpt.values.selection import Selection
 
     common.check(outputs)
-    wanted = SearchOptions.of(search, objective=objective, evaluations=evaluations, width=width, resume=resume)
+    wanted = SearchOptions.of(
+        search, objective=objective, evaluations=evaluations, width=width, resume=resume if search else None
+    )
     if wanted is not None and options["stream"]:
         raise SelectionError("--search runs the whole model, and --stream leaves its weights in their files; take one")
     common.number_of_blocks(blocks, ratio, 100, DEFAULT_RATIO)  # a mistake here is told before the model is loaded
@@ -84,7 +87,8 @@ def score(
         count = _marked(sequence, blocks, ratio, kept)
         with common.progress_bars(outputs.quiet) as progress:
             names = criteria or (DEFAULT_CRITERION,)
-            scores = run(sequence, source, criteria=names, spans=spans, progress=progress, **texts)
+            folder = folder_for(resume, 0, 1)
+            scores = run(sequence, source, criteria=names, spans=spans, resume=folder, progress=progress, **texts)
     if started()[0] > 0:
         return  # the first process reports
     scores = scores.keeping(kept)

@@ -33,7 +33,8 @@ def search_options(command: Command) -> Command:
         click.option(
             "--resume",
             metavar="FOLDER",
-            help="Keep every measurement of a search in this folder, or .jsonl file, and go on from what it holds.",
+            help="Keep what is measured in this folder, and go on from what it holds; a .jsonl file holds that of a "
+            "search alone.",
         ),
     )
     return functools.reduce(lambda inner, option: option(inner), reversed(options), command)

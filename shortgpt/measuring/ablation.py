@@ -11,6 +11,7 @@ ShortGPT, arXiv:2403.03853).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Unpack
 
 from shortgpt import plugins
@@ -18,6 +19,7 @@ from shortgpt.basics.inputs import MeasuringOptions, Progress, apart
 from shortgpt.basics.statistics import interval, spearman
 from shortgpt.measuring.calibration import calibrate_and_hold_out
 from shortgpt.measuring.evaluation import DEFAULT_EVALUATOR, evaluate, evaluate_cuts, open_evaluator
+from shortgpt.measuring.scoring.resuming import journal_of
 from shortgpt.measuring.scoring.score import score
 from shortgpt.models.loading import opened
 from shortgpt.models.sequence import Cut
@@ -31,6 +33,7 @@ def ablate(
     *,
     criteria: Sequence[str] = (DEFAULT_CRITERION,),
     evaluator: str = DEFAULT_EVALUATOR,
+    resume: str | Path | None = None,
     progress: Progress | None = None,
     **options: Unpack[MeasuringOptions],
 ) -> Ablation:
@@ -45,6 +48,8 @@ def ablate(
         criteria: names of installed criteria, to be held against the ablation.
         evaluator: the name of an installed evaluator.
         calibration, options: as for `shortgpt.score`.
+        resume: a folder in which each batch is kept as it is measured, and from which it is taken; see
+            `shortgpt.score`.
         progress: also called with "cuts" after each part of each batch.
 
     Raises:
@@ -59,12 +64,13 @@ def ablate(
     texts, opening = apart(options)
     model = opened(model, opening)
     data, held_out = calibrate_and_hold_out(calibration, model, **texts)
-    scores = score(model, data, criteria=criteria, progress=progress)
-    whole = judge.summary(evaluate(model, held_out, judge).mean)
+    scores = score(model, data, criteria=criteria, resume=resume, progress=progress)
     depth = range(len(model))
     cuts = [Cut(block) for block in depth]
     cuts += [Cut(block, part) for block, parts in enumerate(model.parts) for part in parts]
-    qualities = evaluate_cuts(model, held_out, judge, cuts, progress=progress)
+    with journal_of(resume, "quality", model, held_out) as journal:
+        whole = judge.summary(evaluate(model, held_out, judge, journal=journal).mean)
+        qualities = evaluate_cuts(model, held_out, judge, cuts, progress=progress, journal=journal)
     quality = {cut: judge.summary(one.mean) for cut, one in zip(cuts, qualities, strict=True)}
     without = {part or BLOCK: tuple(quality.get(Cut(block, part)) for block in depth) for part in _parts(cuts)}
     damage = [quality[Cut(block)] * (1 if judge.lower_is_better else -1) for block in depth]

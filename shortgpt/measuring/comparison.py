@@ -10,6 +10,7 @@ from shortgpt.basics.inputs import MeasuringOptions, Progress, apart
 from shortgpt.basics.untrusted import local_path
 from shortgpt.errors import ShortGPTError
 from shortgpt.measuring.calibration import Calibration, items_of
+from shortgpt.measuring.scoring.resuming import folder_for
 from shortgpt.measuring.scoring.score import score
 from shortgpt.models.loading import listed, tried
 from shortgpt.models.sequence import BlockSequence
@@ -22,6 +23,7 @@ def compare(
     calibration: Any = "stdlib",
     *,
     criteria: Sequence[str] = (DEFAULT_CRITERION,),
+    resume: str | Path | None = None,
     progress: Progress | None = None,
     **options: Unpack[MeasuringOptions],
 ) -> Comparison:
@@ -33,6 +35,8 @@ def compare(
         criteria: what they are compared by. A model that cannot serve all of them is compared by the others.
         calibration, options: as for `shortgpt.score` and `shortgpt.load`; a `tokenizer` serves the models that bring
             none.
+        resume: a folder in which the sums of each batch of each model are kept as they are made, and from which they
+            are taken; see `shortgpt.score`.
         progress: also called with "models" before each one.
 
     Returns:
@@ -51,13 +55,15 @@ def compare(
         calibration = items_of(calibration)  # each model reads it
     texts, loading = apart(options)
 
-    def measure(model: BlockSequence) -> Scores:
-        return score(model, calibration, criteria=criteria, progress=progress, **texts)
-
     rows = []
     for number, model in enumerate(given):
         if progress is not None:
             progress("models", number, len(given))
+        folder = folder_for(resume, number, len(given))
+
+        def measure(model: BlockSequence, folder: Path | None = folder) -> Scores:
+            return score(model, calibration, criteria=criteria, resume=folder, progress=progress, **texts)
+
         rows.append(_recorded(model, criteria) if is_measured(model) else Row(*tried(model, measure, **loading)))
     return Comparison(tuple(rows), tuple(criteria))
 

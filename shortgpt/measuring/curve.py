@@ -23,6 +23,7 @@ from shortgpt.errors import SelectionError
 from shortgpt.measuring.calibration import Calibration, calibrate_and_hold_out, items_of
 from shortgpt.measuring.compensation.fit import fit
 from shortgpt.measuring.evaluation import DEFAULT_EVALUATOR
+from shortgpt.measuring.scoring.resuming import folder_for, journal_of
 from shortgpt.measuring.scoring.score import score
 from shortgpt.measuring.search.journal import FILE
 from shortgpt.measuring.search.measurements import Measurements
@@ -68,8 +69,10 @@ def curve(
         most: the largest number of blocks to remove (an int), or a share of them (a float below 1); default: half of
             them. Never more than may go: pinned blocks stay, and at least one.
         search: a method of `shortgpt.search`: a line more, of the best sets of 1, 2, ... blocks that it finds on the
-            windows that the criteria look at. `objective`, `evaluations`, `width` and `resume` are its options; of
-            several models each keeps its measurements in a file of its own in the folder `resume`.
+            windows that the criteria look at. `objective`, `evaluations` and `width` are its options.
+        resume: a folder in which each batch is kept as it is measured, and from which it is taken (see
+            `shortgpt.score`), and every measurement of a search too; of several models each has a place of its own in
+            it. A .jsonl file keeps those of a search alone.
         compensate: a line more beside that of the first criterion, and beside that of a search: each removal is made up
             for by maps that are fitted on the calibration's windows (`shortgpt.compensate`).
         calibration, options: as for `shortgpt.score` and `shortgpt.load`; a `tokenizer` serves the models that bring
@@ -84,7 +87,8 @@ def curve(
         UnknownNameError: no criterion, evaluator or task of that name is installed; or there is no such search.
         SelectionError: `most` is no number of blocks and no share of them; or an option of a search makes no sense.
     """
-    wanted = SearchOptions.of(search, objective=objective, evaluations=evaluations, width=width, resume=resume)
+    kept = resume if search is not None else None
+    wanted = SearchOptions.of(search, objective=objective, evaluations=evaluations, width=width, resume=kept)
     names = default_criteria() if criteria is None else tuple(criteria)
     for name in names:
         plugins.lookup("criterion", plugins.registry().criteria, name)
@@ -102,9 +106,11 @@ def curve(
             progress("models", number, len(given))
         file = FILE if len(given) == 1 else f"search-{number + 1}.jsonl"
 
-        def measure(model: BlockSequence, file: str = file) -> Curve:
+        folder = folder_for(resume, number, len(given))
+
+        def measure(model: BlockSequence, file: str = file, folder: Path | None = folder) -> Curve:
             data, held_out = calibrate_and_hold_out(calibration, model, **texts)
-            measured = _measured(model, data, held_out, names, judge, most, wanted, file, seed, progress)
+            measured = _measured(model, data, held_out, names, judge, most, wanted, file, folder, seed, progress)
             return with_compensation(measured, model, data, held_out, judge, seed) if compensate else measured
 
         rows.append(CurveRow(*tried(model, measure, **loading)))
@@ -139,10 +145,11 @@ def _measured(
     most: float | None,
     wanted: SearchOptions | None,
     file: str,
+    resume: Path | None,
     seed: int,
     progress: Progress | None,
 ) -> Curve:
-    scores = score(model, data, criteria=criteria, progress=progress)
+    scores = score(model, data, criteria=criteria, resume=resume, progress=progress)
     limit = number_of_blocks(most, len(model))
     chosen = {name: _choices(scores.of(name), limit) for name in scores.criteria}
     spent: dict[str, Measurements] = {}
@@ -151,7 +158,8 @@ def _measured(
             chosen[wanted.line] = best_sets(measurements, wanted, limit)
         spent[wanted.line] = measurements
     sets = list(dict.fromkeys(blocks for choices in chosen.values() for blocks in choices))
-    qualities = judge.qualities(model, held_out, sets, seed, progress)
+    with journal_of(resume, "quality", model, held_out) as journal:
+        qualities = judge.qualities(model, held_out, sets, seed, progress, journal)
     points = {
         blocks: Point(blocks, quality, model.refuse_removal(blocks) if blocks else None)
         for blocks, quality in zip(sets, qualities, strict=True)

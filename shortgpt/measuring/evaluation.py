@@ -10,6 +10,7 @@ Blocks are left out by skipping; nothing is rebuilt. What is left out in turn sh
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from shortgpt.basics.inputs import Progress
+    from shortgpt.basics.journal import Journal
     from shortgpt.measuring.calibration import Calibration
     from shortgpt.models.sequence import BlockSequence, TokenBatch
 
@@ -95,8 +97,17 @@ def open_evaluator(name: str) -> Evaluator:
     return made
 
 
-def evaluate(model: BlockSequence, data: Calibration, evaluator: Evaluator, removed: Iterable[int] = ()) -> Quality:
+def evaluate(
+    model: BlockSequence,
+    data: Calibration,
+    evaluator: Evaluator,
+    removed: Iterable[int] = (),
+    journal: Journal | None = None,
+) -> Quality:
     """The quality of a model without some of its blocks.
+
+    Args:
+        journal: in which each batch is kept, and from which it is taken.
 
     Raises:
         CalibrationError: no sequence has two tokens.
@@ -111,10 +122,16 @@ def evaluate(model: BlockSequence, data: Calibration, evaluator: Evaluator, remo
         with model.skipping(gone):
             return batch_sums(model.logits(part), part, evaluator)
 
-    for batch in data.batches:
-        for found, predictions in batch_parts.each(batch, work):
-            sums += found.tolist()
-            counts += predictions
+    for number, batch in enumerate(data.batches):
+        key = f"{_named(evaluator)}{_without(gone)} {number}"
+        kept = None if journal is None else journal.get(key)
+        if kept is None:
+            parts = batch_parts.each(batch, work)
+            kept = [[value for one, _ in parts for value in one.tolist()], [n for _, more in parts for n in more]]
+            if journal is not None:
+                journal.add(key, kept)
+        sums += kept[0]
+        counts += kept[1]
     return _checked(model, sums, counts, _without(gone))
 
 
@@ -125,18 +142,22 @@ def evaluate_cuts(
     cuts: Sequence[Cut],
     removed: Iterable[int] = (),
     progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> list[Quality]:
     """The quality without each of the cuts in turn, and without the blocks `removed`.
 
     Args:
         progress: called with "cuts" after each one of each batch.
+        journal: in which each batch is kept, and from which it is taken.
 
     Raises:
         CalibrationError, HiddenStateError: as `evaluate`.
     """
     gone = tuple(removed)
     left_out = [_without((*gone, cut.block), cut.part) for cut in cuts]
-    return _evaluated(model, data, evaluator, left_out, lambda batch: model.ablated(batch, cuts, gone), progress)
+    return _evaluated(
+        model, data, evaluator, left_out, lambda batch: model.ablated(batch, cuts, gone), progress, journal
+    )
 
 
 def evaluate_sets(
@@ -145,17 +166,21 @@ def evaluate_sets(
     evaluator: Evaluator,
     sets: Sequence[Collection[int]],
     progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> list[Quality]:
     """The quality without each of these sets of blocks in turn. The empty set is the whole model.
 
     Args:
         progress: called with "cuts" after each one of each batch.
+        journal: in which each batch is kept, and from which it is taken.
 
     Raises:
         CalibrationError, HiddenStateError: as `evaluate`.
     """
     left_out = [_without(tuple(sorted(blocks))) for blocks in sets]
-    return _evaluated(model, data, evaluator, left_out, lambda batch: model.logits_without(batch, sets), progress)
+    return _evaluated(
+        model, data, evaluator, left_out, lambda batch: model.logits_without(batch, sets), progress, journal
+    )
 
 
 def _evaluated(
@@ -165,6 +190,7 @@ def _evaluated(
     left_out: Sequence[str],
     run: Callable[[TokenBatch], Iterator[Tensor]],
     progress: Progress | None,
+    journal: Journal | None,
 ) -> list[Quality]:
     """The quality by the logits that `run` gives of each batch, once for each thing `left_out`."""
     sums: list[list[float]] = [[] for _ in left_out]
@@ -182,8 +208,14 @@ def _evaluated(
                 progress("cuts", before + len(columns), total)
         return columns, predictions
 
-    for batch in data.batches:
-        for columns, predictions in batch_parts.each(batch, work):
+    stage = f"{_named(evaluator)} {hashlib.sha256(repr(left_out).encode()).hexdigest()}"
+    for number, batch in enumerate(data.batches):
+        parts = None if journal is None else journal.get(f"{stage} {number}")
+        if parts is None:
+            parts = batch_parts.each(batch, work)
+            if journal is not None:
+                journal.add(f"{stage} {number}", parts)
+        for columns, predictions in parts:
             for column, found in zip(sums, columns, strict=True):
                 column += found
             counts += predictions
@@ -220,6 +252,10 @@ def batch_sums(logits: Tensor, batch: TokenBatch, evaluator: Evaluator) -> tuple
                     raise ValueError(f"it gave values of shape {tuple(values.shape)} for {len(targets)} predictions")
             sums[row] += values.to(home, torch.float64).sum()
     return sums.cpu(), predictions
+
+
+def _named(evaluator: Evaluator) -> str:
+    return f"{type(evaluator).__module__}.{type(evaluator).__qualname__}"
 
 
 def _checked(model: BlockSequence, sums: Sequence[float], counts: Sequence[int], without: str) -> Quality:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from shortgpt.basics.inputs import MeasuringOptions, Progress, apart
@@ -24,6 +25,7 @@ from shortgpt.measuring.scoring.batch_sums import BatchSums, joined
 from shortgpt.measuring.scoring.boundary_sums import BatchTap, Workspace
 from shortgpt.measuring.scoring.pairs import refuse_spans
 from shortgpt.measuring.scoring.requested import RequestedCriterion, open_criteria
+from shortgpt.measuring.scoring.resuming import Kept, journal_of
 from shortgpt.models import processes
 from shortgpt.models.loading import opened
 from shortgpt.values.scores import DEFAULT_CRITERION, Scores
@@ -46,6 +48,7 @@ def score(
     *,
     criteria: Sequence[str] = (DEFAULT_CRITERION,),
     spans: bool = False,
+    resume: str | Path | None = None,
     progress: Progress | None = None,
     **options: Unpack[MeasuringOptions],
 ) -> Scores:
@@ -64,6 +67,8 @@ def score(
             are taken in the same pass.
         spans: measure the first criterion between all pairs of boundaries too, in the same pass: `Scores.spans`. The
             boundaries of a batch are then all held until it is done; of a streamed model, those of all batches.
+        resume: a folder in which the sums of each batch are kept as they are made. Where it holds some of the same
+            model and text these are taken as they are, and the scores are those of an uninterrupted run.
         progress: called after every block and every batch.
         options: how many windows of how many tokens, and which: the keywords of `shortgpt.calibrate`; and for a model
             that is loaded those of `shortgpt.load`.
@@ -96,7 +101,13 @@ def score(
     data = processes.agreed(lambda: calibrate(calibration, model, **texts))
     report = progress or (lambda what, done, total: None)
     rank, size = processes.rank_and_size()
-    parts = processes.gathered(processes.agreed(lambda: _share(model, data, requested, spanning, report, rank, size)))
+    with journal_of(resume, "score", model, data) as journal:
+        kept = Kept(journal, f"score {'spans ' if spans else ''}{' '.join(one.name for one in requested)}")
+
+        def share() -> tuple[str, list[BatchSums]]:
+            return _share(model, data, requested, spanning, kept, report, rank, size)
+
+        parts = processes.gathered(processes.agreed(share))
     if len({token_hash for token_hash, _ in parts}) > 1:
         raise CalibrationError("the processes read different calibration texts; give all of them the same")
     batches_summed = sorted((batch for _, batches in parts for batch in batches), key=lambda batch: batch.number)
@@ -145,6 +156,7 @@ def _share(
     data: Calibration,
     requested: Sequence[RequestedCriterion],
     spans: RequestedCriterion | None,
+    kept: Kept,
     report: Progress,
     rank: int,
     size: int,
@@ -159,6 +171,8 @@ def _share(
     summed: list[BatchSums] = []
     batch_parts = BatchParts()
     if model.streamed:
+        known = [found for number, _ in mine if (found := kept.batch(number)) is not None]
+        mine = [(number, batch) for number, batch in mine if kept.batch(number) is None]
 
         def traced(parts: list[list[TokenBatch]]) -> list[BatchSums]:
             batch_taps = [[tap_for(part) for part in of_batch] for of_batch in parts]
@@ -168,13 +182,20 @@ def _share(
                 for of_batch, (number, _) in zip(batch_taps, mine, strict=True)
             ]
 
-        summed = batch_parts.together([batch for _, batch in mine], traced, partial(_rows_at_a_time, model))
+        new = (
+            batch_parts.together([batch for _, batch in mine], traced, partial(_rows_at_a_time, model)) if mine else []
+        )
+        summed = known + [kept.add(batch.landed(model)) if kept else batch for batch in new]
     else:
         for number, batch in mine:
+            if (found := kept.batch(number)) is not None:
+                summed.append(found)
+                report("batches", len(summed), len(mine))
+                continue
             work = partial(_scored, model, number=number, requested=requested, tap_for=tap_for)
             scored = joined(batch_parts.each(batch, work, _rows_at_a_time(model, batch)))
-            at_once = not summed or scored.norms.device.type == "cpu"
-            summed.append(scored.landed(model) if at_once else scored)
+            at_once = bool(kept) or not summed or scored.norms.device.type == "cpu"
+            summed.append(kept.add(scored.landed(model)) if at_once else scored)
             report("batches", len(summed), len(mine))
     return data.info.token_hash, [batch.landed(model) for batch in summed]
 

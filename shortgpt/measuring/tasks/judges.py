@@ -14,6 +14,7 @@ from shortgpt.measuring.tasks.sets import scores_without, task_of
 
 if TYPE_CHECKING:
     from shortgpt.basics.inputs import Progress
+    from shortgpt.basics.journal import Journal
     from shortgpt.measuring.calibration import Calibration
     from shortgpt.models.sequence import BlockSequence
 
@@ -35,11 +36,13 @@ class Judge(ABC):
         sets: Sequence[Collection[int]],
         seed: int,
         progress: Progress | None,
+        journal: Journal | None = None,
     ) -> list[float]:
         """The quality without each set in turn.
 
         Args:
             seed: of what is drawn, where something is.
+            journal: in which what is measured is kept, and from which it is taken.
         """
 
 
@@ -54,8 +57,9 @@ class _ByEvaluator(Judge):
         sets: Sequence[Collection[int]],
         seed: int,
         progress: Progress | None,
+        journal: Journal | None = None,
     ) -> list[float]:
-        found = evaluate_sets(model, held_out, self.evaluator, sets, progress)
+        found = evaluate_sets(model, held_out, self.evaluator, sets, progress, journal)
         return [self.evaluator.summary(quality.mean) for quality in found]
 
 
@@ -70,10 +74,17 @@ class _ByTask(Judge):
         sets: Sequence[Collection[int]],
         seed: int,
         progress: Progress | None,
+        journal: Journal | None = None,
     ) -> list[float]:
         task = task_of(self.name, held_out, model, seed)
         self.lower_is_better = task.lower_is_better
-        return scores_without(model, task, sets, seed, progress)
+        key = f"{self.name} {seed} {sets}"
+        kept: list[float] | None = None if journal is None else journal.get(key)
+        if kept is None:
+            kept = list(scores_without(model, task, sets, seed, progress))
+            if journal is not None:
+                journal.add(key, kept)
+        return kept
 
 
 def open_judge(name: str) -> Judge:
