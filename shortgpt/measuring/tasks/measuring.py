@@ -9,13 +9,13 @@ from itertools import groupby
 
 from shortgpt.basics.block_lists import block_numbers
 from shortgpt.basics.inputs import LoadOptions, Progress
-from shortgpt.errors import OutputError, ResumeError, SelectionError, ShortGPTError
+from shortgpt.errors import ModelError, OutputError, ResumeError, SelectionError, ShortGPTError
 from shortgpt.measuring.tasks.journal import Journal
 from shortgpt.measuring.tasks.language_model import LanguageModel
 from shortgpt.measuring.tasks.running import Running
 from shortgpt.measuring.tasks.subjects import Model, Subject, described
 from shortgpt.measuring.tasks.task import CHUNK
-from shortgpt.models.loading import load, tried
+from shortgpt.models.loading import tried
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.values.evaluation.evaluation import EvaluatedModel
 
@@ -65,14 +65,37 @@ class Measuring:
 
     def until(self, unsettled: Callable[[], Collection[str]]) -> None:
         """Run every task on all models, and go on with those that are `unsettled` until none is, or they end."""
-        models: list[tuple[int, LanguageModel]] = []
-        for model, places in self._by_model():
-            opened = model if isinstance(model, BlockSequence) else load(model, **self.loading)
-            models += self._language_models(opened, places)
+        error = self._together(self._by_model(), [], unsettled)
+        if error is not None:
+            raise error
+
+    def _together(
+        self,
+        waiting: Sequence[tuple[Model, list[Place]]],
+        models: list[tuple[int, LanguageModel]],
+        unsettled: Callable[[], Collection[str]],
+    ) -> ShortGPTError | None:
+        """Open the models that wait beside those that are open, then run them all; what is given back ends the run."""
+        if not waiting:
+            self._settle(models, unsettled)
+            return None
+        (model, places), *others = waiting
+
+        def beside(opened: BlockSequence) -> ShortGPTError | None:
+            try:
+                return self._together(others, [*models, *self._language_models(opened, places)], unsettled)
+            except ShortGPTError as error:
+                return error
+
+        _, error, failure = tried(model, beside, **self.loading)
+        return error if failure is None else ModelError(failure)
+
+    def _settle(self, models: Sequence[tuple[int, LanguageModel]], unsettled: Callable[[], Collection[str]]) -> None:
+        """Run every task on its first items, and go on with those that are unsettled."""
         for run in self.runs:
             self._measure(run, models, run.items)
         taken = {run.task.name: run.items for run in self.runs}
-        while pending := [run for run in self._unsettled(unsettled) if taken[run.task.name] < run.most]:
+        while pending := [run for run in self._named(unsettled()) if taken[run.task.name] < run.most]:
             for run in pending:
                 taken[run.task.name] = min(run.most, taken[run.task.name] + CHUNK)
                 self._measure(run, models, taken[run.task.name])
@@ -87,8 +110,7 @@ class Measuring:
             return error
         return None
 
-    def _unsettled(self, unsettled: Callable[[], Collection[str]]) -> list[Running]:
-        names = unsettled()
+    def _named(self, names: Collection[str]) -> list[Running]:
         return [run for run in self.runs if run.task.name in names]
 
     def _measure(self, run: Running, models: Sequence[tuple[int, LanguageModel]], until: int) -> None:

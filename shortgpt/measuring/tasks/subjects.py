@@ -12,11 +12,13 @@ from typing import Any
 from shortgpt.basics.block_lists import format_blocks
 from shortgpt.errors import ModelError
 from shortgpt.measuring.tasks.language_model import LanguageModel
+from shortgpt.models.loading import listed
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.values.evaluation.evaluation import EvaluatedModel
 from shortgpt.values.plan import Plan
 
-Model = BlockSequence | str | Path
+Model = Any
+"""A block sequence; a name or path; or a model of a library in memory."""
 Blocks = Plan | Iterable[int]
 
 PROBE = "The quick brown fox, 1234 + 5678: déjà vu → 日本語\n\tif x: return y"
@@ -33,7 +35,9 @@ class Subject:
     @property
     def label(self) -> str:
         """What a report calls it."""
-        name = self.model.name if isinstance(self.model, BlockSequence) else str(self.model)
+        name = str(self.model)
+        if not isinstance(self.model, (str, Path)):
+            name = str(getattr(self.model, "name", type(self.model).__name__))
         return f"{name} without {format_blocks(self.removed)}" if self.removed else name
 
 
@@ -43,13 +47,18 @@ def subjects_of(models: Model | Iterable[Model], removed: Blocks | Iterable[Bloc
     Raises:
         ModelError: there is no model, or one stands there twice.
     """
-    named = [models] if isinstance(models, (BlockSequence, str, Path)) else list(models)
+    named = listed(models)
     if not named:
         raise ModelError("no model to evaluate; name one or more, the original first")
     original, *others = named
     without = [Subject(original, blocks) for blocks in _sets(removed)]
     found = (Subject(original), *without, *(Subject(other) for other in others))
-    twice = [subject.label for at, subject in enumerate(found) if subject in found[:at]]
+    twice = [
+        one.label
+        for at, one in enumerate(found)
+        if any(one.model is other.model and one.removed == other.removed for other in found[:at])
+        or (isinstance(one.model, (str, Path)) and one.label in [other.label for other in found[:at]])
+    ]
     if twice:
         raise ModelError(f"{twice[0]} stands there twice; name each model once")
     return found
