@@ -67,6 +67,7 @@ def calibration_options(command: Command) -> Command:
 def output_options(command: Command) -> Command:
     """Where results go."""
     options = (
+        click.option("--html", metavar="FILE", help="Write the result as a page that needs nothing beside it."),
         click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON; - is the standard output."),
         click.option("--quiet", "-q", is_flag=True, help="No progress and no notes."),
     )
@@ -120,6 +121,7 @@ class Outputs:
         output: the file to print to; None for the standard output.
         plot: the file for a picture.
         json_file: the file for JSON.
+        html: the file for a page of HTML.
         quiet: no progress and no notes.
     """
 
@@ -127,6 +129,7 @@ class Outputs:
     output: str | None = None
     plot: str | None = None
     json_file: str | None = None
+    html: str | None = None
     quiet: bool = False
 
 
@@ -139,7 +142,7 @@ def report_options(command: Command) -> Command:
 
     @functools.wraps(command)
     def called(**given: Any) -> Any:
-        names = ("form", "output", "plot", "json_file", "quiet")
+        names = ("form", "output", "plot", "json_file", "html", "quiet")
         return command(outputs=Outputs(**{name: given.pop(name) for name in names if name in given}), **given)
 
     return output_options(_with(options, called))
@@ -246,6 +249,7 @@ def emit(result: Value, rendered: Any, outputs: Outputs, **shown: Any) -> None:
         from shortgpt.reports.plots import draw
 
         draw(result, outputs.plot, **shown)
+    write_html(result, outputs.html, **shown)
     if outputs.output is not None:
         from shortgpt.reports import as_text
 
@@ -271,7 +275,9 @@ def check(outputs: Outputs, kind: str | None = None) -> None:
         check_plot(outputs.plot, kind)
     printed = {"--format": "-"} if outputs.form is not None and outputs.output is None else {"--output": outputs.output}
     taken: dict[str, str] = {}
-    for option, file in (printed | {"--plot": outputs.plot, "--json": outputs.json_file}).items():
+    for option, file in (
+        printed | {"--plot": outputs.plot, "--json": outputs.json_file, "--html": outputs.html}
+    ).items():
         if file is None:
             continue
         place = "the standard output" if file == "-" else os.path.realpath(local_path(file, OutputError))
@@ -291,6 +297,17 @@ def write_json(result: Value, json_file: str | None) -> None:
     """Write a result as JSON where asked."""
     if json_file is not None:
         write_text(result.to_json() + "\n", json_file)
+
+
+def write_html(result: Value, html: str | None, **shown: Any) -> None:
+    """Write a result as a page where asked, with the command that made it."""
+    if html is not None:
+        import shlex
+
+        from shortgpt.reports.html.page import as_page
+
+        command = shlex.join(["shortgpt", *sys.argv[1:]])
+        write_text(as_page(result, command, **shown), html)
 
 
 def write_text(text: str, file: str) -> None:

@@ -74,7 +74,13 @@ class _AsOption(click.Command):
 @common.output_options
 @click.pass_context
 def prune(
-    context: click.Context, model: str, output: str | None, json_file: str | None, quiet: bool, **options: Any
+    context: click.Context,
+    model: str,
+    output: str | None,
+    json_file: str | None,
+    html: str | None,
+    quiet: bool,
+    **options: Any,
 ) -> None:
     """Remove blocks from MODEL and write a checkpoint that its own library loads.
 
@@ -93,6 +99,7 @@ def prune(
     from shortgpt.verification.prune import prune as run
 
     _check_places(output, json_file)
+    common.check_file(html)
     given = {name: value for name, value in options.items() if common.is_given(context, name)}
     if not given.get("merge_adapter"):
         common.tell_unread_plan(resolve(model, given.get("architecture"), given.get("revision")), quiet)
@@ -105,6 +112,7 @@ def prune(
     if json_file != "-":
         report(done, output, quiet, dry=options["dry_run"])
     common.write_json(done, json_file)
+    common.write_html(done, html)
 
 
 def _check_places(output: str | None, json_file: str | None) -> None:

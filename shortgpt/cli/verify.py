@@ -21,6 +21,7 @@ def verify(
     trust_remote_code: bool,
     revision: str | None,
     json_file: str | None,
+    html: str | None,
     quiet: bool,
 ) -> None:
     """Check MODEL, which `shortgpt prune` wrote: open it in a fresh process, compare logits and cached generation.
@@ -37,6 +38,7 @@ def verify(
     from shortgpt.verification import verify as verification
 
     common.check_file(json_file)
+    common.check_file(html)
     device = default_device(device)
     if original is None:
         if dtype != "auto":
@@ -74,3 +76,4 @@ def verify(
             )
         screen.print(str(outcome), soft_wrap=True)
     common.write_json(outcome, json_file)
+    common.write_html(outcome, html)

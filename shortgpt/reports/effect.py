@@ -54,7 +54,7 @@ def _toss_ups(choice: Choice) -> list[str]:
 def _told(one: Exchange) -> str:
     return (
         f"{_block(one.gone)} (out) against {format_blocks(one.instead)} (in), {number(one.difference)} ± "
-        f"{number(one.stderr)} apart: {one.probability:.0%} that the latter is less"
+        f"{number(one.stderr)} apart; with {one.probability:.0%} probability {format_blocks(one.instead)} scores lower"
     )
 
 

@@ -103,6 +103,9 @@ def tables(scores: Scores) -> tuple[Table, ...]:
     place = {block: rank for rank, block in enumerate(scores.ranking(), start=1)}
     columns += ["parameters", "rank"]
     cells += [scores.parameters, [place[block] for block in range(len(scores))]]
+    if scores.chosen:
+        columns += ["goes", "stability"]
+        cells += [["yes" if row.chosen else None for row in scores.blocks], [row.stability for row in scores.blocks]]
     if scores.pinned:
         columns.append("pinned")
         cells.append([scores.pinned.get(block) for block in range(len(scores))])
