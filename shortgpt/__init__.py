@@ -26,6 +26,7 @@ _HOMES = {
     "Cut": "models.sequence",
     "Effect": "values.effect",
     "Evaluation": "values.evaluation.evaluation",
+    "Healing": "values.healing",
     "Evaluator": "measuring.evaluation",
     "Extension": "basics.registry",
     "Family": "models.family",
@@ -48,6 +49,7 @@ _HOMES = {
     "curve": "measuring.curve",
     "effect": "measuring.effect",
     "evaluate": "measuring.tasks.evaluate",
+    "heal": "healing.heal",
     "hookimpl": "hookspecs",
     "inspect": "checkpoints.inspection",
     "load": "models.loading",
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from shortgpt.basics.registry import Architecture as Architecture
     from shortgpt.basics.registry import Extension as Extension
     from shortgpt.checkpoints.inspection import inspect as inspect
+    from shortgpt.healing.heal import heal as heal
     from shortgpt.hookspecs import hookimpl as hookimpl
     from shortgpt.measuring.ablation import ablate as ablate
     from shortgpt.measuring.calibration import Calibration as Calibration
@@ -104,6 +107,7 @@ if TYPE_CHECKING:
     from shortgpt.values.curves import Curves as Curves
     from shortgpt.values.effect import Effect as Effect
     from shortgpt.values.evaluation.evaluation import Evaluation as Evaluation
+    from shortgpt.values.healing import Healing as Healing
     from shortgpt.values.plan import Plan as Plan
     from shortgpt.values.plan import Verification as Verification
     from shortgpt.values.scores import Scores as Scores

@@ -27,7 +27,7 @@ NAMES = {
     *("ShortGPTError", "__version__"),
     *("load", "wrap", "calibrate", "score", "remove", "prune_checkpoint", "verify", "compare"),
     *("curve", "ablate", "effect", "prune", "trace", "inspect", "evaluate", "Evaluation"),
-    *("compensate", "Compensation", "search"),
+    *("compensate", "Compensation", "heal", "Healing", "search"),
     *("Ablation", "Calibration", "Choice", "Comparison", "Curves", "Effect", "Plan", "Scores", "Search", "Source"),
     "Verification",
     *("BlockSequence", "Tap", "TokenBatch", "TorchBlockSequence"),
@@ -37,6 +37,10 @@ NAMES = {
 }
 
 FUNCTIONS = {
+    "heal": "(original: str | Path | Source, shorter: str | Path | Source, output: str | Path, *, method: str = lora, "
+    "steps: int = 500, learning_rate: float | None = None, step_sequences: int = 8, accumulate: int = 1, "
+    "rank: int = 16, every: int | None = None, patience: int | None = None, resume: bool = False, "
+    "calibration: Any = stdlib, progress: Progress | None = None, **options: Unpack[MeasuringOptions]) -> Healing",
     "load": "(name: str | Path | Source, *, device: str | None = None, dtype: str = auto, tokenizer: Any = None, "
     "trust_remote_code: bool = False, architecture: str | None = None, stream: bool = False, "
     "revision: str | None = None) -> BlockSequence",

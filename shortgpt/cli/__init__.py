@@ -1,4 +1,4 @@
-"""The command line: `shortgpt score | prune | verify | compare | curve | evaluate | ablate | inspect | plugins | demo`.
+"""The command line: `shortgpt score | prune | verify | compare | curve | evaluate | ablate | heal | inspect | ...`.
 
 Exit status: 0 done, 1 a verification that failed, 2 a mistake of the user's or of the input, 70 an error of ours, 130
 interrupted. A mistake is told in one message on the standard error, without a traceback; that of an error of ours is in
@@ -22,6 +22,7 @@ from shortgpt.cli.compare import compare
 from shortgpt.cli.curve import curve
 from shortgpt.cli.demo import demo
 from shortgpt.cli.evaluate import evaluate
+from shortgpt.cli.heal import heal
 from shortgpt.cli.inspect import inspect
 from shortgpt.cli.plugins import plugins
 from shortgpt.cli.prune import prune
@@ -53,7 +54,7 @@ def cli() -> None:
         )
 
 
-for command in (score, prune, verify, compare, curve, evaluate, ablate, inspect, show, plugins, demo):
+for command in (score, prune, verify, compare, curve, evaluate, ablate, heal, inspect, show, plugins, demo):
     cli.add_command(command)
 
 

@@ -106,10 +106,11 @@ def split(data: Calibration) -> tuple[Calibration, Calibration]:
             "compensation is fitted on some sequences and chosen on others, found one; give two or more"
         )
     first = total - max(1, total // 4)
-    return _part(data, 0, first), _part(data, first, total)
+    return part_of(data, 0, first), part_of(data, first, total)
 
 
-def _part(data: Calibration, begin: int, end: int) -> Calibration:
+def part_of(data: Calibration, begin: int, end: int) -> Calibration:
+    """Some of the sequences."""
     from shortgpt.measuring.batch_parts import rows_of
 
     batches, at = [], 0

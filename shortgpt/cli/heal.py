@@ -1,0 +1,62 @@
+"""`shortgpt heal`: train what is left of a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from shortgpt.cli import common
+from shortgpt.errors import OutputError
+
+
+@click.command(epilog="Example:  shortgpt heal zoo:llama shorter --output healed --method full --steps 1000")
+@click.argument("original")
+@click.argument("shorter")
+@click.option("--output", "-o", required=True, metavar="DIR", help="A folder that does not exist yet, or is empty.")
+@click.option(
+    "--method",
+    type=click.Choice(("lora", "full")),
+    default="lora",
+    show_default=True,
+    help="Train maps of low rank, which are multiplied out at the end (needs the extra heal); or all weights.",
+)
+@click.option("--steps", type=int, default=500, show_default=True, help="Updates.")
+@click.option("--learning-rate", type=float, help="Default: 3e-4 with lora, 1e-4 with full.")
+@click.option("--step-sequences", type=int, default=8, show_default=True, help="Sequences that are held at a time.")
+@click.option("--accumulate", type=int, default=1, show_default=True, help="How many times so many an update sums.")
+@click.option("--rank", type=int, default=16, show_default=True, help="Of the maps of lora.")
+@click.option("--every", type=int, help="Steps between looks at the held-out text. Default: a tenth of all.")
+@click.option("--patience", type=int, help="End after so many looks that found nothing better; take the best weights.")
+@click.option("--resume", is_flag=True, help="Go on with the run that was begun for this output.")
+@common.calibration_options
+@common.model_options
+@common.output_options
+@click.pass_context
+def heal(
+    context: click.Context,
+    original: str,
+    shorter: str,
+    output: str,
+    json_file: str | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Train SHORTER, which was made from ORIGINAL, on the next token of a text, and write an ordinary checkpoint.
+
+    The calibration's windows are trained on, the last of them are held out and judge. What a run needs to go on lies in
+    DIR.checkpoints until it is done.
+    """
+    from shortgpt.healing.heal import heal as run
+
+    common.check_file(json_file)
+    if json_file not in (None, "-") and json_file == output:
+        raise OutputError(f"--output and --json both go to {output}; give one of them another place")
+    given = {name: value for name, value in options.items() if common.is_given(context, name)}
+    given.pop("dtype", None)
+    with common.progress_bars(quiet) as progress:
+        result = run(original, shorter, output, progress=progress, **given)
+    if json_file != "-":
+        common.console().print(str(result), soft_wrap=True)
+        common.console().print(f"written to {output}", soft_wrap=True)
+    common.write_json(result, json_file)
