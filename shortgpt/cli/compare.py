@@ -16,6 +16,11 @@ from shortgpt.errors import ShortGPTError
     "--criterion", "criteria", multiple=True, help="What to compare by; may be repeated. Default: block-influence."
 )
 @common.resume_option
+@click.option(
+    "--published",
+    metavar="NAME",
+    help="Put the blocks that the first model would lose beside those that a publication removed, such as llama-2-7b.",
+)
 @common.calibration_options
 @common.model_options
 @common.result_options
@@ -23,6 +28,7 @@ def compare(
     models: tuple[str, ...],
     criteria: tuple[str, ...],
     resume: str | None,
+    published: str | None,
     outputs: common.Outputs,
     **options: Any,
 ) -> None:
@@ -33,10 +39,12 @@ def compare(
     """
     from shortgpt.measuring.comparison import compare as run
     from shortgpt.measuring.comparison import is_measured
+    from shortgpt.measuring.published import open_published, scores_beside
     from shortgpt.models.devices import default_device
     from shortgpt.values.scores import DEFAULT_CRITERION
 
-    common.check(outputs, "Comparison")
+    common.check(outputs, "Comparison" if published is None else "PublishedComparison")
+    paper = None if published is None else open_published(published)
     if not all(is_measured(model) for model in models):
         options["device"] = default_device(options["device"])
     source = options.pop("calibration")
@@ -47,4 +55,9 @@ def compare(
         common.write_json(comparison, outputs.json_file)
         reasons = "; ".join(f"{model}: {why}" for model, why in comparison.failures())
         raise ShortGPTError(f"no model could be measured ({reasons})")
-    common.emit(comparison, comparison, outputs)
+    if paper is None:
+        common.emit(comparison, comparison, outputs)
+        return
+    measured = next(row.scores for row in comparison.rows if row.scores is not None)
+    beside = scores_beside(measured, paper)
+    common.emit(beside, beside, outputs)

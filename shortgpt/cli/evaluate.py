@@ -60,6 +60,11 @@ if TYPE_CHECKING:
 @click.option(
     "--resume", metavar="FOLDER", help="Write what is measured into this folder, and take what was measured from it."
 )
+@click.option(
+    "--published",
+    metavar="NAME",
+    help="Show a publication's numbers of that model below the table, such as llama-2-7b.",
+)
 @click.option("--tokenizer", metavar="NAME", help="A folder or hub id, for a model that brings no tokenizer.")
 @common.model_options
 @common.result_options
@@ -68,6 +73,7 @@ def evaluate(
     lists: tuple[str, ...],
     plans: tuple[str, ...],
     tasks: tuple[str, ...],
+    published: str | None,
     outputs: common.Outputs,
     **options: Any,
 ) -> None:
@@ -78,18 +84,22 @@ def evaluate(
     is not settled, for its 95% confidence interval contains the limit.
     """
     from shortgpt.basics.block_lists import parse_blocks
+    from shortgpt.measuring.published import evaluation_beside, open_published
     from shortgpt.measuring.tasks.evaluate import evaluate as run
     from shortgpt.models.devices import default_device
     from shortgpt.values.evaluation.requirements import FAILS, UNSETTLED
     from shortgpt.values.plan import Plan
 
     common.check(outputs, "Evaluation")
+    paper = None if published is None else open_published(published)
     options["device"] = default_device(options["device"])
     removed: list[Any] = [*map(parse_blocks, lists), *map(Plan.read, plans)]
     with common.progress_bars(outputs.quiet) as progress:
         found = run(models, removed, tasks=tasks or None, progress=progress, **options)
     _check_measured(found)
     common.emit(found, found, outputs)
+    if paper is not None and outputs.form is outputs.output is None and outputs.json_file != "-":
+        common.console().print(evaluation_beside(found, paper))
     if found.failures():
         raise ShortGPTError(f"not everything was measured: {_told(found)}")
     states = {verdict.state for verdict in found.verdicts}

@@ -21,6 +21,7 @@ KINDS = {
     "evaluation": "shortgpt.values.evaluation.evaluation:Evaluation",
     "inspection": "shortgpt.values.inspection:Inspection",
     "plan": "shortgpt.values.plan:Plan",
+    "published-comparison": "shortgpt.values.published:PublishedComparison",
     "registry": "shortgpt.basics.registry:Registry",
     "scores": "shortgpt.values.scores:Scores",
     "search": "shortgpt.values.search:Search",

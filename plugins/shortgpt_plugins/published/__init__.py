@@ -1,0 +1,1 @@
+"""Numbers that others published, as data: `--published NAME`."""
