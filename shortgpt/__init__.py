@@ -16,6 +16,7 @@ _HOMES = {
     "Architecture": "basics.registry",
     "BatchCriterion": "measuring.criteria",
     "BlockInfluence": "measuring.influence",
+    "BlockInfluenceMonitor": "measuring.monitor",
     "BlockSequence": "models.sequence",
     "Calibration": "measuring.calibration",
     "Choice": "values.choice",
@@ -41,6 +42,7 @@ _HOMES = {
     "TokenBatch": "models.sequence",
     "TorchBlockSequence": "torch_models.sequence",
     "TorchFamily": "torch_models.sequence",
+    "Training": "values.training",
     "Verification": "values.plan",
     "ablate": "measuring.ablation",
     "calibrate": "measuring.calibration",
@@ -85,6 +87,7 @@ if TYPE_CHECKING:
     from shortgpt.measuring.effect import effect as effect
     from shortgpt.measuring.evaluation import Evaluator as Evaluator
     from shortgpt.measuring.influence import BlockInfluence as BlockInfluence
+    from shortgpt.measuring.monitor import BlockInfluenceMonitor as BlockInfluenceMonitor
     from shortgpt.measuring.scoring.score import score as score
     from shortgpt.measuring.search.search import search as search
     from shortgpt.measuring.step import Step as Step
@@ -112,6 +115,7 @@ if TYPE_CHECKING:
     from shortgpt.values.plan import Verification as Verification
     from shortgpt.values.scores import Scores as Scores
     from shortgpt.values.search import Search as Search
+    from shortgpt.values.training import Training as Training
     from shortgpt.verification.prune import prune as prune
     from shortgpt.verification.removal_on_disk import prune_checkpoint as prune_checkpoint
     from shortgpt.verification.verify import verify as verify

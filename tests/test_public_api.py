@@ -29,7 +29,7 @@ NAMES = {
     *("curve", "ablate", "effect", "prune", "trace", "inspect", "evaluate", "Evaluation"),
     *("compensate", "Compensation", "heal", "Healing", "search"),
     *("Ablation", "Calibration", "Choice", "Comparison", "Curves", "Effect", "Plan", "Scores", "Search", "Source"),
-    "Verification",
+    *("Verification", "Training", "BlockInfluenceMonitor"),
     *("BlockSequence", "Tap", "TokenBatch", "TorchBlockSequence"),
     *("Family", "TorchFamily", "Criterion", "BatchCriterion", "OrderCriterion", "BlockInfluence", "Evaluator", "Cut"),
     *("Step", "StepCriterion"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from shortgpt import errors
@@ -15,14 +16,28 @@ from shortgpt.models.devices import started
 
 T = TypeVar("T")
 
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+
 
 def rank_and_size() -> tuple[int, int]:
     """This process's rank in torch's process group and the group's size: (0, 1) where there is none."""
     from torch import distributed
 
+    if _ALONE.get():
+        return 0, 1
     if not distributed.is_available() or not distributed.is_initialized():
         return 0, 1
     return distributed.get_rank(), distributed.get_world_size()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside the context this process takes nothing from the others of its group and gives them nothing."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
 
 
 @contextmanager

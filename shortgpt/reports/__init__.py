@@ -21,6 +21,7 @@ RENDERED = {
     "Scores": "shortgpt.reports.scores:scores_table",
     "Search": "shortgpt.reports.search:search_lines",
     "Spans": "shortgpt.reports.spans:spans_map",
+    "Training": "shortgpt.reports.training:training_table",
 }
 """For each kind of value, what a terminal shows."""
 
@@ -35,6 +36,7 @@ TABLES = {
     "Scores": "shortgpt.reports.scores:tables",
     "Search": "shortgpt.reports.search:tables",
     "Spans": "shortgpt.reports.spans:tables",
+    "Training": "shortgpt.reports.training:tables",
 }
 """For each kind of value, its tables for reading."""
 

@@ -25,6 +25,7 @@ KINDS = {
     "registry": "shortgpt.basics.registry:Registry",
     "scores": "shortgpt.values.scores:Scores",
     "search": "shortgpt.values.search:Search",
+    "training": "shortgpt.values.training:Training",
     "verification": "shortgpt.values.plan:Verification",
 }
 """The kind in a document's schema, `shortgpt/KIND/VERSION` → its class."""

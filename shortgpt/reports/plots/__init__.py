@@ -19,6 +19,7 @@ PICTURES: dict[str, str] = {
     "Comparison": "shortgpt.reports.plots.comparison:comparison_figure",
     "Scores": "shortgpt.reports.plots.scores:scores_figure",
     "Spans": "shortgpt.reports.plots.spans:spans_figure",
+    "Training": "shortgpt.reports.plots.training:training_figure",
     "Ablation": "shortgpt.reports.plots.ablation:ablation_figure",
     "Curves": "shortgpt.reports.plots.curve:curve_figure",
     "Evaluation": "shortgpt.reports.plots.evaluation:evaluation_figure",
