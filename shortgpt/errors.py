@@ -19,9 +19,10 @@
     ├── ResumeError                what was measured before is of another run
     ├── OutputError                the target folder cannot be written
     ├── AdapterError               an adapter broke its contract (see `shortgpt.testing`)
+    ├── GateError                  what was required of a shorter model does not hold, or is not settled
     └── VerificationError          the shorter model is not what skipping says it should be
 
-The command line answers `VerificationError` with exit status 1 and every other one with 2.
+The command line answers `VerificationError` with exit status 1, `GateError` with 1 or 3 and every other one with 2.
 """
 
 LONGEST = 500
@@ -132,6 +133,18 @@ class OutputError(ShortGPTError):
 
 class AdapterError(ShortGPTError):
     """An adapter did not keep the contract of `BlockSequence`."""
+
+
+class GateError(ShortGPTError):
+    """What was required of a shorter model does not hold, or is not settled.
+
+    Attributes:
+        failed: whether something was seen not to hold.
+    """
+
+    def __init__(self, message: str, *, failed: bool) -> None:
+        super().__init__(message)
+        self.failed = failed
 
 
 class VerificationError(ShortGPTError):

@@ -41,6 +41,12 @@ FUNCTIONS = {
     "steps: int = 500, learning_rate: float | None = None, step_sequences: int = 8, accumulate: int = 1, "
     "rank: int = 16, every: int | None = None, patience: int | None = None, resume: bool = False, "
     "calibration: Any = stdlib, progress: Progress | None = None, **options: Unpack[MeasuringOptions]) -> Healing",
+    "evaluate": "(models: Any, removed: Blocks | Iterable[Blocks] = (), *, "
+    "tasks: Sequence[str] | None = None, text: Any = stdlib, field: str | None = None, items: int | None = None, "
+    "seed: int = 0, shots: int | None = None, include_path: Sequence[str | Path] = (), chat_template: bool = False, "
+    "batch_size: int | None = None, require: Sequence[str] = (), until_settled: bool = False, "
+    "resume: str | Path | None = None, progress: Progress | None = None, **options: Unpack[LoadOptions]) "
+    "-> Evaluation",
     "load": "(name: str | Path | Source, *, device: str | None = None, dtype: str = auto, tokenizer: Any = None, "
     "trust_remote_code: bool = False, architecture: str | None = None, stream: bool = False, "
     "revision: str | None = None) -> BlockSequence",
@@ -71,8 +77,8 @@ FUNCTIONS = {
     "resume: str | Path | None = None, calibration: Any = None, "
     "effect: bool | None = None, compensate: bool | None = None, "
     "verify: bool = True, exports: Sequence[str] = (), export_as: str | None = None, "
-    "merge_adapter: bool = False, dry_run: bool = False, progress: Progress | None = None, "
-    "**options: Unpack[MeasuringOptions]) "
+    "merge_adapter: bool = False, dry_run: bool = False, require: Sequence[str] = (), "
+    "progress: Progress | None = None, **options: Unpack[MeasuringOptions]) "
     "-> Plan | None",
     "trace": "(model: Any, calibration: Any = stdlib, **options: Unpack[MeasuringOptions]) -> Iterator[Boundary]",
     "inspect": "(model: Any, remove: str | Iterable[int] = (), *, architecture: str | None = None, "

@@ -1,8 +1,8 @@
 """The command line: `shortgpt score | prune | verify | compare | curve | evaluate | ablate | heal | inspect | ...`.
 
-Exit status: 0 done, 1 a verification that failed, 2 a mistake of the user's or of the input, 70 an error of ours, 130
-interrupted. A mistake is told in one message on the standard error, without a traceback; that of an error of ours is in
-a file. Nothing here imports torch before a command runs.
+Exit status: 0 done, 1 a verification or a requirement that failed, 2 a mistake of the user's or of the input, 3 a
+requirement that is not settled, 70 an error of ours, 130 interrupted. A mistake is told in one message on the standard
+error, without a traceback; that of an error of ours is in a file. Nothing here imports torch before a command runs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from shortgpt.cli.prune import prune
 from shortgpt.cli.score import score
 from shortgpt.cli.show import show
 from shortgpt.cli.verify import verify
-from shortgpt.errors import ShortGPTError, VerificationError, is_panic, printable, reason_of
+from shortgpt.errors import GateError, ShortGPTError, VerificationError, is_panic, printable, reason_of
 from shortgpt.models.devices import started
 
 SHARED = ("score", "prune")
@@ -92,6 +92,8 @@ def _run(arguments: list[str] | None) -> int:
         status = _say(f"error: code that came with a model or a plugin ended the program (status {stop.code})", 2)
     except (click.Abort, KeyboardInterrupt):
         status = _say("interrupted; nothing was left behind", 130)
+    except GateError as error:
+        status = _say(f"required: {error}", 1 if error.failed else 3)
     except VerificationError as error:
         status = _say(f"verification failed: {error}", 1)
     except ShortGPTError as error:

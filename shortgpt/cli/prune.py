@@ -45,6 +45,12 @@ class _AsOption(click.Command):
 @click.option("--criterion", help="The score to choose by, or to show beside a --search. Default: block-influence.")
 @click.option("--scores", metavar="FILE", help="Choose by the scores in this file, which `score --json` wrote.")
 @search_options
+@click.option(
+    "--require",
+    metavar="REQUIREMENT",
+    multiple=True,
+    help="Keep the result only where it is such: cloze>=0.95x, perplexity-ratio<=1.3; may be repeated. See evaluate.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 @click.option("--verify/--no-verify", default=True, help="Prove the result against the original. Default: yes.")
 @click.option(

@@ -32,6 +32,7 @@ from shortgpt.values.plan import Plan
 from shortgpt.values.scores import DEFAULT_CRITERION, Scores
 from shortgpt.values.search import Search, SearchOptions
 from shortgpt.values.selection import Selection
+from shortgpt.verification.requirements import hold_to, required_tasks
 from shortgpt.verification.targets import Target, Written, opened
 
 DEFAULT_CALIBRATION = "stdlib"
@@ -63,6 +64,7 @@ def prune(
     export_as: str | None = None,
     merge_adapter: bool = False,
     dry_run: bool = False,
+    require: Sequence[str] = (),
     progress: Progress | None = None,
     **options: Unpack[MeasuringOptions],
 ) -> Plan | None:
@@ -95,6 +97,8 @@ def prune(
         export_as: write the result as this architecture.
         merge_adapter: the model is a LoRA folder of peft: take it merged into its base model.
         dry_run: choose, and measure the effect, but write nothing.
+        require: what the result is to be worth on tasks, such as "cloze>=0.95x" (see `shortgpt.evaluate`): it is judged
+            until that is settled, and kept only where all of it holds.
         progress: called with what is being counted, how many are done, and of how many.
         options: how the model is opened (`shortgpt.load`; with `stream` it is scored and verified with the weights
             read block by block), and what text is taken (`shortgpt.calibrate`).
@@ -106,6 +110,7 @@ def prune(
     Raises:
         SelectionError: which blocks go is not said, or said twice; they may not go; or an option would do nothing.
         VerificationError: the result is not what skipping says it should be.
+        GateError: something that is required of it does not hold, or is not settled; RequirementError: it says nothing.
         ModelError, CalibrationError, UnknownNameError, OutputError: as what is called here raises them.
             In every case nothing is left at `output`.
     """
@@ -120,6 +125,9 @@ def prune(
     )
     measured = scores if scores is None or isinstance(scores, Scores) else Scores.read(scores)
     wanted = SearchOptions.of(search, objective=objective, evaluations=evaluations, width=width, resume=resume)
+    if require and dry_run:
+        raise SelectionError("--require judges what is written, and --dry-run writes nothing; take one")
+    required_tasks(require)
     texts, opening = apart(options)
     given = {"criterion": criterion, "keep": selection.keep or None, "calibration": calibration, **texts, **opening}
     if compensate is None:
@@ -161,9 +169,14 @@ def prune(
         if dry_run:
             return target.foreseen(made, fitted, written)
         try:
-            return target.prune(made, fitted, written, progress)
+            done = target.prune(made, fitted, written, progress)
         except VerificationError as error:
             raise VerificationError(f"{error}; nothing was kept") from error
+        if require and output is not None:
+            text = source if isinstance(source, (str, Path)) else DEFAULT_CALIBRATION
+            told = hold_to(require, target.load(), Path(output), text, texts, opening, progress)
+            done = replace(done, notes=(*done.notes, *told))
+        return done
 
 
 @dataclass(frozen=True)

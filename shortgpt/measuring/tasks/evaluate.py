@@ -15,7 +15,7 @@ from shortgpt.measuring.tasks.finding import default_tasks, find_tasks
 from shortgpt.measuring.tasks.journal import Journal
 from shortgpt.measuring.tasks.measuring import Measuring
 from shortgpt.measuring.tasks.running import Running
-from shortgpt.measuring.tasks.subjects import Blocks, Model, subjects_of
+from shortgpt.measuring.tasks.subjects import Blocks, subjects_of
 from shortgpt.measuring.tasks.task import Task, TaskOptions
 from shortgpt.values.evaluation.evaluation import Evaluation
 from shortgpt.values.evaluation.outcomes import TaskRow
@@ -23,7 +23,7 @@ from shortgpt.values.evaluation.requirements import judge, requirements_of, unse
 
 
 def evaluate(
-    models: Model | Iterable[Model],
+    models: Any,
     removed: Blocks | Iterable[Blocks] = (),
     *,
     tasks: Sequence[str] | None = None,
