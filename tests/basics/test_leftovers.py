@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from tests.support import raising
 
 HOLDS = """
 import sys, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from shortgpt.basics.leftovers import partial_folder
 with partial_folder(Path(sys.argv[1])) as folder:
@@ -144,3 +147,24 @@ def test_nothing_is_taken_for_left_over_that_has_another_name(tmp_path: Path) ->
 
     remove_dead(tmp_path, PARTIAL)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_of_many_that_write_one_folder_one_is_complete_and_nothing_else_stays(tmp_path: Path) -> None:
+    together, refused = threading.Barrier(20), []
+
+    def write_one(number: int) -> bool:
+        try:
+            with new_folder(tmp_path / "out") as folder:
+                for name in ("a", "b"):
+                    (folder / name).write_text(str(number))
+                together.wait(60)
+        except OutputError as error:
+            refused.append(str(error))
+            return False
+        return True
+
+    with ThreadPoolExecutor(20) as pool:
+        assert sum(pool.map(write_one, range(20))) == 1
+    assert all("nothing was left behind" in told for told in refused)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+    assert len({(tmp_path / "out" / name).read_text() for name in ("a", "b")}) == 1
