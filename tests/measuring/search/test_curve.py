@@ -58,11 +58,11 @@ def test_each_of_several_models_keeps_its_own_measurements(llama: Any, tmp_path:
     for _ in range(2):
         curves = shortgpt.curve([llama, other], BATCHES, **ask)
         assert not curves.failures()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["search-1.jsonl", "search-2.jsonl"]
+    assert sorted(file.name for file in tmp_path.glob("*.jsonl")) == ["search-1.jsonl", "search-2.jsonl"]
 
 
 def test_options_of_a_search_without_one_and_names_that_are_not_are_told_at_once() -> None:
-    with pytest.raises(SelectionError, match=r"--width, --resume: nothing is searched for without --search"):
+    with pytest.raises(SelectionError, match=r"--width: nothing is searched for without --search"):
         shortgpt.curve("nowhere", width=2, resume="here")
     with pytest.raises(UnknownNameError, match="unknown search 'luck'"):
         shortgpt.curve("nowhere", search="luck")
