@@ -96,13 +96,17 @@ def _body(plan: Plan) -> str:
         f"# {prose(Path(plan.model).name)}, {kept} of {plan.depth} blocks",
         "",
         f"Made from {code(plan.model)} (architecture {code(plan.architecture)}) by shortgpt {prose(plan.version)}: "
-        f"the blocks {format_blocks(plan.blocks)} were removed (numbered from 0), nothing was trained afterwards.",
+        f"the blocks {format_blocks(plan.blocks)} were removed (numbered from 0), {_afterwards(plan)}.",
     ]
     if plan.parameters_before and plan.parameters_after:
         share = 1 - plan.parameters_after / plan.parameters_before
         lines += ["", f"Parameters: {plan.parameters_after:,} of {plan.parameters_before:,} ({share:.1%} removed)."]
     if plan.scores is not None:
         lines += ["", "## Scores", "", *_scores(plan, plan.scores)]
+    if plan.compensation is not None:
+        lines += ["", "## Compensation", "", *(f"- {prose(str(run))}" for run in plan.compensation.runs)]
+    if plan.healing is not None:
+        lines += ["", "## Training", "", *(f"- {prose(line)}" for line in str(plan.healing).splitlines())]
     if plan.effect is not None:
         lines += ["", "## Effect", "", *_effect(plan.effect)]
     verification = str(plan.verification or "not verified: it was not asked for")
@@ -123,6 +127,16 @@ def _body(plan: Plan) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _afterwards(plan: Plan) -> str:
+    """What was done to the weights that stayed."""
+    done = []
+    if plan.compensation is not None and plan.compensation.kept:
+        done.append("linear maps that make up for it were multiplied into weights that stay")
+    if plan.healing is None:
+        return " and ".join([*done, "nothing was trained afterwards"])
+    return " and ".join([*done, "what is left was trained afterwards"])
 
 
 def _scores(plan: Plan, scores: Scores) -> list[str]:

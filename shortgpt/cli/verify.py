@@ -53,6 +53,13 @@ def verify(
             raise ModelError(
                 f"{model}: it was written as {plan.export_as}; verify it by its record, without --original"
             )
+        if plan.healing is not None:
+            raise ModelError(f"{model}: it was trained after the removal, so it computes something else on purpose")
+        if plan.compensation is not None and plan.compensation.kept:
+            raise ModelError(
+                f"{model}: its removal was made up for by maps of which its record holds the hashes alone, so skipping "
+                "the original's blocks gives something else; verify it by its record, without --original"
+            )
         options = OpenOptions(device=device, dtype=checked_dtype(dtype), trust_remote_code=trust_remote_code)
         stream = verification.must_stream(original, options)
         trusted = trust_remote_code

@@ -259,5 +259,5 @@ def _write(model: TorchBlockSequence, source: Source, output: str | Path, result
         (folder / "healing.json").write_text(result.to_json() + "\n", encoding="utf-8")
         if plan is not None:
             why = Verification(verified=False, reason="its weights were trained after the removal (shortgpt heal)")
-            plan = replace(plan, verification=why, effect=None, notes=(*plan.notes, *notes), exports=())
+            plan = replace(plan, verification=why, healing=result, effect=None, notes=(*plan.notes, *notes), exports=())
             write_records(folder, plan, source.path)

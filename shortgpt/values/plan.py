@@ -13,6 +13,7 @@ from shortgpt.errors import SelectionError, ShortGPTError
 from shortgpt.values.choice import Choice, Chosen
 from shortgpt.values.compensation import Compensation
 from shortgpt.values.effect import Effect
+from shortgpt.values.healing import Healing
 from shortgpt.values.scores import Scores
 
 PLAN_FILE = "shortgpt.json"
@@ -141,6 +142,7 @@ class Plan(Value):
         exports: other tools for which the same removal is written beside the result.
         compensation: what was folded into weights that stay to make up for the removed runs; None where nothing was
             asked for.
+        healing: how the shorter model was trained; None where it was not.
     """
 
     model: str
@@ -162,6 +164,7 @@ class Plan(Value):
     exports: tuple[str, ...] = ()
     adapter_base: str | None = None
     compensation: Compensation | None = None
+    healing: Healing | None = None
 
     @classmethod
     def chosen(cls, scores: Scores, chosen: Chosen) -> Plan:

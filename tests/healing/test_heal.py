@@ -54,6 +54,8 @@ def test_the_result_is_the_shorter_model_trained_and_opens_without_us(
     record = json.loads((tmp_path / "out" / "shortgpt.json").read_text())
     assert record["blocks"] == [2, 3]
     assert record["verification"]["verified"] is False
+    assert record["healing"]["method"] == method
+    assert "what is left was trained afterwards" in (tmp_path / "out" / "README.md").read_text()
     assert json.loads((tmp_path / "out" / "healing.json").read_text())["method"] == method
     assert not (tmp_path / "out.checkpoints").exists()
 

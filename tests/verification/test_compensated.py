@@ -146,6 +146,22 @@ def test_prune_compensates_and_its_plan_does_so_again(
     assert shortgpt.Plan.read(tmp_path / "plain").compensation is None
 
 
+def test_the_card_tells_it_and_the_record_proves_it_again(
+    tmp_path: Path, llama_folder: Path, run_cli: Callable[..., Any]
+) -> None:
+    model = shortgpt.load(llama_folder)
+    fitted = fit(model, (2,), shortgpt.calibrate(batches(), model))
+    shortgpt.prune_checkpoint(llama_folder, tmp_path / "out", (2,), fitted=fitted)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "linear maps that make up for it were multiplied into weights that stay" in card
+    assert "## Compensation" in card
+    again = run_cli("verify", tmp_path / "out")
+    assert again.status == 0, again.err
+    refused = run_cli("verify", tmp_path / "out", "--original", llama_folder)
+    assert refused.status == 2
+    assert "verify it by its record, without --original" in refused.err
+
+
 def test_streamed_weights_are_not_compensated(tmp_path: Path, llama_folder: Path, run_cli: Callable[..., Any]) -> None:
     ran = run_cli("prune", llama_folder, "-o", tmp_path / "out", "--blocks", 1, "--compensate", "--stream")
     assert (ran.status, (tmp_path / "out").exists()) == (2, False)
