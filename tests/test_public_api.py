@@ -17,6 +17,7 @@ import pytest
 from shortgpt_adapters.catalog import ARCHITECTURES
 
 import shortgpt
+from shortgpt import plugins
 from shortgpt.basics.inputs import CalibrationOptions, LoadOptions
 from shortgpt.models.family import ANY_MODEL_TYPE
 
@@ -245,9 +246,11 @@ def test_a_package_knows_nothing_of_those_that_plug_into_it(folder: Path, others
 
 
 def plain(text: str) -> str:
-    """`LlamaModel` → `llama_model`, `zoo:llama or openai-gpt` → ` or openai_gpt`: a shipped model may be named, and
-    the program llama.cpp."""
-    text = re.sub(r"\bzoo:[\w-]+|\bllama\.cpp\b", "", text)
+    """`LlamaModel` → `llama_model`, `zoo:llama or openai-gpt` → ` or openai_gpt`: a shipped model may be named, one
+    that somebody published numbers of, and the program llama.cpp."""
+    published = "|".join(re.escape(one.name) for one in plugins.registry().published)
+    functions = "|".join(one.target.rpartition(":")[2] for one in plugins.registry().published)
+    text = re.sub(rf"\bzoo:[\w-]+|\bllama\.cpp\b|\b({published})\b|^({functions})$", "", text)
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text).lower().replace("-", "_")
 
 

@@ -11,6 +11,7 @@ import importlib.util
 import io
 import platform
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,7 @@ from shortgpt.reports.cells import number
 from shortgpt.reports.html.sections import Section, sections
 from shortgpt.reports.plots import PICTURES, figure
 
-PACKAGES = ("torch", "transformers", "rwkv", "mamba-ssm")
-"""Whose versions a page tells, where they are installed."""
+DISTRIBUTION = "shortgpt-blocks"
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,16 @@ def _svg(result: Value, prefix: str, shown: dict[str, Any]) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"shortgpt": __version__, "Python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    """Of shortgpt, of Python, and of what shortgpt is built on that was loaded for this."""
+    versions = {"shortgpt": __version__, "Python": platform.python_version()}
+    try:
+        required = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:  # run from its sources
+        required = []
+    for name in dict.fromkeys(re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in required):
+        if name.replace("-", "_") in sys.modules:
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _cell(cell: Cell) -> str:
