@@ -44,7 +44,7 @@ class Journal:
     """A file of what was measured, each line kept as soon as it is.
 
     Args:
-        place: the file, or a folder that holds it or will; made where it is not there.
+        place: a file that is there or is called `.jsonl`, or else a folder that holds it or will; made where it is not.
         identity: what the numbers hang on, by the keys of `WHAT`.
         name: of the file, where a folder is named.
 
@@ -55,9 +55,10 @@ class Journal:
 
     def __init__(self, place: str | Path, identity: Mapping[str, str], name: str = FILE) -> None:
         path = Path(place).expanduser()
-        self.file = path / name if path.is_dir() or not path.suffix else path
+        self.file = path if path.is_file() or path.suffix == ".jsonl" else path / name
         self.lines: list[dict[str, Any]] = []
         header = {"schema": SCHEMA, **identity}
+        self._empty = not self.file.exists()
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             whole = self._read(header) if self.file.exists() else 0
@@ -70,11 +71,15 @@ class Journal:
 
     def write(self, blocks: tuple[int, ...], variant: str, first: int, sums: list[float], counts: list[int]) -> None:
         """Keep what was measured of the sequences from `first` on."""
+        self._empty = False
         kept = [value if math.isfinite(value) else None for value in sums]
         self._append({"blocks": list(blocks), "variant": variant, "first": first, "sums": kept, "counts": counts})
 
     def close(self) -> None:
+        """Close the file; one that was made here and in which nothing was measured is taken away."""
         self._out.close()
+        if self._empty:
+            self.file.unlink(missing_ok=True)
 
     def _append(self, line: dict[str, Any]) -> None:
         try:

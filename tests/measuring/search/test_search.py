@@ -244,6 +244,14 @@ def test_a_search_that_was_stopped_goes_on_to_the_very_same_result(
     assert len(file.read_bytes().splitlines()) == lines  # nothing was measured again
 
 
+def test_a_search_that_does_not_begin_leaves_no_file(llama: Any, tmp_path: Path) -> None:
+    _, blocks = llama
+    for place in (tmp_path, tmp_path / "kept.jsonl"):
+        with pytest.raises(SelectionError, match="are allowed"):
+            shortgpt.search(blocks, 3, BATCHES, method="exact", evaluations=2, resume=place)
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_model_text_objective_or_version_is_refused(
     llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
