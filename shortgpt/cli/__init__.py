@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
 from typing import NoReturn
@@ -63,8 +64,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     with open(os.devnull, "w") as nowhere:
         # A stream that the shell closed (>&-) is None.
         streams = (sys.stdout or nowhere, sys.stderr or nowhere) if started()[0] == 0 else (nowhere, nowhere)
-        with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
-            status = _run(arguments)
+        log, told = logging.getLogger("shortgpt"), _Told(logging.WARNING)
+        log.addHandler(told)
+        try:
+            with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+                status = _run(arguments)
+        finally:
+            log.removeHandler(told)
     sys.exit(status)
 
 
@@ -113,6 +119,13 @@ def _run(arguments: list[str] | None) -> int:
         else:
             status = _say(own_errors.told(error), own_errors.STATUS)
     return status
+
+
+class _Told(logging.Handler):
+    """What the library logs, as a line on the standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(printable(f"shortgpt: {record.getMessage()}"), err=True)
 
 
 def _say(message: str, status: int) -> int:

@@ -139,6 +139,15 @@ def test_one_number_buys_no_unbounded_work(folder: Path, field: str, value: Any)
         shortgpt.load(folder, device="cpu")
 
 
+@pytest.mark.parametrize("value", [[[0], [[]], []], [{}], {"a": [1]}, [None, 2], "x", 1e308])
+@pytest.mark.parametrize("field", ["mlp_only_layers", "attention_types", "per_layer_config", "moe_layer_freq"])
+def test_a_value_of_another_kind_than_its_field_has_is_an_error_of_ours_or_carried_over(field: str, value: Any) -> None:
+    from shortgpt.models.configs.rules import decide
+
+    config = {"num_hidden_layers": 6, field: value}
+    assert [decision.field for decision in decide(config, [0, 2, 3], 6)][:1] == ["num_hidden_layers"]
+
+
 def test_a_packed_archive_of_torch_is_refused(tmp_path: Path) -> None:
     original = tiny("llama")
     saved(original, tmp_path / "model")

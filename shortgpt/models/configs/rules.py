@@ -389,9 +389,11 @@ def decide(
                 )
             new = rule.apply(value, blocks) if isinstance(rule, Rule) else rule.apply(blocks).get(field, value)
             yield Decision(field, rule, new)
-        except ValueError as error:
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as found:
+            # A rule raises a ValueError; the others are what it meets in a value of another kind than the field has.
+            error = str(found) if isinstance(found, ValueError) else "its value is not of the kind that this field has"
             if any(map(is_read, rule.fields if isinstance(rule, GroupRule) else (field,))):
-                yield Decision(field, rule, value, str(error))
+                yield Decision(field, rule, value, error)
             else:
                 yield Decision(field, UNREAD, value)
 
