@@ -5,8 +5,8 @@
     python run.py FOLDER [PAGE]
 
 FOLDER/smollm2 is the model as `fetch.py` writes it, fetched where it is not there yet. Each command below is run as a
-user would run it and printed with its output, whatever that is; PAGE, by default docs/real-model.md, is written at the
-end. On two cores it takes some fifteen minutes.
+user would run it and printed with its output, whatever that is; PAGE, by default docs/real-model.md, is written anew
+after each. On two cores it takes some fifteen minutes.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main(folder: Path, page: Path) -> None:
         told = _told(command, folder)
         print(told, flush=True)
         parts.append(f"## {title}\n\n```\n$ shortgpt {command}\n{told}\n```\n")
-    page.write_text("\n".join(parts), encoding="utf-8")
+        page.write_text("\n".join(parts), encoding="utf-8")
 
 
 def _told(command: str, folder: Path) -> str:
