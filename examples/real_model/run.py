@@ -73,7 +73,7 @@ def _told(command: str, folder: Path) -> str:
     run = [sys.executable, "-m", "shortgpt", *shlex.split(command)]
     environment = {**os.environ, "COLUMNS": "96", "NO_COLOR": "1"}
     done = subprocess.run(
-        [*run, "--quiet"], cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8", check=False
+        run, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8", check=False
     )
     status = f"\nexit status {done.returncode}: {done.stderr.strip()}" if done.returncode else ""
     return "\n".join(line.rstrip() for line in (done.stdout + status).strip("\n").splitlines())
