@@ -57,7 +57,6 @@ from shortgpt_adapters.transformers.loader import (
     unfit,
     with_near,
 )
-from shortgpt_adapters.transformers.streaming import names_in_model
 from shortgpt_adapters.transformers.structure import find_structure
 from shortgpt_adapters.transformers.tokenizer_growth import check_growth
 from shortgpt_adapters.transformers.verbosity import quiet as quiet
@@ -237,6 +236,9 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
             )
 
     def places(self, config: Config, names: Iterable[str]) -> dict[str, tuple[int, str]]:
+        # It needs names of transformers that may change in any version, see `loader.leaving_blocks_in_files`.
+        from shortgpt_adapters.transformers.streaming import names_in_model
+
         model = self._empty(config)
         in_model = names_in_model(names, model, get_model_conversion_mapping(model))
         places = {name: split_block_name(place, self.block_lists[0]) for name, place in in_model.items()}
