@@ -289,6 +289,36 @@ def _segments(texts: Iterable[str], length: int, seed: int, *, shuffle: bool) ->
     return iter(pieces)
 
 
+def places_taken(texts: Sequence[str], info: CalibrationInfo, *, shuffle: bool) -> list[tuple[int, int, int]]:
+    """Where in the texts the windows of a calibration may lie: numbers of texts, and the characters from and to.
+
+    Without a tokenizer it is not known how much a window took, so each is given as much text as it may have needed.
+
+    Args:
+        texts: of the same source, in its order.
+        shuffle: whether its segments were shuffled by the seed, as those of local texts are.
+    """
+    size = CHARACTERS_PER_TOKEN * info.tokens
+    places = [
+        (number, at, min(at + size, len(text)))
+        for number, text in enumerate(texts)
+        for at in range(0, len(text), size)
+        if text[at : at + size].strip()
+    ]
+    if shuffle:
+        random.Random(info.seed).shuffle(places)
+    taken: list[tuple[int, int, int]] = []
+    windows, characters = 0, 0
+    for place in places:
+        if windows == info.sequences:
+            break
+        taken.append(place)
+        characters += place[2] - place[1]
+        if characters >= size:
+            windows, characters = windows + 1, 0
+    return taken
+
+
 def _windows(
     segments: Iterator[tuple[str, int]], label: str, tokenizer: Any, count: int, length: int, after: int = 0
 ) -> Windows:

@@ -79,6 +79,8 @@ def evaluation_notes(evaluation: Evaluation) -> list[str]:
     texts = {str(row.settings["text"]) for row in evaluation.tasks if "text" in row.settings}
     on = f" of {', '.join(sorted(texts))}" if texts else ""
     lines.append(f"items{on} drawn by seed {evaluation.seed}")
+    if left_out := max((int(row.settings.get("passages_scored", 0)) for row in evaluation.tasks), default=0):
+        lines.append(f"up to {left_out} passages of a task were left out, for blocks were chosen on them")
     chance = [row.task for row in evaluation.tasks if evaluation.is_at_chance(row)]
     if chance:
         lines.append(f"at chance, so left out of the average: {', '.join(chance)} (the original does no better)")

@@ -15,11 +15,12 @@ from shortgpt.measuring.tasks.finding import default_tasks, find_tasks
 from shortgpt.measuring.tasks.journal import Journal
 from shortgpt.measuring.tasks.measuring import Measuring
 from shortgpt.measuring.tasks.running import Running
-from shortgpt.measuring.tasks.subjects import Blocks, subjects_of
+from shortgpt.measuring.tasks.subjects import Blocks, scored_on, subjects_of
 from shortgpt.measuring.tasks.task import Task, TaskOptions
 from shortgpt.values.evaluation.evaluation import Evaluation
 from shortgpt.values.evaluation.outcomes import TaskRow
 from shortgpt.values.evaluation.requirements import judge, requirements_of, unsettled
+from shortgpt.values.plan import Plan
 
 
 def evaluate(
@@ -49,6 +50,7 @@ def evaluate(
         removed: blocks that the first model is judged without as well: block numbers, a `Plan`, or several of either.
         tasks: names of tasks, and of what installed suites have. Default: those of `default_tasks`.
         text: what tasks are made from that take text: a named source, a path, or an iterable of texts, each a document.
+            Where plans say that blocks were chosen on windows of the same source, nothing is taken from there.
         field: of its records that holds the text.
         items: items of each task at most. Default: each task's own number.
         seed: which items are taken, and of whatever is drawn to make them.
@@ -74,9 +76,11 @@ def evaluate(
         CalibrationError, ModelError, SelectionError: a number makes no sense; there is no model; no such blocks.
     """
     _check(items, batch_size, shots)
-    columns = subjects_of(models, removed)
+    without: list[Any] = [removed] if isinstance(removed, Plan) else list(removed)
+    columns = subjects_of(models, without)
     source = text if isinstance(text, (str, Path)) else tuple(text)
-    making = TaskOptions(source, field, seed, items, shots, tuple(map(str, include_path)), chat_template)
+    scored = scored_on(columns, without, source)
+    making = TaskOptions(source, field, seed, items, shots, tuple(map(str, include_path)), chat_template, scored)
     names = default_tasks() if tasks is None else tuple(tasks)
     found = find_tasks(names, making)
     ready = [one for one in found if not isinstance(one, TaskRow)]

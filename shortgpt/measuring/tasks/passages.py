@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shortgpt.errors import CalibrationError
+from shortgpt.measuring.calibration import places_taken
 from shortgpt.measuring.tasks.task import TaskOptions
 from shortgpt.measuring.texts import is_local, texts_of
 
@@ -56,15 +57,21 @@ class Passages(Sequence[Passage]):
     def __init__(self, options: TaskOptions, context: int, continuation: int) -> None:
         self.documents = documents_of(options)
         self.source = options.text if isinstance(options.text, (str, Path)) else "texts"
-        self._all = [
+        every = [
             passage
             for number, text in enumerate(self.documents)
             for passage in _cut(number, text, context, continuation)
         ]
-        if not self._all:
+        if not every:
             raise CalibrationError(
                 f"{self.source}: too short: no document has the {round(LEAST * (context + continuation))} characters "
                 "that a passage takes; give more text (--text)"
+            )
+        self._all = _held_out(every, _scored(options, self.documents))
+        self.left_out = len(every) - len(self._all)
+        if not self._all:
+            raise CalibrationError(
+                f"{self.source}: blocks were chosen on all of it, so none is held out; give other text (--text)"
             )
 
     def __len__(self) -> int:
@@ -85,7 +92,12 @@ class Passages(Sequence[Passage]):
 
     def settings(self) -> dict[str, Any]:
         """What is recorded of the source."""
-        return {"text": str(self.source), "text_hash": text_hash(self.documents), "documents": len(self.documents)}
+        return {
+            "text": str(self.source),
+            "text_hash": text_hash(self.documents),
+            "documents": len(self.documents),
+            "passages_scored": self.left_out,
+        }
 
 
 @functools.lru_cache(maxsize=2)
@@ -123,6 +135,26 @@ def text_hash(documents: tuple[str, ...]) -> str:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()
+
+
+def _scored(options: TaskOptions, documents: tuple[str, ...]) -> dict[int, list[tuple[int, int]]]:
+    """The characters of each document on which blocks were chosen, from and to."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for info in options.scored:
+        local = is_local(options.text)
+        if local or info.seed == options.seed:  # a stream comes in another order by another seed
+            for number, start, end in places_taken(documents, info, shuffle=local):
+                found.setdefault(number, []).append((start, end))
+    return found
+
+
+def _held_out(passages: list[Passage], scored: dict[int, list[tuple[int, int]]]) -> list[Passage]:
+    """The passages that nothing was scored on."""
+    return [
+        one
+        for one in passages
+        if not any(one.start < end and start < one.end for start, end in scored.get(one.document, ()))
+    ]
 
 
 def _cut(number: int, text: str, context: int, continuation: int) -> Iterator[Passage]:

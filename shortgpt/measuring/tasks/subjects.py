@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shortgpt.basics.block_lists import format_blocks
+from shortgpt.basics.inputs import CalibrationInfo
 from shortgpt.errors import ModelError
 from shortgpt.measuring.tasks.language_model import LanguageModel
 from shortgpt.models.loading import listed
@@ -62,6 +63,18 @@ def subjects_of(models: Model | Iterable[Model], removed: Blocks | Iterable[Bloc
     if twice:
         raise ModelError(f"{twice[0]} stands there twice; name each model once")
     return found
+
+
+def scored_on(columns: Sequence[Subject], removed: Iterable[Any], text: Any) -> tuple[CalibrationInfo, ...]:
+    """The windows of a text on which blocks of these models were chosen, as far as plans tell."""
+    plans: list[Any] = list(removed)
+    for model in (subject.model for subject in columns):
+        if isinstance(model, BlockSequence):
+            plans.append(model.plan)
+        elif isinstance(model, (str, Path)) and Path(model).exists():
+            plans.append(Plan.beside(Path(model)))
+    infos = [one.scores.calibration for one in plans if isinstance(one, Plan) and one.scores is not None]
+    return tuple(dict.fromkeys(info for info in infos if info.seed is not None and info.source == str(text)))
 
 
 def _sets(removed: Blocks | Iterable[Blocks]) -> list[tuple[int, ...]]:

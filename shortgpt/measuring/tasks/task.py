@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from shortgpt.basics.inputs import CalibrationInfo
 from shortgpt.values.evaluation.outcomes import Kind, Outcome, Scale, TaskRow
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class TaskOptions:
         shots: worked examples before each question; None: the task's own number.
         include_path: folders with task files of a suite.
         chat_template: whether prompts are put into the tokenizer's chat template, where the task allows it.
+        scored: windows of the same source that blocks were chosen on: no passages are taken from there.
     """
 
     text: Any = "stdlib"
@@ -43,6 +45,7 @@ class TaskOptions:
     shots: int | None = None
     include_path: tuple[str, ...] = ()
     chat_template: bool = False
+    scored: tuple[CalibrationInfo, ...] = ()
 
 
 class Task(ABC):
