@@ -120,7 +120,7 @@ def test_the_guide_lists_the_hooks_with_their_signatures_and_descriptions() -> N
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_a_hook_that_is_named_exists(page: Path) -> None:
-    packages = {"shortgpt_adapters", "shortgpt_plugins", "shortgpt_pebble", "shortgpt_extras"}
+    packages = {"shortgpt_adapters", "shortgpt_plugins", "shortgpt_pebble", "shortgpt_extras", "shortgpt_paper"}
     assert set(re.findall(r"\bshortgpt_[a-z_]+", page.read_text(encoding="utf-8"))) - packages <= set(hooks())
 
 
