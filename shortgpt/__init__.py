@@ -15,11 +15,11 @@ _HOMES = {
     "Ablation": "values.ablation",
     "Architecture": "basics.registry",
     "BatchCriterion": "measuring.criteria",
-    "BlockInfluence": "measuring.influence",
+    "BlockInfluence": "measuring.scoring.influence",
     "BlockInfluenceMonitor": "measuring.monitor",
     "BlockSequence": "models.sequence",
     "Calibration": "measuring.calibration",
-    "Choice": "values.choice",
+    "Choice": "values.choosing.choice",
     "Comparison": "values.comparison",
     "Compensation": "values.compensation",
     "Criterion": "measuring.criteria",
@@ -34,7 +34,7 @@ _HOMES = {
     "OrderCriterion": "measuring.criteria",
     "Plan": "values.plan",
     "Scores": "values.scores",
-    "Search": "values.search",
+    "Search": "values.choosing.search",
     "Source": "basics.inputs",
     "Step": "measuring.step",
     "StepCriterion": "measuring.criteria",
@@ -86,8 +86,8 @@ if TYPE_CHECKING:
     from shortgpt.measuring.curve import curve as curve
     from shortgpt.measuring.effect import effect as effect
     from shortgpt.measuring.evaluation import Evaluator as Evaluator
-    from shortgpt.measuring.influence import BlockInfluence as BlockInfluence
     from shortgpt.measuring.monitor import BlockInfluenceMonitor as BlockInfluenceMonitor
+    from shortgpt.measuring.scoring.influence import BlockInfluence as BlockInfluence
     from shortgpt.measuring.scoring.score import score as score
     from shortgpt.measuring.search.search import search as search
     from shortgpt.measuring.step import Step as Step
@@ -104,7 +104,8 @@ if TYPE_CHECKING:
     from shortgpt.torch_models.sequence import TorchBlockSequence as TorchBlockSequence
     from shortgpt.torch_models.sequence import TorchFamily as TorchFamily
     from shortgpt.values.ablation import Ablation as Ablation
-    from shortgpt.values.choice import Choice as Choice
+    from shortgpt.values.choosing.choice import Choice as Choice
+    from shortgpt.values.choosing.search import Search as Search
     from shortgpt.values.comparison import Comparison as Comparison
     from shortgpt.values.compensation import Compensation as Compensation
     from shortgpt.values.curves import Curves as Curves
@@ -114,7 +115,6 @@ if TYPE_CHECKING:
     from shortgpt.values.plan import Plan as Plan
     from shortgpt.values.plan import Verification as Verification
     from shortgpt.values.scores import Scores as Scores
-    from shortgpt.values.search import Search as Search
     from shortgpt.values.training import Training as Training
     from shortgpt.verification.prune import prune as prune
     from shortgpt.verification.removal_on_disk import prune_checkpoint as prune_checkpoint

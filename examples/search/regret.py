@@ -31,8 +31,8 @@ from shortgpt.measuring.compensation.fit import fit
 from shortgpt.measuring.evaluation import evaluate, open_evaluator
 from shortgpt.measuring.search.search import measuring
 from shortgpt.plugins import registry
-from shortgpt.values import choice
-from shortgpt.values.search import SearchOptions, Sums
+from shortgpt.values.choosing import choice
+from shortgpt.values.choosing.search import SearchOptions, Sums
 
 HERE = Path(__file__).parent
 MODELS = ("llama", "gpt2", "baichuan", "gpt2-postnorm", "rwkv", "mistral", "mamba")

@@ -10,7 +10,9 @@ HERE = "shortgpt_plugins"
 def shortgpt_criteria() -> tuple[Extension, ...]:
     return (
         Extension(
-            "block-influence", "shortgpt.measuring.influence:BlockInfluence", "1 - cos(x_i, x_i+1), Eq. 1 of ShortGPT"
+            "block-influence",
+            "shortgpt.measuring.scoring.influence:BlockInfluence",
+            "1 - cos(x_i, x_i+1), Eq. 1 of ShortGPT",
         ),
         Extension("angular-distance", f"{HERE}.criteria:AngularDistance", "arccos(cos(x_i, x_i+1)) / pi, all tokens"),
         Extension("angular-distance-last", f"{HERE}.criteria:AngularDistanceLast", "the same at the last token only"),

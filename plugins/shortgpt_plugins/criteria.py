@@ -1,7 +1,7 @@
 """Criteria that look at the stream before and after a block, token by token, all of them in one pass.
 
 Written with x_i for the stream before block i, x_{i+1} for the stream behind it, and f(x_i) = x_{i+1} − x_i for what
-the block adds. Lower means: remove first. Block Influence itself is `shortgpt.measuring.influence`.
+the block adds. Lower means: remove first. Block Influence itself is `shortgpt.measuring.scoring.influence`.
 """
 
 import math

@@ -99,7 +99,7 @@ class Value:
         """The tables, for a notebook; None where this kind has none, so that it shows the text."""
         if _report("TABLES", self) is None:
             return None
-        shown: str = load_target("shortgpt.reports.notebook:as_html")(self)
+        shown: str = load_target("shortgpt.reports.html.notebook:as_html")(self)
         return shown
 
     def __rich__(self) -> Any:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from shortgpt.basics.block_lists import format_blocks
 from shortgpt.reports.cells import too_few_documents
 from shortgpt.reports.effect import choice_texts, continuation_lines, effect_rows, reasons
-from shortgpt.values.choice import CONTIGUOUS, LEAST
-from shortgpt.values.search import PERPLEXITY
+from shortgpt.values.choosing.choice import CONTIGUOUS, LEAST
+from shortgpt.values.choosing.search import PERPLEXITY
 
 if TYPE_CHECKING:
     from shortgpt.values.effect import Effect

@@ -17,7 +17,6 @@ from typing import NoReturn
 import click
 
 from shortgpt._version import __version__
-from shortgpt.cli import own_errors, signals
 from shortgpt.cli.ablate import ablate
 from shortgpt.cli.compare import compare
 from shortgpt.cli.curve import curve
@@ -26,6 +25,7 @@ from shortgpt.cli.evaluate import evaluate
 from shortgpt.cli.heal import heal
 from shortgpt.cli.inspect import inspect
 from shortgpt.cli.plugins import plugins
+from shortgpt.cli.process import own_errors, signals
 from shortgpt.cli.prune import prune
 from shortgpt.cli.score import score
 from shortgpt.cli.show import show

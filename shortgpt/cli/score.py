@@ -63,8 +63,8 @@ def score(
     from shortgpt.models import processes
     from shortgpt.models.devices import started
     from shortgpt.models.loading import load
+    from shortgpt.values.choosing.search import SearchOptions
     from shortgpt.values.scores import DEFAULT_CRITERION
-    from shortgpt.values.search import SearchOptions
     from shortgpt.values.selection import Selection
 
     common.check(outputs)

@@ -31,9 +31,9 @@ from shortgpt.measuring.search.search import best_sets, measuring
 from shortgpt.measuring.tasks.judges import Judge, open_judge
 from shortgpt.models.loading import listed, tried
 from shortgpt.models.sequence import BlockSequence
+from shortgpt.values.choosing.search import SearchOptions
 from shortgpt.values.curves import COMPENSATED, Curve, CurveRow, Curves, Line, Point
 from shortgpt.values.scores import DEFAULT_CRITERION, Scores, blocks_for_ratio
-from shortgpt.values.search import SearchOptions
 
 CONTROL = "random"
 DEFAULT_SHARE = 0.5

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shortgpt.errors import HiddenStateError, SelectionError
-from shortgpt.values.choice import WITHIN, Choice, Chosen, Refuse, anything, check_limit, exchanges, least, run
+from shortgpt.values.choosing.choice import WITHIN, Choice, Chosen, Refuse, anything, check_limit, exchanges, least, run
 
 if TYPE_CHECKING:
     from shortgpt.basics.inputs import Progress

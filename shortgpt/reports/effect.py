@@ -10,9 +10,9 @@ from rich.text import Text
 
 from shortgpt.basics.block_lists import format_blocks
 from shortgpt.reports.cells import number, too_few_documents
-from shortgpt.values.choice import CONTIGUOUS, Choice, Exchange
+from shortgpt.values.choosing.choice import CONTIGUOUS, Choice, Exchange
+from shortgpt.values.choosing.search import METHODS
 from shortgpt.values.effect import PERPLEXITY, SPEED, Effect
-from shortgpt.values.search import METHODS
 
 TOSS_UPS = 4
 """As many are told one by one."""

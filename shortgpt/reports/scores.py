@@ -15,7 +15,7 @@ from shortgpt.reports.cells import Bar, count, number, short_name, too_few_docum
 from shortgpt.reports.effect import choice_lines
 from shortgpt.reports.spans import runs, spans_map
 from shortgpt.reports.spans import tables as span_tables
-from shortgpt.values.choice import least
+from shortgpt.values.choosing.choice import least
 from shortgpt.values.scores import Scores
 
 BESIDE, BELOW = 36, 74

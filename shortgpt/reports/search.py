@@ -12,7 +12,7 @@ from shortgpt.basics.block_lists import format_blocks
 from shortgpt.basics.value import Table
 from shortgpt.reports.cells import number
 from shortgpt.reports.effect import choice_texts
-from shortgpt.values.search import BEAM, PERPLEXITY, Candidate, Search
+from shortgpt.values.choosing.search import BEAM, PERPLEXITY, Candidate, Search
 
 ROWS = 8
 """As many sets are shown."""

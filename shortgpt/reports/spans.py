@@ -21,7 +21,7 @@ from shortgpt.basics.block_lists import format_blocks
 from shortgpt.basics.value import Table
 from shortgpt.errors import SelectionError
 from shortgpt.reports.cells import Scale, legend, number, shade
-from shortgpt.values.spans import Spans
+from shortgpt.values.choosing.spans import Spans
 
 SHADES = "·░▒▓█"
 WIDTH = 48

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from shortgpt.basics.inputs import CalibrationInfo
 from shortgpt.basics.value import Rows, Value
 from shortgpt.errors import ShortGPTError
+from shortgpt.values.choosing.search import LINES
 from shortgpt.values.scores import Scores
-from shortgpt.values.search import LINES
 
 COMPENSATED = ", compensated"
 """Behind the name of a line whose removals were made up for."""

@@ -24,7 +24,7 @@ KINDS = {
     "published-comparison": "shortgpt.values.published:PublishedComparison",
     "registry": "shortgpt.basics.registry:Registry",
     "scores": "shortgpt.values.scores:Scores",
-    "search": "shortgpt.values.search:Search",
+    "search": "shortgpt.values.choosing.search:Search",
     "training": "shortgpt.values.training:Training",
     "verification": "shortgpt.values.plan:Verification",
 }

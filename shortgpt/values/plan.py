@@ -10,7 +10,7 @@ from shortgpt.basics.inputs import NearDistance
 from shortgpt.basics.untrusted import local_path, read_text
 from shortgpt.basics.value import Value
 from shortgpt.errors import SelectionError, ShortGPTError
-from shortgpt.values.choice import Choice, Chosen
+from shortgpt.values.choosing.choice import Choice, Chosen
 from shortgpt.values.compensation import Compensation
 from shortgpt.values.effect import Effect
 from shortgpt.values.healing import Healing
@@ -168,7 +168,7 @@ class Plan(Value):
 
     @classmethod
     def chosen(cls, scores: Scores, chosen: Chosen) -> Plan:
-        """The plan that removes what `shortgpt.values.choice` chose by scores."""
+        """The plan that removes what `shortgpt.values.choosing.choice` chose by scores."""
         blocks, choice = chosen
         return cls(
             model=scores.model,

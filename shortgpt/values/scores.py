@@ -21,9 +21,9 @@ from shortgpt.errors import (
     SelectionError,
     ShortGPTError,
 )
-from shortgpt.values.choice import Exchange, exchanges, least, run
-from shortgpt.values.search import Search
-from shortgpt.values.spans import Spans
+from shortgpt.values.choosing.choice import Exchange, exchanges, least, run
+from shortgpt.values.choosing.search import Search
+from shortgpt.values.choosing.spans import Spans
 
 DEFAULT_CRITERION = "block-influence"
 KEPT = "it was asked to stay"

@@ -9,7 +9,7 @@ from typing import Any
 
 from shortgpt.basics.block_lists import block_numbers, parse_blocks
 from shortgpt.errors import SelectionError
-from shortgpt.values.choice import check_limit, free_runs
+from shortgpt.values.choosing.choice import check_limit, free_runs
 from shortgpt.values.plan import Plan
 from shortgpt.values.scores import KEPT, blocks_for_ratio, check_kept, check_number
 

@@ -28,9 +28,9 @@ from shortgpt.models import processes
 from shortgpt.models.devices import started
 from shortgpt.models.memory import release_memory
 from shortgpt.models.sequence import BlockSequence
+from shortgpt.values.choosing.search import Search, SearchOptions
 from shortgpt.values.plan import Plan
 from shortgpt.values.scores import DEFAULT_CRITERION, Scores
-from shortgpt.values.search import Search, SearchOptions
 from shortgpt.values.selection import Selection
 from shortgpt.verification.requirements import hold_to, required_tasks
 from shortgpt.verification.targets import Target, Written, opened
@@ -71,9 +71,9 @@ def prune(
     """Choose blocks of a model, remove them, write the shorter checkpoint, and prove it.
 
     One of `blocks`, `ratio`, `contiguous`, `max_perplexity_ratio`, `remove`, `plan` says which blocks go;
-    `shortgpt.values.selection.Selection` says what each means. A model that is named is never in memory when it is made
-    shorter: its files are rewritten (`shortgpt.prune_checkpoint`). One that is handed over is written as it is in
-    memory.
+    `shortgpt.values.selection.Selection` says what each means. A model that is named is never in memory when
+    it is made shorter: its files are rewritten (`shortgpt.prune_checkpoint`). One that is handed over is written as it
+    is in memory.
 
     Args:
         model: a model folder or file, a hub id, a shipped name; or a model in memory: a block sequence, or one of a

@@ -17,7 +17,7 @@ from shortgpt.measuring import effect as effects
 from shortgpt.measuring.calibration import Calibration, calibrate, calibrate_and_hold_out
 from shortgpt.models.sequence import TokenBatch
 from shortgpt.reports import as_text
-from shortgpt.values.choice import run
+from shortgpt.values.choosing.choice import run
 from shortgpt.values.scores import Scores
 from tests.support import Playback, byte_tokenizer, tiny
 

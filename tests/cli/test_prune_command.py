@@ -16,8 +16,8 @@ import shortgpt
 from shortgpt import Plan
 from shortgpt.measuring.calibration import held_out
 from shortgpt.measuring.scoring import score as scoring
-from shortgpt.values.choice import exchanges
-from shortgpt.values.spans import Spans
+from shortgpt.values.choosing.choice import exchanges
+from shortgpt.values.choosing.spans import Spans
 from tests.support import Ran, message_of, saved, skipped_by_hand, tiny
 
 Run = Callable[..., Ran]

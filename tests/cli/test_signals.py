@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from shortgpt.cli import signals
+from shortgpt.cli.process import signals
 
 
 def killed(number: int) -> None:

@@ -18,9 +18,9 @@ from shortgpt import Comparison, Scores, plugins
 from shortgpt.basics.targets import load_target
 from shortgpt.basics.value import Table, Value
 from shortgpt.errors import OutputError
+from shortgpt.values.choosing.spans import Spans
 from shortgpt.values.comparison import Row
 from shortgpt.values.inspection import Field, Inspection
-from shortgpt.values.spans import Spans
 from tests.support import Playback
 
 CRITERIA = ["block-influence", "angular-distance"]

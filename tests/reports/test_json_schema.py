@@ -12,8 +12,8 @@ import shortgpt
 from shortgpt import plugins
 from shortgpt.basics.value import Value
 from shortgpt.reports.json_schema import descriptions, json_schema
+from shortgpt.values.choosing.spans import Spans
 from shortgpt.values.comparison import Row
-from shortgpt.values.spans import Spans
 from tests import json_docs
 from tests.support import Playback
 

@@ -24,8 +24,8 @@ from shortgpt.reports.plots import check_plot, draw, style
 from shortgpt.reports.plots.comparison import comparison_figure
 from shortgpt.reports.plots.scores import scores_figure
 from shortgpt.reports.plots.spans import spans_figure
+from shortgpt.values.choosing.spans import Spans
 from shortgpt.values.comparison import Row
-from shortgpt.values.spans import Spans
 from tests.support import Playback, scores_of
 
 

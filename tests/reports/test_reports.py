@@ -16,8 +16,8 @@ from shortgpt.reports import as_text
 from shortgpt.reports.cells import count, number
 from shortgpt.reports.scores import scores_table
 from shortgpt.reports.spans import spans_map
+from shortgpt.values.choosing.spans import Spans
 from shortgpt.values.comparison import Row
-from shortgpt.values.spans import Spans
 from tests.support import Playback, scores_of
 
 SHADES = "▁▂▃▄▅▆▇█"

@@ -21,9 +21,9 @@ from shortgpt.measuring.calibration import Calibration
 from shortgpt.measuring.selection import within
 from shortgpt.models.sequence import TokenBatch
 from shortgpt.reports.effect import choice_texts
-from shortgpt.values import choice
-from shortgpt.values.choice import Exchange
-from shortgpt.values.spans import Spans
+from shortgpt.values.choosing import choice
+from shortgpt.values.choosing.choice import Exchange
+from shortgpt.values.choosing.spans import Spans
 from tests.support import Playback, raising
 
 

@@ -23,7 +23,7 @@ from shortgpt.errors import OutputError
 from shortgpt.measuring.scoring import score as scoring
 from shortgpt.models import loading
 from shortgpt.reports import files, plots
-from shortgpt.values.spans import Spans
+from shortgpt.values.choosing.spans import Spans
 from tests.support import Playback, Ran, message_of, raising
 
 Run = Callable[..., Ran]

@@ -63,7 +63,7 @@ class Pairs:
         import torch
 
         from shortgpt.measuring.angles import precise, tokens_at_a_time
-        from shortgpt.measuring.influence import BlockInfluence
+        from shortgpt.measuring.scoring.influence import BlockInfluence
 
         for boundary, (hidden, kept) in enumerate(self.held):
             if version(hidden) != kept:

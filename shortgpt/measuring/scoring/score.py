@@ -28,8 +28,8 @@ from shortgpt.measuring.scoring.requested import RequestedCriterion, open_criter
 from shortgpt.measuring.scoring.resuming import Kept, journal_of
 from shortgpt.models import processes
 from shortgpt.models.loading import opened
+from shortgpt.values.choosing.spans import Spans
 from shortgpt.values.scores import DEFAULT_CRITERION, Scores
-from shortgpt.values.spans import Spans
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shortgpt.measuring.compensation.fit import fit, split
-from shortgpt.values.search import Candidate, Search, Sums, best_set
+from shortgpt.values.choosing.search import Candidate, Search, Sums, best_set
 
 if TYPE_CHECKING:
     from shortgpt.basics.inputs import Progress

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from shortgpt.errors import CalibrationError, HiddenStateError
 from shortgpt.measuring.batch_parts import parts_of, rows_of
 from shortgpt.models.memory import is_lack_of_memory, keep_freed_memory, release_memory
-from shortgpt.values.search import Sums
+from shortgpt.values.choosing.search import Sums
 
 if TYPE_CHECKING:
     from shortgpt.basics.inputs import Progress

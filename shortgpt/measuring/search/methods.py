@@ -16,7 +16,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from shortgpt.errors import SelectionError
-from shortgpt.values.search import BEAM, EXACT, PAIRS, Sums
+from shortgpt.values.choosing.search import BEAM, EXACT, PAIRS, Sums
 
 if TYPE_CHECKING:
     from shortgpt.measuring.search.measurements import Measurements

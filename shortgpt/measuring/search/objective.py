@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from shortgpt.measuring.angles import precise, tokens_at_a_time
 from shortgpt.measuring.evaluation import DEFAULT_EVALUATOR, batch_sums, open_evaluator
-from shortgpt.values.search import KL, PERPLEXITY
+from shortgpt.values.choosing.search import KL, PERPLEXITY
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,5 +78,5 @@ def divergence(p: Tensor, q: Tensor) -> float:
 
 
 def open_objective(name: str) -> Objective:
-    """The objective of one of the names `shortgpt.values.search.OBJECTIVES`."""
+    """The objective of one of the names `shortgpt.values.choosing.search.OBJECTIVES`."""
     return LogPerplexity() if name == PERPLEXITY else Divergence()

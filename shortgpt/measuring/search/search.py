@@ -24,8 +24,7 @@ from shortgpt.measuring.search.measurements import Measurements
 from shortgpt.measuring.search.objective import open_objective
 from shortgpt.measuring.search.space import NothingMayGo, Space
 from shortgpt.models.loading import opened
-from shortgpt.values.scores import KEPT, check_kept
-from shortgpt.values.search import (
+from shortgpt.values.choosing.search import (
     BEAM,
     EVALUATIONS,
     EXACT,
@@ -38,11 +37,12 @@ from shortgpt.values.search import (
     SearchOptions,
     best_set,
 )
+from shortgpt.values.scores import KEPT, check_kept
 
 if TYPE_CHECKING:
     from shortgpt.models.projections import Projection
     from shortgpt.models.sequence import BlockSequence
-    from shortgpt.values.choice import Refuse
+    from shortgpt.values.choosing.choice import Refuse
     from shortgpt.values.selection import Selection
 
 

@@ -9,7 +9,7 @@ from math import comb
 
 from shortgpt.basics.block_lists import format_blocks
 from shortgpt.errors import SelectionError
-from shortgpt.values.choice import Refuse, free_runs
+from shortgpt.values.choosing.choice import Refuse, free_runs
 from shortgpt.values.scores import check_number
 
 Blocks = tuple[int, ...]

@@ -12,7 +12,7 @@ from shortgpt.basics.value import Table, Value
 from shortgpt.errors import OutputError
 from shortgpt.reports.cells import number
 from shortgpt.reports.effect import choice_texts
-from shortgpt.values.choice import least
+from shortgpt.values.choosing.choice import least
 from shortgpt.values.effect import Effect
 from shortgpt.values.plan import Plan, Verification
 from shortgpt.values.scores import Scores

@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm, Normalize
 
 from shortgpt.reports.plots.style import HEAT, far_apart, panels, plain, whole_numbers
 from shortgpt.reports.spans import best_runs
-from shortgpt.values.spans import Spans
+from shortgpt.values.choosing.spans import Spans
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

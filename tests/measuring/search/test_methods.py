@@ -12,7 +12,7 @@ from shortgpt.errors import SelectionError
 from shortgpt.measuring.search import methods
 from shortgpt.measuring.search.program import Program
 from shortgpt.measuring.search.space import Space
-from shortgpt.values.search import Sums, best_set
+from shortgpt.values.choosing.search import Sums, best_set
 
 Blocks = tuple[int, ...]
 DEPTH = 8

@@ -18,7 +18,7 @@ import shortgpt
 from shortgpt import BlockSequence, Search
 from shortgpt.errors import HiddenStateError, ModelError, OutputError, SelectionError, ShortGPTError, UnknownNameError
 from shortgpt.measuring.search.journal import fingerprint
-from shortgpt.values.search import Sums, best_set
+from shortgpt.values.choosing.search import Sums, best_set
 from tests.support import Playback, byte_tokenizer, ids_of, skipped_by_hand, tiny
 
 DEPTH = 6

@@ -13,7 +13,7 @@ from shortgpt.basics.inputs import CalibrationInfo
 from shortgpt.basics.statistics import RESAMPLES, difference, observed, resampled_means
 from shortgpt.basics.value import Value
 from shortgpt.errors import SelectionError, ShortGPTError, UnknownNameError
-from shortgpt.values.choice import Choice, Chosen, Exchange, nearest
+from shortgpt.values.choosing.choice import Choice, Chosen, Exchange, nearest
 
 EXACT, PAIRS, BEAM = "exact", "pairs", "beam"
 METHODS = (EXACT, PAIRS, BEAM)

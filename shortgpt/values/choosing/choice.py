@@ -20,7 +20,7 @@ from shortgpt.basics.block_lists import format_blocks
 from shortgpt.basics.statistics import RESAMPLES, difference, observed, resampled_means
 from shortgpt.basics.value import Value
 from shortgpt.errors import SelectionError
-from shortgpt.values.spans import Spans
+from shortgpt.values.choosing.spans import Spans
 
 
 class Ranked(Protocol):

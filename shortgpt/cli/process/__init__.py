@@ -1,0 +1,1 @@
+"""The command as a process: signals that end it, and errors of our own making."""
