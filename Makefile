@@ -15,7 +15,7 @@ demo: $(READY)
 	$(BIN)/shortgpt demo
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What transformers 4 makes of pruned checkpoints with its config names; it is installed into a folder of its own.
 test-old-readers: $(READY_TO_TEST) $(VENV)/transformers-4
@@ -40,7 +40,7 @@ test-matrix: $(MATRIX:%=test-%)
 
 $(MATRIX:%=test-%): test-%: .venv-matrix-%/.ready
 	.venv-matrix-$*/bin/python -m pip list --disable-pip-version-check | grep -E '^(torch|transformers) '
-	.venv-matrix-$*/bin/python -m pytest -n 2 --dist worksteal $(MATRIX_TESTS)
+	.venv-matrix-$*/bin/python -m pytest -n 2 --dist loadfile $(MATRIX_TESTS)
 
 # Without the constraints: what pip finds for those two is what a user of them has.
 .venv-matrix-%/.ready: pyproject.toml

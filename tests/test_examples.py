@@ -81,7 +81,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str
     # From elsewhere, where shortgpt is what is installed; torch's own types would take most of a minute to read.
     folder = tmp_path_factory.mktemp("typed")
     (folder / "mypy.ini").write_text(STRICT, encoding="utf-8")
-    wrong = "import shortgpt\n\nshortgpt.score('zoo:llama')\nnames: list[str] = shortgpt.load('x').block_names\n"
+    wrong = "import shortgpt\n\nshortgpt.remove('zoo:llama', [1])\nnames: list[str] = shortgpt.load('x').block_names\n"
     (folder / "wrong.py").write_text(wrong, encoding="utf-8")
     shutil.copy(SCRIPT, folder)
     command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", SCRIPT.name, "wrong.py"]

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -245,15 +246,22 @@ def test_a_package_knows_nothing_of_those_that_plug_into_it(folder: Path, others
             assert not any(other in text for text in code_texts(file)), f"{file} names {other}"
 
 
+@cache
+def named_models() -> re.Pattern[str]:
+    published = "|".join(re.escape(one.name) for one in plugins.registry().published)
+    functions = "|".join(one.target.rpartition(":")[2] for one in plugins.registry().published)
+    return re.compile(rf"\bzoo:[\w-]+|\bllama\.cpp\b|\b({published})\b|^({functions})$")
+
+
+@cache
 def plain(text: str) -> str:
     """`LlamaModel` → `llama_model`, `zoo:llama or openai-gpt` → ` or openai_gpt`: a shipped model may be named, one
     that somebody published numbers of, and the program llama.cpp."""
-    published = "|".join(re.escape(one.name) for one in plugins.registry().published)
-    functions = "|".join(one.target.rpartition(":")[2] for one in plugins.registry().published)
-    text = re.sub(rf"\bzoo:[\w-]+|\bllama\.cpp\b|\b({published})\b|^({functions})$", "", text)
+    text = named_models().sub("", text)
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text).lower().replace("-", "_")
 
 
+@cache
 def architecture_names() -> dict[str, re.Pattern[str]]:
     """Name → how it is found in `plain` text: short ones as a word of their own, long ones anywhere."""
     rows = [row for row in ARCHITECTURES if row.model_types or row.config_keys or row.suffixes]

@@ -227,7 +227,7 @@ def test_no_control_character_is_printed(tmp_path: Path) -> None:
     ran: Ran = run_cli("score", evil, "--sequences", "2", "--tokens", "16")
     assert ran.status == 0
     assert "\x1b" not in ran.out + ran.err
-    assert "a\\x1b[2Jb" in ran.out
+    assert "a\\x1b[2Jb" in ran.out.replace("\n", "")  # a long name is broken where the line ends
     failed = run_cli("score", tmp_path / "no\x1bsuch")
     assert failed.status == 2
     assert "\x1b" not in failed.err

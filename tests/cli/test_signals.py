@@ -4,10 +4,22 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from shortgpt.cli.process import signals
+
+
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """Signals as a program finds them that a user starts: a suite that runs in the background ignores some."""
+    before = {number: signal.getsignal(number) for number in signals.SIGNALS}
+    for number in before:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def killed(number: int) -> None:
