@@ -220,14 +220,15 @@ def test_a_link_that_lies_in_wait_is_not_written_through(tmp_path: Path) -> None
     assert victim.read_text() == "mine"
 
 
-def test_no_control_character_is_printed(tmp_path: Path) -> None:
+def test_no_control_character_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # where a line ends, a sign that is written as four would be cut
     assert printable("a\x1b[2Jb\u202ec\x9bd\ne\tf") == "a\\x1b[2Jb\\u202ec\\x9bd\ne\tf"
     evil = tmp_path / "a\x1b[2Jb"
     shutil.copytree(shortgpt.plugins.registry().models[0].target, evil)
     ran: Ran = run_cli("score", evil, "--sequences", "2", "--tokens", "16")
     assert ran.status == 0
     assert "\x1b" not in ran.out + ran.err
-    assert "a\\x1b[2Jb" in ran.out.replace("\n", "")  # a long name is broken where the line ends
+    assert "a\\x1b[2Jb" in ran.out
     failed = run_cli("score", tmp_path / "no\x1bsuch")
     assert failed.status == 2
     assert "\x1b" not in failed.err
