@@ -116,7 +116,7 @@ def continuation_lines(effect: Effect) -> list[str]:
         ("before", effect.before.continuation or ""),
         ("after", effect.after.continuation or ""),
     )
-    return [f"{name}: {printable(text)}" for name, text in named]
+    return [f"{name}: {on_one_line(text)}" for name, text in named]
 
 
 def reasons(effect: Effect) -> list[str]:
@@ -129,6 +129,6 @@ def reasons(effect: Effect) -> list[str]:
     return [*told, f"{PERPLEXITY}: {doubt}"] if doubt else told
 
 
-def printable(text: str) -> str:
+def on_one_line(text: str) -> str:
     """A text on one line: what a terminal would act upon is written as an escape."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
