@@ -18,7 +18,7 @@ from shortgpt.errors import CalibrationError, HiddenStateError, ModelError, Sele
 from shortgpt.measuring import evaluation
 from shortgpt.measuring.calibration import held_out
 from shortgpt.measuring.effect import continuation, not_measured
-from shortgpt.reports.effect import printable
+from shortgpt.reports.effect import on_one_line
 from shortgpt.values.effect import Measured
 from tests.support import byte_tokenizer, raising, skipped_by_hand, tiny
 
@@ -243,7 +243,7 @@ def test_the_report_fits_80_columns_and_tells_all(found: Effect) -> None:
 
 
 def test_words_that_a_terminal_would_act_upon_are_escaped() -> None:
-    assert printable("a\x1b[31m\n\tb é 中\ud800") == "a\\x1b[31m\\n\\tb é 中\\ud800"
+    assert on_one_line("a\x1b[31m\n\tb é 中\ud800") == "a\\x1b[31m\\n\\tb é 中\\ud800"
     shown = Effect(Measured(continuation="\x1b[2J"), Measured(continuation="~~~~\n# b"), prompt="[/red]")
     assert "before: \\x1b[2J" in str(shown)
     assert "prompt: [/red]" in str(shown)
