@@ -97,13 +97,16 @@ def lock(descriptor: int, *, wait: bool = True) -> bool:
 def _locked_folder(prefix: str, place: Path) -> Iterator[Path]:
     folder = descriptor = None
     try:
-        while folder is None or not folder.exists():  # another one may take it for left over before it is locked
+        # Until it is locked another one may take it for left over and remove it: before it is opened, or after.
+        while folder is None or not folder.exists():
             if descriptor is not None:
                 os.close(descriptor)
+                descriptor = None
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
-            descriptor = os.open(folder, os.O_RDONLY) if fcntl is not None else None
-            if descriptor is not None:
-                lock(descriptor)
+            if fcntl is not None:
+                with suppress(FileNotFoundError):
+                    descriptor = os.open(folder, os.O_RDONLY)
+                    lock(descriptor)
         yield folder
     finally:
         if folder is not None:
@@ -120,6 +123,8 @@ def _remove_if_dead(path: Path) -> None:
     try:
         if os.fstat(descriptor).st_uid != os.getuid() or not lock(descriptor, wait=False):
             return
+        if not _is_still(path, descriptor):  # who had the lock has given it its name
+            return
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -127,6 +132,13 @@ def _remove_if_dead(path: Path) -> None:
         log.warning("removed what a run that was killed had left: %s", printable(str(path)))
     finally:
         os.close(descriptor)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def make_durable(folder: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -147,6 +148,24 @@ def test_nothing_is_taken_for_left_over_that_has_another_name(tmp_path: Path) ->
 
     remove_dead(tmp_path, PARTIAL)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_that_another_process_removes_before_it_is_opened_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    make = tempfile.mkdtemp
+
+    def make_and_lose_the_first(**arguments: Any) -> str:
+        made.append(make(**arguments))
+        if len(made) == 1:
+            os.rmdir(made[0])
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make_and_lose_the_first)
+    with partial_folder(tmp_path / "out") as folder:
+        assert folder.is_dir()
+    assert len(made) == 2
 
 
 def test_of_many_that_write_one_folder_one_is_complete_and_nothing_else_stays(tmp_path: Path) -> None:
