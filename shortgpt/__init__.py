@@ -57,6 +57,7 @@ _HOMES = {
     "load": "models.loading",
     "prune": "verification.prune",
     "prune_checkpoint": "verification.removal_on_disk",
+    "push_to_hub": "checkpoints.publishing",
     "remove": "models.removal",
     "score": "measuring.scoring.score",
     "search": "measuring.search.search",
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from shortgpt.basics.registry import Architecture as Architecture
     from shortgpt.basics.registry import Extension as Extension
     from shortgpt.checkpoints.inspection import inspect as inspect
+    from shortgpt.checkpoints.publishing import push_to_hub as push_to_hub
     from shortgpt.healing.heal import heal as heal
     from shortgpt.hookspecs import hookimpl as hookimpl
     from shortgpt.measuring.ablation import ablate as ablate

@@ -29,7 +29,7 @@ NAMES = {
     *("ShortGPTError", "__version__"),
     *("load", "wrap", "calibrate", "score", "remove", "prune_checkpoint", "verify", "compare"),
     *("curve", "ablate", "effect", "prune", "trace", "inspect", "evaluate", "Evaluation"),
-    *("compensate", "Compensation", "heal", "Healing", "search"),
+    *("compensate", "Compensation", "heal", "Healing", "search", "push_to_hub"),
     *("Ablation", "Calibration", "Choice", "Comparison", "Curves", "Effect", "Plan", "Scores", "Search", "Source"),
     *("Verification", "Training", "BlockInfluenceMonitor"),
     *("BlockSequence", "Tap", "TokenBatch", "TorchBlockSequence"),
@@ -59,6 +59,9 @@ FUNCTIONS = {
     "score": "(model: Any, calibration: Any = stdlib, *, criteria: Sequence[str] = (block-influence,), "
     "spans: bool = False, resume: str | Path | None = None, progress: Progress | None = None, "
     "**options: Unpack[MeasuringOptions]) -> Scores",
+    "push_to_hub": "(model: str | Path | BlockSequence, repository: str, *, private: bool | None = None, "
+    "revision: str | None = None, message: str | None = None, create_pr: bool = False, token: str | None = None) "
+    "-> str",
     "remove": "(model: BlockSequence, blocks: Plan | Iterable[int]) -> BlockSequence",
     "prune_checkpoint": "(source: str | Path | Source, output: str | Path, blocks: Plan | Iterable[int], *, "
     "verify: bool = True, device: str | None = None, dtype: str = auto, trust_remote_code: bool = False, "

@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from shortgpt.basics import file_changes
+from shortgpt.basics.inputs import Source
 from shortgpt.checkpoints import companions
 from shortgpt.checkpoints.companions import Kept
 from shortgpt.checkpoints.new_folder import new_folder
 from shortgpt.checkpoints.records import write_records
-from shortgpt.checkpoints.weights import Weights
+from shortgpt.checkpoints.weights import Weights, hashes_of
+from shortgpt.errors import CheckpointError
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.values.plan import Plan
 
@@ -43,11 +45,18 @@ def write(model: BlockSequence, folder: Path) -> Plan | None:
         return None
     plan = replace(plan, notes=(*plan.notes, *notes))
     if not plan.source_hashes:
-        weights = Weights(model.source)
-        plan = replace(plan, source_hashes=weights.hashes())
-        hashed = {file: stamp for file, stamp in model.source.stamps.items() if file in weights.hashed}
-        file_changes.check(model.name, hashed)
+        files = _hashed(model.source)
+        plan = replace(plan, source_hashes=hashes_of(files))
+        file_changes.check(model.name, {file: stamp for file, stamp in model.source.stamps.items() if file in files})
     return plan
+
+
+def _hashed(source: Source) -> list[Path]:
+    """The config and every weight file; every file where only the family that opened the model can read them."""
+    try:
+        return Weights(source).hashed
+    except CheckpointError:
+        return list(source.stamps)
 
 
 def _kept(model: BlockSequence, plan: Plan | None) -> Kept | None:

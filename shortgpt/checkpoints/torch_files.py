@@ -1,5 +1,8 @@
 """Tensors into torch's own file format, holding their bytes and no others.
 
+A file holds a mapping of names to tensors, or a mapping of plain values of which one is such a mapping, as in
+`{"hparams": {...}, "params": {name: tensor}}`.
+
 `torch.save` writes a tensor's whole storage, whatever part of it the tensor is a view of. A file whose tensors are
 views of one storage would keep the bytes of every tensor that was left out.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,19 +25,86 @@ MOST_EXPANDED = 16
 """A tensor may show each byte of its file so many times, expanded: more is no model's."""
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds.
+
+    Attributes:
+        tensors: the named tensors.
+        key: where they stand in the file; None where they are all of it.
+        beside: what else stands there, by its keys.
+    """
+
+    tensors: dict[str, Tensor]
+    key: str | None = None
+    beside: Mapping[str, Any] = field(default_factory=dict)
+
+    def holding(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        """What a file like this one holds that has these tensors."""
+        return tensors if self.key is None else {**self.beside, self.key: tensors}
+
+
 def load(file: Path, *, mapped: bool = True) -> dict[str, Tensor]:
-    """The tensors of a file by name, mapped from it rather than read where it can be.
+    """The tensors of a file by name, mapped from it rather than read where it can be. Raises as `contents` does."""
+    return contents(file, mapped=mapped).tensors
+
+
+def contents(file: Path, *, mapped: bool = True) -> Contents:
+    """What a file holds, its tensors mapped from it rather than read where they can be.
 
     Raises:
-        CheckpointError: it is no mapping of names to plain tensors, or speaks of more bytes than it has.
+        CheckpointError: it does not hold one mapping of names to plain tensors, and no other tensors; or it speaks of
+            more bytes than it has.
     """
+    found = loaded(file, mapped=mapped)
+    if _is_table(found):
+        return Contents(plain(file, found))
+    if isinstance(found, Mapping):
+        tables = [key for key, value in found.items() if isinstance(key, str) and _is_table(value) and value]
+        beside = {key: value for key, value in found.items() if key not in tables}
+        if len(tables) == 1 and not any(_has_tensors(value) for value in beside.values()):
+            return Contents(plain(file, found[tables[0]]), tables[0], beside)
+        if tables:
+            others = [*tables[1:], *(str(key) for key, value in beside.items() if _has_tensors(value))]
+            raise CheckpointError(
+                f"{file}: holds tensors under {_quoted(tables[0])} and under {', '.join(map(_quoted, others))}; "
+                "supported is one mapping of names to tensors, with plain values beside it"
+            )
+    raise CheckpointError(
+        f"{file}: holds no plain mapping of names to tensors, by itself or as the value of one key among plain values"
+    )
+
+
+def _is_table(found: Any) -> bool:
+    """Whether it is a mapping of names to tensors."""
     import torch
 
-    found = loaded(file, mapped=mapped)
-    is_mapping = isinstance(found, Mapping)
-    if not is_mapping or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in found.items()):
-        raise CheckpointError(f"{file}: holds no plain mapping of names to tensors")
-    return plain(file, found)
+    return isinstance(found, Mapping) and all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in found.items()
+    )
+
+
+def _has_tensors(value: Any) -> bool:
+    import torch
+
+    inside: list[Any] = [value]
+    seen: set[int] = set()  # what a file holds may hold itself
+    while inside:
+        value = inside.pop()
+        if isinstance(value, torch.Tensor):
+            return True
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            inside += value.values()
+        elif isinstance(value, (list, tuple, set)):
+            inside += value
+    return False
+
+
+def _quoted(key: str) -> str:
+    return repr(printable(key)[:100])
 
 
 def plain(file: Path, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -89,8 +160,11 @@ def check_archive(file: Path) -> None:
         raise CheckpointError(f"{file}: holds packed parts, which torch does not write; fetch or save the model again")
 
 
-def save(tensors: Mapping[str, Tensor], file: Path) -> None:
+def save(tensors: Mapping[str, Tensor], file: Path, like: Contents | None = None) -> None:
     """Write a mapping of names to tensors; what is tied stays tied, and is written once.
+
+    Args:
+        like: the contents of a file in which something stands beside the tensors: that is written too.
 
     Storages of which every byte is used are written as they are. What is a view of a larger one is copied first, into
     memory: `torch.save` takes all storages at once.
@@ -102,7 +176,8 @@ def save(tensors: Mapping[str, Tensor], file: Path) -> None:
 
     with file.open("wb") as writer:
         try:
-            torch.save(compact(tensors), writer)
+            kept = compact(tensors)
+            torch.save(kept if like is None else like.holding(kept), writer)
         except RuntimeError as error:  # what the file refused stands behind it
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 

@@ -106,14 +106,7 @@ class Weights:
 
     def hashes(self, stop: threading.Event | None = None) -> dict[str, str]:
         """File name → SHA-256, of the config and every weight file; cut short when `stop` is set."""
-        files = self.hashed
-        stop = stop or threading.Event()
-        with ThreadPoolExecutor(AT_A_TIME) as pool:
-            try:
-                return dict(zip((file.name for file in files), pool.map(file_hash, files, repeat(stop)), strict=True))
-            except BaseException:  # an interruption does not wait for the files that are being read
-                stop.set()
-                raise
+        return hashes_of(self.hashed, stop)
 
     def write(
         self, folder: Path, renamed: Mapping[str, str], folds: Mapping[str, Fold], progress: Progress | None
@@ -374,12 +367,24 @@ class Weights:
     def _write_torch(
         self, file: Path, target: Path, part: Mapping[str, str], folds: Mapping[str, Fold], one_more: Callable[[], None]
     ) -> None:
-        tensors = torch_files.load(file)
+        held = torch_files.contents(file)
         kept: dict[str, Any] = {}
         for new, old in part.items():
-            kept[new] = rounded(folds[new], tensors[old], self.lazily()) if new in folds else tensors[old]
+            tensor = held.tensors[old]
+            kept[new] = rounded(folds[new], tensor, self.lazily()) if new in folds else tensor
             one_more()
-        torch_files.save(kept, target)
+        torch_files.save(kept, target, like=held)
+
+
+def hashes_of(files: Sequence[Path], stop: threading.Event | None = None) -> dict[str, str]:
+    """File name → SHA-256; cut short when `stop` is set."""
+    stop = stop or threading.Event()
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        try:
+            return dict(zip((file.name for file in files), pool.map(file_hash, files, repeat(stop)), strict=True))
+        except BaseException:  # an interruption does not wait for the files that are being read
+            stop.set()
+            raise
 
 
 class _Lazy(Mapping[str, Any]):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from shortgpt.basics.block_lists import NormPlacement, kept_blocks
 from shortgpt.basics.inputs import Config, Fold, OpenOptions, Source
@@ -27,6 +27,7 @@ from shortgpt.models.memory import is_lack_of_memory
 from shortgpt.models.projections import Change, change_folds
 from shortgpt.models.removal import split_block_name
 from shortgpt.models.renaming import rename_blocks
+from shortgpt.models.required import check_written
 from shortgpt.models.sequence import BlockSequence
 
 ANY_MODEL_TYPE = "*"
@@ -70,6 +71,10 @@ class Family(ABC):
     streams: ClassVar[bool] = False
     spreads: ClassVar[bool] = False
     sets_near: ClassVar[bool] = False
+
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        check_written(cls, ("architecture", "block_lists", "loader"))
+        return super().__new__(cls)
 
     def admit(self, source: Source) -> None:
         """Raise an `UnknownArchitectureError` where the family cannot take this source after all.

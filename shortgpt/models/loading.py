@@ -13,7 +13,7 @@ from shortgpt.errors import ModelError, ShortGPTError, StreamingError, is_panic,
 from shortgpt.models.devices import checked_dtype, default_device
 from shortgpt.models.family import Family, at_work
 from shortgpt.models.recognition import recognise, recognise_model, resolve
-from shortgpt.models.sequence import BlockSequence
+from shortgpt.models.sequence import BlockSequence, check_complete
 from shortgpt.values.plan import Plan
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ def load(
     family = recognise(source, architecture)
     options = open_options(source, family, device, dtype, trust_remote_code, stream)
     with at_work(family, source.name):
-        model = family.open(source, options)
+        model = check_complete(family.open(source, options))
     if tokenizer is not None:
         model.tokenizer = named_tokenizer(tokenizer)
     model.plan = Plan.beside(source.path)
@@ -178,7 +178,7 @@ def wrap(
         return model
     model = _unwrapped(model)
     label = name or getattr(getattr(model, "config", None), "name_or_path", None) or type(model).__name__
-    return recognise_model(model, label, architecture).wrap(model, name=label, tokenizer=tokenizer)
+    return check_complete(recognise_model(model, label, architecture).wrap(model, name=label, tokenizer=tokenizer))
 
 
 def _unwrapped(model: Any) -> Any:

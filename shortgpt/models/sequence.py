@@ -17,12 +17,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from shortgpt.basics.block_lists import NormPlacement, kept_blocks
 from shortgpt.basics.targets import load_target
 from shortgpt.errors import ModelError, SelectionError
 from shortgpt.models.generation import Stop, uncached
+from shortgpt.models.required import check_attributes, check_written
 
 if TYPE_CHECKING:
     import torch
@@ -87,6 +88,10 @@ class BlockSequence(ABC):
     config: dict[str, Any] = {}
     left_over: frozenset[str] = frozenset()
     own_code: bool = False
+
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        check_written(cls, ())
+        return super().__new__(cls)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}: {self.architecture}, {len(self)} blocks, {self.device}>"
@@ -314,6 +319,16 @@ class BlockSequence(ABC):
             CheckpointError: the source, whose hashes are recorded, was changed since the model was opened.
         """
         load_target("shortgpt.checkpoints.saving:save")(self, directory)  # checkpoints are above models: found by name
+
+
+def check_complete(model: BlockSequence) -> BlockSequence:
+    """The model that an adapter made, after a look at whether it says all that is asked of it.
+
+    Raises:
+        AdapterError: it lists the attributes that it lacks.
+    """
+    check_attributes(model, ("name", "architecture", "norm_placement", "block_names", "vocab_size"))
+    return model
 
 
 def check_opened(model: object) -> None:

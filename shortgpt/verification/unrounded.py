@@ -73,4 +73,4 @@ def _write_like(made: Weights, file: Path, target: Path, instead: Mapping[str, T
 
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, target, made.metadata[file])
     else:
-        torch_files.save(tensors, target)
+        torch_files.save(tensors, target, like=torch_files.contents(file))

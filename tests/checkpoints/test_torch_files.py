@@ -9,6 +9,7 @@ from torch import Tensor
 
 import shortgpt
 from shortgpt.checkpoints import torch_files
+from shortgpt.errors import CheckpointError
 from tests.support import saved, tiny
 
 
@@ -95,3 +96,31 @@ def test_removed_weights_are_not_in_a_file_whose_tensors_are_views_of_one_storag
     assert gone not in file.read_bytes()
     found = torch.load(file, weights_only=True)
     assert found["lm_head.weight"].data_ptr() == found["transformer.wte.weight"].data_ptr()
+
+
+def test_tensors_may_stand_under_one_key_among_plain_values(tmp_path: Path) -> None:
+    file = tmp_path / "x.pt"
+    settings: dict[str, object] = {"width": 2, "names": ["a", {"b": 1}]}
+    settings["itself"] = settings
+    torch.save({"params": {"a": torch.ones(2)}, "hparams": settings, "step": 7}, file)
+    held = torch_files.contents(file)
+    assert (held.key, held.beside["step"], list(held.tensors)) == ("params", 7, ["a"])
+    torch_files.save({"b": torch.zeros(3)}, tmp_path / "y.pt", like=held)
+    written = torch.load(tmp_path / "y.pt", weights_only=True)
+    assert written["params"]["b"].tolist() == [0, 0, 0]
+    assert written["hparams"]["names"] == settings["names"]
+
+
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        ({"params": {"a": torch.ones(1)}, "average": {"a": torch.ones(1)}}, "under 'params' and under 'average'"),
+        ({"params": {"a": torch.ones(1)}, "optimizer": {"state": {0: [torch.ones(1)]}}}, "and under 'optimizer'"),
+        ({"params": {}, "step": 1}, "holds no plain mapping of names to tensors"),
+        ([torch.ones(1)], "holds no plain mapping of names to tensors"),
+    ],
+)
+def test_a_file_that_holds_other_tensors_too_is_refused(tmp_path: Path, held: object, told: str) -> None:
+    torch.save(held, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=told):
+        torch_files.load(tmp_path / "x.pt")
