@@ -39,10 +39,9 @@ NAMES = {
 }
 
 FUNCTIONS = {
-    "heal": "(original: str | Path | Source, shorter: str | Path | Source, output: str | Path, *, method: str = lora, "
-    "steps: int = 500, learning_rate: float | None = None, step_sequences: int = 8, accumulate: int = 1, "
-    "rank: int = 16, every: int | None = None, patience: int | None = None, resume: bool = False, "
-    "calibration: Any = stdlib, progress: Progress | None = None, **options: Unpack[MeasuringOptions]) -> Healing",
+    "heal": "(original: str | Path | Source, shorter: str | Path | Source, output: str | Path, *, "
+    "calibration: Any = stdlib, resume: bool = False, progress: Progress | None = None, "
+    "**options: Unpack[HealingOptions]) -> Healing",
     "evaluate": "(models: Any, removed: Blocks | Iterable[Blocks] = (), *, "
     "tasks: Sequence[str] | None = None, text: Any = stdlib, field: str | None = None, items: int | None = None, "
     "seed: int = 0, shots: int | None = None, include_path: Sequence[str | Path] = (), chat_template: bool = False, "

@@ -5,36 +5,60 @@
     full    all of them
     lora    W + B A for the linear maps of the blocks, A random and B zero: at step 0 nothing differs. Multiplied out at
             the end, so that what is saved is an ordinary checkpoint (Hu et al., arXiv:2106.09685)
+    mlp     a small gated MLP in the place of each removed run, its output zero at step 0; all else stays as it is. What
+            is saved carries the code that opens it
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from shortgpt.errors import ModelError
+from shortgpt.healing.recipe import FULL, MLP, Recipe
 from shortgpt.models.probing.probes import probe
 
 if TYPE_CHECKING:
     from shortgpt.torch_models.sequence import TorchBlockSequence
 
-METHODS = ("lora", "full")
 
-
-def prepare(blocks: TorchBlockSequence, method: str, rank: int) -> tuple[Any, Callable[[], None]]:
-    """The module to train, and what makes the model an ordinary one again.
+def prepare(blocks: TorchBlockSequence, recipe: Recipe) -> tuple[Any, Callable[[], None]]:
+    """The module to train, and what makes the model one that can be saved.
 
     Raises:
-        ModelError: there is nothing that LoRA can be put on, or peft is not installed.
+        ModelError: there is nothing that LoRA can be put on, or peft is not installed; or no MLP can be put in.
     """
-    if method == "full":
+    if recipe.method == FULL:
         for parameter in blocks.model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         return blocks.model, lambda: None
-    return _lora(blocks, rank)
+    if recipe.method == MLP:
+        return _mlp(blocks, recipe.width)
+    return _lora(blocks, recipe.rank)
+
+
+def _mlp(blocks: TorchBlockSequence, width: int | None) -> tuple[Any, Callable[[], None]]:
+    if blocks.plan is None:
+        raise ModelError(
+            f"{blocks.name}: no record (shortgpt.json) says which blocks were removed, and in whose places MLPs are to "
+            "stand; train LoRA or all weights (--method lora, full)"
+        )
+    places = removed_places(blocks.plan.kept, blocks.plan.original_depth)
+    mlps = blocks.put_mlps(places, width)
+    blocks.model.requires_grad_(False)
+    for mlp in mlps:
+        mlp.requires_grad_(True)
+    return blocks.model, lambda: None
+
+
+def removed_places(kept: Sequence[int], depth: int) -> tuple[int, ...]:
+    """In front of which blocks of the shorter model some were removed, by its own numbers; its depth for the place
+    behind its last one."""
+    ends = [-1, *kept, depth]
+    return tuple(place for place, block in enumerate(ends[1:]) if block - ends[place] > 1)
 
 
 def _lora(blocks: TorchBlockSequence, rank: int) -> tuple[Any, Callable[[], None]]:

@@ -290,6 +290,24 @@ class TorchBlockSequence(TorchModel):
         change_for_good(self, changes)
         self._projections.clear()
 
+    def put_mlps(self, in_front_of: Sequence[int], width: int | None) -> list[nn.Module]:
+        """Put a small MLP in front of blocks, where others were removed. Its output is zero, and `write` writes it.
+
+        Args:
+            in_front_of: the blocks' numbers; the number of blocks for the place behind the last one.
+            width: of the MLPs; None for the stream's own.
+
+        Returns:
+            The MLPs.
+
+        Raises:
+            ModelError: the model cannot hold them.
+        """
+        raise ModelError(
+            f"{self.name}: what models of the adapter {self.architecture!r} are saved as holds no MLP in the place of "
+            "removed blocks; train LoRA or all weights (--method lora, full)"
+        )
+
     @cached_property
     def notes(self) -> tuple[str, ...]:
         return self.family.notes(self.config)

@@ -15,7 +15,7 @@ class Healed(Value):
 
     Attributes:
         step: updates so far.
-        loss: log-perplexity on held-out text.
+        loss: log-perplexity on a text; of a training by distillation what is made small on the training text.
     """
 
     step: int
@@ -28,12 +28,13 @@ class Healing(Value):
 
     Attributes:
         original, shorter: the models as they were named.
-        method: "lora" or "full".
+        method: "lora", "full" or "mlp".
         whole: the original's loss on the held-out text; None where it was not measured.
         before, after: the shorter model's, before and after.
         gap_closed: (before − after) / (before − whole); None where the original was not measured.
         gap_closed_stderr: its standard error, paired by sequence or document, the gap taken as known.
-        training: losses on the training text, one each some steps.
+        training: losses on the training text, one each some steps; by distillation, the divergence from the original's
+            distribution times the square of the temperature.
         held_out: losses on the held-out text, the first before the first step.
         steps: updates made; fewer than asked for where it was stopped early.
         trained: how many numbers were trained.
@@ -60,9 +61,15 @@ class Healing(Value):
     judged_on: CalibrationInfo | None = None
     seconds: float = 0.0
 
+    @property
+    def is_distilled(self) -> bool:
+        """Whether it learnt the original's distribution."""
+        return "temperature" in (self.settings or {})
+
     def __str__(self) -> str:
+        how = f"{self.method}, distilled" if self.is_distilled else self.method
         told = [
-            f"{self.method}: {self.steps:,} steps in {self.seconds:,.0f} s, {self.trained:,} numbers trained",
+            f"{how}: {self.steps:,} steps in {self.seconds:,.0f} s, {self.trained:,} numbers trained",
             f"perplexity on held-out text: {math.exp(self.before):.4g} shortened → {math.exp(self.after):.4g} healed",
         ]
         if self.whole is not None and self.gap_closed is not None:

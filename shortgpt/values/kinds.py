@@ -19,6 +19,7 @@ KINDS = {
     "curves": "shortgpt.values.curves:Curves",
     "effect": "shortgpt.values.effect:Effect",
     "evaluation": "shortgpt.values.evaluation.evaluation:Evaluation",
+    "healing": "shortgpt.values.healing:Healing",
     "inspection": "shortgpt.values.inspection:Inspection",
     "plan": "shortgpt.values.plan:Plan",
     "published-comparison": "shortgpt.values.published:PublishedComparison",

@@ -166,6 +166,24 @@ class Plan(Value):
     compensation: Compensation | None = None
     healing: Healing | None = None
 
+    @property
+    def originals(self) -> tuple[Plan, ...]:
+        """How the model came to be, this plan first and that of the original's own removal last."""
+        return (self,) if self.base is None else (self, *self.base.originals)
+
+    @property
+    def original_depth(self) -> int:
+        """The number of blocks of the original."""
+        return self.originals[-1].depth
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The blocks that stay, by their numbers in the original."""
+        keep = tuple(range(self.original_depth))
+        for removal in reversed(self.originals):
+            keep = tuple(block for place, block in enumerate(keep) if place not in removal.blocks)
+        return keep
+
     @classmethod
     def chosen(cls, scores: Scores, chosen: Chosen) -> Plan:
         """The plan that removes what `shortgpt.values.choosing.choice` chose by scores."""

@@ -15,24 +15,11 @@ from shortgpt.errors import ModelError, OutputError
 from shortgpt.healing import heal as healing
 from shortgpt.healing.heal import heal
 from shortgpt.healing.methods import prepare
+from shortgpt.healing.recipe import Recipe
 from shortgpt.healing.training import Watch, next_token_loss
 from tests.support import ids_of, raising, saved, tiny
 
 SMALL: dict[str, Any] = {"steps": 4, "sequences": 8, "tokens": 16, "step_sequences": 2, "every": 2}
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("text") / "text.txt"
-    file.write_text("".join(f"line {i}: {i * i} is the square of {i}\n" for i in range(400)))
-    return file
-
-
-@pytest.fixture(scope="module")
-def shorter(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shorter") / "shorter"
-    shortgpt.prune_checkpoint(llama_folder, folder, (2, 3), verify=False)
-    return folder
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -64,7 +51,7 @@ def test_the_result_is_the_shorter_model_trained_and_opens_without_us(
 def test_before_the_first_step_no_bit_differs(name: str) -> None:
     model: Any = shortgpt.wrap(tiny(name))
     before = model.logits({"input_ids": ids_of()})
-    module, finish = prepare(model, "lora", 4)
+    module, finish = prepare(model, Recipe(rank=4))
     assert torch.equal(model.logits({"input_ids": ids_of()}), before)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     assert trained
@@ -128,10 +115,12 @@ def test_the_command_says_what_it_won(
 ) -> None:
     numbers = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", value)]
     ran = run_cli("heal", llama_folder, shorter, "-o", tmp_path / "out", "--calibration", text, *numbers,
-                  "--json", tmp_path / "healing.json")  # fmt: skip
+                  "--json", tmp_path / "healing.json", "--plot", tmp_path / "losses.png")  # fmt: skip
     assert (ran.status, ran.err) == (0, "")
     assert "gap in log-perplexity closed" in ran.out
     assert json.loads((tmp_path / "healing.json").read_text())["steps"] == 4
+    assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")
+    assert "gap in log-perplexity closed" in run_cli("show", tmp_path / "healing.json").out
 
 
 def test_what_is_no_torch_module_is_refused_by_name() -> None:
@@ -139,13 +128,15 @@ def test_what_is_no_torch_module_is_refused_by_name() -> None:
         name, architecture = "model.pth", "rwkv-package"
 
     with pytest.raises(ModelError, match=r"no torch module.*convert it for transformers"):
-        healing._trainable(Other())  # type: ignore[arg-type]
+        healing._trainable(Other(), Recipe())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--steps", "0"], "steps must be at least 1"),
+        (["--temperature", "0"], "temperature must be above 0"),
+        (["--plot", "losses.txt"], "pictures are written as"),
         (["--resume"], "holds no run to go on with"),
         (["--sequences", "1000000"], "too short"),
     ],

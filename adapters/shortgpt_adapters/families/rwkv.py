@@ -79,7 +79,8 @@ class Rwkv(TransformersFamily):
 
     def write_model(self, blocks: TransformersBlocks, directory: Path) -> None:
         running = blocks.model.config.rescale_every
-        blocks.model.config.rescale_every = blocks.config["rescale_every"]
+        if blocks.mlps is None:  # MLPs on the stream were fitted to it as it is
+            blocks.model.config.rescale_every = blocks.config["rescale_every"]
         try:
             super().write_model(blocks, directory)
         finally:

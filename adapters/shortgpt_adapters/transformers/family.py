@@ -45,7 +45,7 @@ from shortgpt.models.removal import split_block_name, starred
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.torch_models.sequence import TorchBlockSequence, TorchFamily
 from shortgpt_adapters.own_code import Code
-from shortgpt_adapters.transformers import config_files
+from shortgpt_adapters.transformers import config_files, mlps
 from shortgpt_adapters.transformers import loader as transformers_loader
 from shortgpt_adapters.transformers.config_reads import ConfigReads, reads_of
 from shortgpt_adapters.transformers.generation import cache_is_right, cached
@@ -76,6 +76,7 @@ class TransformersBlocks(TorchBlockSequence):
     """The blocks of a `PreTrainedModel`."""
 
     model: PreTrainedModel
+    mlps: mlps.Mlps | None = None  # in the places of removed blocks
 
     def __init__(self, family: TorchFamily, model: nn.Module, **details: Any) -> None:
         super().__init__(family, model, **details)
@@ -123,6 +124,17 @@ class TransformersBlocks(TorchBlockSequence):
         if new_tokens < 1 or self.streamed or not self._cache_is_right():
             return super().greedy(prompts, new_tokens, stop)
         return cached(self.model, prompts, new_tokens, stop)
+
+    def put_mlps(self, in_front_of: Sequence[int], width: int | None) -> list[nn.Module]:
+        self.mlps = mlps.planned(self, in_front_of, width)
+        modules = mlps.put(self, self.mlps)
+        self.load_example, self.notes = mlps.LOAD, (*self.notes, mlps.NOTE)
+        return modules
+
+    def write(self, directory: Path) -> None:
+        super().write(directory)
+        if self.mlps is not None:
+            mlps.write(self.model, self.mlps, directory)
 
     def _cache_is_right(self) -> bool:
         """A skipped block still reads its input and fills its cache, so that the cache serves inside `skipping` too."""
@@ -332,7 +344,8 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
         model.generation_config = GenerationConfig()  # the library refuses to save one that it finds inconsistent,
         try:
             with quiet():
-                model.save_pretrained(directory, state_dict=blocks.tensors())
+                # Code that lies in a folder is not given the library's renaming of its own types' tensors.
+                model.save_pretrained(directory, state_dict=blocks.tensors(), save_original_format=blocks.mlps is None)
         finally:
             model.generation_config = generation
         self._respell(blocks, directory)

@@ -23,6 +23,7 @@ PICTURES: dict[str, str] = {
     "Ablation": "shortgpt.reports.plots.ablation:ablation_figure",
     "Curves": "shortgpt.reports.plots.curve:curve_figure",
     "Evaluation": "shortgpt.reports.plots.evaluation:evaluation_figure",
+    "Healing": "shortgpt.reports.plots.healing:healing_figure",
 }
 """For each kind of result, the function that makes its figure."""
 
