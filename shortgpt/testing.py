@@ -27,8 +27,8 @@ from shortgpt.models.probing.logit_comparison import CACHED, compare_logits, pro
 from shortgpt.models.recognition import recognise, resolve
 from shortgpt.models.sequence import BlockSequence, TokenBatch
 from shortgpt.values.scores import Scores
+from shortgpt.verification.judgement import compare_generation
 from shortgpt.verification.removal_on_disk import prune_checkpoint
-from shortgpt.verification.verify import compare_generation
 
 if TYPE_CHECKING:
     from shortgpt.models.family import Family

@@ -1,4 +1,4 @@
-"""Loaders for `shortgpt.verification.verify.check` that give what a test wrote into the checkpoint's folder."""
+"""Loaders for `shortgpt.verification.checking.check` that give what a test wrote into the checkpoint's folder."""
 
 import os
 from pathlib import Path

@@ -18,7 +18,7 @@ from shortgpt import Verification, prune_checkpoint
 from shortgpt.checkpoints import weights
 from shortgpt.errors import VerificationError
 from shortgpt.models import folding
-from shortgpt.verification.verify import verify_again
+from shortgpt.verification.record import verify_again
 from tests.support import saved, skipped_by_hand, tiny
 from tests.tiny_types import tiny_model
 

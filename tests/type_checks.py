@@ -35,7 +35,8 @@ from shortgpt.models.probing.expected_logits import expected_logits
 from shortgpt.models.probing.logit_comparison import compare_logits
 from shortgpt.models.recognition import recognise, resolve
 from shortgpt.models.sequence import BlockSequence
-from shortgpt.verification import verify as verification
+from shortgpt.verification.fresh_process import Answer
+from shortgpt.verification.judgement import judge
 from shortgpt.verification.removal_on_disk import prune_checkpoint
 from tests.tiny_types import MODEL_TYPES, tiny_batch, tiny_model, upstream_mended
 from tests.type_compensation import try_compensation
@@ -169,8 +170,8 @@ def verified(original: BlockSequence, place: Path, gone: tuple[int, ...]) -> Any
     family = recognise(resolve(place))
     expected = expected_logits(original, gone)
     reloaded = load_target(family.loader)(place, device="cpu", dtype="auto")
-    answer = verification.Answer.by(reloaded, expected.probe)
-    return verification.judge(answer, expected, family, OpenOptions(), folded=True)
+    answer = Answer.by(reloaded, expected.probe)
+    return judge(answer, expected, family, OpenOptions(), folded=True)
 
 
 # -- Block Influence by plain hooks ---------------------------------------------------------------------------

@@ -36,6 +36,9 @@ from shortgpt.models.probing.logit_comparison import EXPORTED, EXPORTED_HALF
 from shortgpt.models.projections import Change
 from shortgpt.models.recognition import recognise, resolve
 from shortgpt.values.plan import Plan, Verification
+from shortgpt.verification.checking import check, moved
+from shortgpt.verification.judgement import needs_float32
+from shortgpt.verification.original import expectation, in_float32_if
 from shortgpt.verification.unrounded import write_unrounded
 
 if TYPE_CHECKING:
@@ -209,19 +212,16 @@ def _planned(
 def _opening(removal: _Removal, device: str | None, dtype: str, trust_remote_code: bool, stream: bool) -> OpenOptions:
     """How both models are opened to be compared."""
     from shortgpt.models.loading import open_options
-    from shortgpt.verification import verify as verification
 
     family = removal.family
     options = open_options(removal.origin, family, device, dtype, trust_remote_code, stream and family.streams)
     options = replace(options, stream=stream)  # verification says what cannot be streamed; the removal is done
     exported = removal.plan.export_as is not None
-    return verification.in_float32_if(options, family, folded=bool(removal.folds), exported=exported)
+    return in_float32_if(options, family, folded=bool(removal.folds), exported=exported)
 
 
 def _expected(removal: _Removal, options: OpenOptions) -> Expectation | Verification:
-    from shortgpt.verification import verify as verification
-
-    return verification.expectation(
+    return expectation(
         removal.origin,
         removal.family,
         removal.config,
@@ -263,31 +263,29 @@ def _verify(
     background: Background,
 ) -> Verification:
     """Compare what was written with what is expected of it, and take its hashes meanwhile."""
-    from shortgpt.verification import verify as verification
-
     made = Weights(resolve(folder))
     exported = removal.plan.export_as is not None
     hashes = background(made.hashes)  # while the other process is at work
     rounding = 0.0
     if exported:
         rounding = EXPORTED_HALF if removal.weights.is_half else EXPORTED
-    check = partial(
-        verification.check,
+    compared = partial(
+        check,
         folder,
         written,
         folded=bool(removal.folds),
-        shifted=not exported and verification.moved(removal.weights, made, removal.renamed),
+        shifted=not exported and moved(removal.weights, made, removal.renamed),
         rounding=rounding,
     )
     with tempfile.TemporaryDirectory(dir=folder) as inner:
         rounded_to = None
         if removal.folds and not exported:
             rounded_to = write_unrounded(made, removal.weights, removal.renamed, removal.folds, Path(inner))
-        outcome = check(expected, options, unrounded=None if rounded_to is None else (Path(inner), rounded_to))
-    if verification.needs_float32(outcome):
+        outcome = compared(expected, options, unrounded=None if rounded_to is None else (Path(inner), rounded_to))
+    if needs_float32(outcome):
         options = replace(options, dtype="float32")
         again = _expected(removal, options)
-        outcome = again if isinstance(again, Verification) else check(again, options)
+        outcome = again if isinstance(again, Verification) else compared(again, options)
     hashed = hashes.result()
     others = {
         file.name: file_hash(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name not in hashed

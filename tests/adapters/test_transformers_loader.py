@@ -11,7 +11,7 @@ from transformers import GenerationConfig, LlamaForCausalLM
 
 from shortgpt import Verification
 from shortgpt.models.probing.probes import Probe
-from shortgpt.verification.verify import Answer
+from shortgpt.verification.fresh_process import Answer
 from tests.support import ids_of, tiny
 from tests.tiny_types import tiny_model
 

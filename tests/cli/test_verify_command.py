@@ -19,8 +19,8 @@ from shortgpt import Plan, Verification, prune_checkpoint
 from shortgpt.errors import ModelError, VerificationError
 from shortgpt.models.probing.probes import probe
 from shortgpt.verification import fresh_process as reloading
-from shortgpt.verification import verify as verification
-from shortgpt.verification.verify import verify_again
+from shortgpt.verification import original as originals
+from shortgpt.verification.record import verify_again
 from tests.adapters.test_baichuan import tiny as tiny_baichuan
 from tests.support import Ran, message_of, saved, skipped_by_hand, tiny
 
@@ -405,7 +405,7 @@ def test_where_memory_is_short_it_could_not_be_verified_and_the_status_says_so(
         asked.append((size, device))
         return "it needs about 9.0 GiB on cpu, 1.0 GiB are free"
 
-    monkeypatch.setattr(verification, "lacking_memory", lacking)
+    monkeypatch.setattr(originals, "lacking_memory", lacking)
     message = message_of(check(pruned), 1)
     assert "it could not be opened to be verified: it needs about 9.0 GiB on cpu, 1.0 GiB are free" in message
     tensors = load_file(pruned / "model.safetensors")

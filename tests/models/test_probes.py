@@ -21,7 +21,7 @@ from shortgpt.models.probing.expected_logits import expected_logits, with_near
 from shortgpt.models.probing.probes import some_of
 from shortgpt.models.probing.reach import Reach, distances, near_distances, set_near
 from shortgpt.torch_models.reads import noting_reads
-from shortgpt.verification import verify as verification
+from shortgpt.verification import record
 from tests.tiny_types import tiny_model
 
 # -- how far a config reaches ---------------------------------------------------------------------------------
@@ -154,12 +154,12 @@ def test_a_window_of_the_wrong_block_is_found_out_by_both_ways_of_verifying(
     assert made is not None
     assert len(made.long_ids) == 80
     assert " on 2 × 32 and 1 × 80 tokens; 8 tokens of cached generation and 3 behind the longer one equal" in str(made)
-    assert shortgpt.verification.verify.verify_again(tmp_path / "out")[1].verified
+    assert record.verify_again(tmp_path / "out")[1].verified
     with_windows_of_other_blocks(tmp_path / "out")
     with pytest.raises(VerificationError, match=r"the shorter model's logits on 80 tokens differ by"):
         shortgpt.verify(shortgpt.load(windowed, device="cpu"), tmp_path / "out", [1])
     with pytest.raises(VerificationError, match=r"differ by .* from those that were expected when it was made"):
-        verification.verify_again(tmp_path / "out")
+        record.verify_again(tmp_path / "out")
 
 
 def test_a_window_that_no_probe_reaches_is_set_small_in_both_models(tmp_path: Path, one_process: None) -> None:
@@ -170,12 +170,12 @@ def test_a_window_that_no_probe_reaches_is_set_small_in_both_models(tmp_path: Pa
     assert ([str(near) for near in made.near], made.beyond, made.long_ids) == (["sliding_window 20,000"], (), ())
     assert "; with sliding_window 20,000 set to 8 in both, they are equal too" in str(made)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["sliding_window"] == 20_000
-    assert shortgpt.verification.verify.verify_again(tmp_path / "out")[1].verified
+    assert record.verify_again(tmp_path / "out")[1].verified
     with_windows_of_other_blocks(tmp_path / "out")
     with pytest.raises(VerificationError, match=r"logits with sliding_window 20,000 set to 8 differ by"):
         shortgpt.verify(shortgpt.load(source, device="cpu"), tmp_path / "out", [1])
     with pytest.raises(VerificationError, match=r"differ by .* from those that were expected when it was made"):
-        verification.verify_again(tmp_path / "out")
+        record.verify_again(tmp_path / "out")
 
 
 def test_a_distance_without_effect_when_it_is_small_stays_among_those_not_proven(tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ from shortgpt import Plan, Verification, prune_checkpoint
 from shortgpt.checkpoints import weights
 from shortgpt.errors import StreamingError, VerificationError
 from shortgpt.models.probing.probes import Probe, probe
-from shortgpt.verification import verify as verification
+from shortgpt.verification import original as originals
 from shortgpt.verification.fresh_process import Answer
-from shortgpt.verification.verify import compare_generation, verify_again
+from shortgpt.verification.judgement import compare_generation
+from shortgpt.verification.record import verify_again
 from tests.support import Ran, ids_of, saved, tiny
 from tests.tiny_types import tiny_model, upstream_mended
 
@@ -47,7 +48,7 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(size)
         return "it needs too much" if size == max(asked[-2:]) else None
 
-    monkeypatch.setattr(verification, "lacking_memory", lacking)
+    monkeypatch.setattr(originals, "lacking_memory", lacking)
 
 
 # -- the same verdict -----------------------------------------------------------------------------------------

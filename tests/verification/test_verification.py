@@ -24,7 +24,8 @@ from shortgpt.models.memory import lacking_memory
 from shortgpt.models.probing.expected_logits import Expectation, expected_logits
 from shortgpt.models.probing.probes import probe
 from shortgpt.verification import fresh_process as reloading
-from shortgpt.verification.verify import check, compare_generation, judge
+from shortgpt.verification.checking import check
+from shortgpt.verification.judgement import compare_generation, judge
 from tests.support import Ran, ids_of, saved, skipped_by_hand, tiny
 
 GONE = (1, 4)
