@@ -5,18 +5,21 @@
 A Llama's checkpoint of random bytes in bfloat16 is made in a temporary folder, in shards, and a quarter of its blocks
 is removed, each time in a process of its own, the ways in turns:
 
-    cp           cp -r of a folder that holds the bytes that stay: the floor of the copying
+    cp           cp -r of a folder that holds the bytes that stay: the floor of what does not wait for the disk
+    durable_cp   the same, and then each file's fsync: the floor of what does, as shortgpt does before it gives a folder
+                 its name
     copying      shortgpt's copying alone: the headers are read, the tensors that stay are written, and the index
     sha256       SHA-256 of as many bytes as the source has, without reading them, on all cores: the floor of the hashes
     hashes       shortgpt's hashes of the source alone
     prune        shortgpt.prune_checkpoint(verify=False): both at once, with config, tokenizer and records
+    cached       the same of a source that lies in the hub's cache, which tells its files' SHA-256: nothing is hashed
     usual        AutoModelForCausalLM.from_pretrained, delete the blocks, save_pretrained; no hashes
     passthrough  what mergekit's method of that name comes to: each tensor that stays is mapped, and saved together with
                  others when they are 5 GB; no hashes
     mergekit     that method itself; only where a Python is named that has mergekit 0.1.5 (PyPI) beside the rest
 
-The source is in the page cache, and what is written may stay there: times are the machine's, not the disk's. Given are
-medians, and medians of the ratios of neighbouring runs. Each process first does the same to a tiny model: what that
+The source is in the page cache. Given are medians, and medians of the ratios of neighbouring runs, each begun when the
+disk has nothing left to write. Each process first does the same to a tiny model: what that
 takes, imports for the most part, is the fixed cost, and stands beside. Memory is what a process holds beyond that,
 its own and mapped from files, sampled every 3 ms.
 """
@@ -60,9 +63,8 @@ def main() -> None:
     for row in measure(**chosen):
         line = f"{row['way']:>12} {row['seconds']:7.2f} s ({row['least']:.2f} to {row['greatest']:.2f})"
         if row["over"]:
-            line += (
-                f"  {row['ratio']:5.2f} x {row['over']:<6}  {row['own_mib']:7.1f} MiB, {row['mapped_mib']:6.0f} mapped"
-            )
+            line += f"  {row['ratio']:5.2f} x {row['over']:<10} {row['to_cp']:5.2f} x cp"
+            line += f"  {row['own_mib']:7.1f} MiB, {row['mapped_mib']:6.0f} mapped"
             line += f"   fixed {row['fixed_seconds']:.1f} s"
         print(line)
     print(f"{row['source_mib']:,.0f} MiB, of which {row['kept_mib']:,.0f} MiB stay; {os.cpu_count()} CPU cores")
@@ -88,8 +90,9 @@ def measure(
         place = Path(temporary)
         make(place / "tiny", 64, 4, 64, 1 << 30)
         size = make(place / "source", width, blocks, 32_000, shard_mib << 20)
-        for name in ("tiny", "source"):  # what cp copies
-            copying(place / name, place / f"{name} kept")
+        for name in ("tiny", "source"):
+            copying(place / name, place / f"{name} kept")  # what cp copies
+            as_in_the_cache(place / name)
         kept = sum(file.stat().st_size for file in (place / "source kept").iterdir())
         runs: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
         for _ in range(rounds):
@@ -110,6 +113,7 @@ def row_of(way: str, runs: dict[str, list[dict[str, float]]], size: int, kept: i
         "way": way,
         "over": over,
         "ratio": statistics.median(a / b["seconds"] for a, b in zip(seconds, floor, strict=True)),
+        "to_cp": statistics.median(a / b["seconds"] for a, b in zip(seconds, runs["cp"], strict=True)),
         "seconds": statistics.median(seconds),
         "least": min(seconds),
         "greatest": max(seconds),
@@ -161,11 +165,29 @@ def make(folder: Path, width: int, blocks: int, vocabulary: int, shard: int) -> 
     return size
 
 
+def as_in_the_cache(source: Path) -> None:
+    """A snapshot beside it as the hub's cache has them: links to blobs, which are called by their SHA-256."""
+    snapshot = in_cache(source)
+    blobs = snapshot.parents[1] / "blobs"
+    for folder in (snapshot, blobs):
+        folder.mkdir(parents=True)
+    for file in source.iterdir():
+        with file.open("rb") as reader:
+            blob = blobs / hashlib.file_digest(reader, "sha256").hexdigest()
+        blob.hardlink_to(file)
+        (snapshot / file.name).symlink_to(Path("../../blobs") / blob.name)
+
+
+def in_cache(source: Path) -> Path:
+    return source.with_name(f"models--benchmarks--{source.name}") / "snapshots" / "0123"
+
+
 def measured(way: Callable[[Path, Path], None], folder: Path) -> dict[str, float]:
     """Seconds, and MiB of memory, of one way in this process."""
     fixed = seconds(lambda: way(folder / "tiny", folder / "out"))
     shutil.rmtree(folder / "out", ignore_errors=True)
     gc.collect()
+    os.sync()
     base = memory()
     with Peak() as peak:
         taken = seconds(lambda: way(folder / "source", folder / "out"))
@@ -190,6 +212,14 @@ def cp(source: Path, target: Path) -> None:
     subprocess.run(["cp", "-r", source.with_name(f"{source.name} kept"), target], check=True)
 
 
+def durable_cp(source: Path, target: Path) -> None:
+    cp(source, target)
+    for path in (*target.iterdir(), target):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
 def copying(source: Path, target: Path) -> None:
     from shortgpt.checkpoints.weights import Weights
     from shortgpt.models.recognition import recognise, resolve
@@ -198,7 +228,8 @@ def copying(source: Path, target: Path) -> None:
     weights, blocks = Weights(found), found.config["num_hidden_layers"]
     keep = [index for index in range(blocks) if index not in gone(source)]
     target.mkdir()
-    weights.write(target, recognise(found).rename(weights.names, blocks, keep), {}, None)
+    unhashed = dict.fromkeys(weights.files, "0" * 64)
+    weights.write(target, recognise(found).rename(weights.names, blocks, keep), {}, None, unhashed)
 
 
 def sha256(source: Path, target: Path) -> None:
@@ -225,6 +256,10 @@ def prune(source: Path, target: Path) -> None:
     import shortgpt
 
     shortgpt.prune_checkpoint(source, target, gone(source), verify=False)
+
+
+def cached(source: Path, target: Path) -> None:
+    prune(in_cache(source), target)
 
 
 def usual(source: Path, target: Path) -> None:
@@ -285,8 +320,14 @@ def mergekit(source: Path, target: Path) -> None:
     run_merge(MergeConfiguration.model_validate(config), str(target), options)
 
 
-WAY = {way.__name__: way for way in (cp, copying, sha256, hashes, prune, usual, passthrough, mergekit)}
-FLOORS = {"hashes": "sha256"} | dict.fromkeys(("copying", "prune", "usual", "passthrough", "mergekit"), "cp")
+WAY = {
+    way.__name__: way for way in (cp, durable_cp, copying, sha256, hashes, prune, cached, usual, passthrough, mergekit)
+}
+FLOORS = (
+    {"hashes": "sha256"}
+    | dict.fromkeys(("copying", "prune", "cached"), "durable_cp")
+    | dict.fromkeys(("durable_cp", "usual", "passthrough", "mergekit"), "cp")
+)
 
 if __name__ == "__main__":
     main()

@@ -145,7 +145,8 @@ def of_pruning(options: argparse.Namespace, rounds: int) -> Iterator[Cells]:
         ratio = f"**{row['ratio']:.2f}** × {row['over']}" if row["over"] else ""
         spread = f"{row['seconds']:.2f} ({row['least']:.2f} to {row['greatest']:.2f})"
         memory = (f"{row['own_mib']:.0f}", f"{row['mapped_mib']:,.0f}") if row["over"] else ("", "")
-        yield row["way"], ratio, spread, *memory, f"{row['fixed_seconds']:.1f}" if row["over"] else ""
+        to_cp = f"{row['to_cp']:.2f}" if row["over"] != "cp" and row["way"] != "cp" else ""
+        yield row["way"], ratio, to_cp, spread, *memory, f"{row['fixed_seconds']:.1f}" if row["over"] else ""
 
 
 RATIOS = ("on", "time of", "over that of", "ratio", "quartiles")
@@ -197,7 +198,7 @@ SECTIONS = {
         "Pruning on disk",
         "A quarter of a bfloat16 Llama's 16 blocks goes. Memory: MiB beyond the imports', the process's own and mapped "
         "from files; fixed is what the same takes on a tiny model, imports for the most part, in seconds.",
-        ("way", "ratio", "seconds", "own memory", "mapped", "fixed"),
+        ("way", "ratio", "× cp", "seconds", "own memory", "mapped", "fixed"),
         of_pruning,
         most=5,
     ),

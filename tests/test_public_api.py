@@ -65,7 +65,7 @@ FUNCTIONS = {
     "prune_checkpoint": "(source: str | Path | Source, output: str | Path, blocks: Plan | Iterable[int], *, "
     "verify: bool = True, device: str | None = None, dtype: str = auto, trust_remote_code: bool = False, "
     "architecture: str | None = None, export_as: str | None = None, stream: bool = False, "
-    "fitted: Fitted | None = None, progress: Progress | None = None) -> Plan",
+    "fitted: Fitted | None = None, rehash: bool = False, progress: Progress | None = None) -> Plan",
     "compensate": "(model: BlockSequence, blocks: Plan | Iterable[int], calibration: Any = stdlib, *, "
     "progress: Progress | None = None, **options: Unpack[CalibrationOptions]) -> BlockSequence",
     "effect": "(model: Any, blocks: Plan | Iterable[int], text: Any = stdlib, *, "
@@ -81,7 +81,7 @@ FUNCTIONS = {
     "resume: str | Path | None = None, calibration: Any = None, "
     "effect: bool | None = None, compensate: bool | None = None, "
     "verify: bool = True, exports: Sequence[str] = (), export_as: str | None = None, "
-    "merge_adapter: bool = False, dry_run: bool = False, require: Sequence[str] = (), "
+    "merge_adapter: bool = False, rehash: bool = False, dry_run: bool = False, require: Sequence[str] = (), "
     "progress: Progress | None = None, **options: Unpack[MeasuringOptions]) "
     "-> Plan | None",
     "trace": "(model: Any, calibration: Any = stdlib, **options: Unpack[MeasuringOptions]) -> Iterator[Boundary]",

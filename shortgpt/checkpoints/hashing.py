@@ -7,11 +7,14 @@
 
 The system copies ranges by itself (see `shortgpt.checkpoints.copying`), so no byte passes by here. What it wrote is
 read back while it is in memory still: the hash is of the bytes that were copied, whatever the source holds by then.
+
+The hub's cache names its large files by their SHA-256, so that these need not be read for it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import FileIO
@@ -21,6 +24,8 @@ from typing import NamedTuple
 
 from shortgpt.checkpoints.copying import BUFFER
 
+SHA_256 = re.compile(r"[0-9a-f]{64}")
+
 
 def file_hash(file: Path, stop: threading.Event | None = None) -> str:
     """SHA-256 of a file, in hexadecimal; of a part of it once `stop` is set."""
@@ -28,6 +33,16 @@ def file_hash(file: Path, stop: threading.Event | None = None) -> str:
     with file.open("rb", buffering=0) as reader:
         _update(digest, reader, None, stop or threading.Event())
     return digest.hexdigest()
+
+
+def cached_hash(file: Path) -> str | None:
+    """The SHA-256 by which the hub's cache names a file; None where it lies in no such cache, or is a small one, which
+    is named by git's SHA-1."""
+    if not file.is_symlink() or file.parents[1].name != "snapshots":
+        return None
+    blob = file.resolve()
+    is_own = blob.parent == file.parent.resolve().parents[1] / "blobs"
+    return blob.name if is_own and SHA_256.fullmatch(blob.name) else None
 
 
 class _Range(NamedTuple):

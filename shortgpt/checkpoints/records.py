@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,3 +36,13 @@ def write_records(directory: Path, plan: Plan, source: Path | None = None) -> Pl
     except OSError as error:
         raise OutputError(f"{directory}: cannot be written ({error.strerror})") from None
     return plan
+
+
+def unread_note(known: Collection[Path]) -> tuple[str, ...]:
+    """The note on files whose hashes were not taken."""
+    if not known:
+        return ()
+    return (
+        f"SHA-256 of {len(known)} of the source's files is what the hub's cache names them by: sizes were checked, and "
+        "nothing was read for it (`--rehash` reads them).",
+    )

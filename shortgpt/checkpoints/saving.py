@@ -10,7 +10,7 @@ from shortgpt.basics.inputs import Source
 from shortgpt.checkpoints import companions
 from shortgpt.checkpoints.companions import Kept
 from shortgpt.checkpoints.new_folder import new_folder
-from shortgpt.checkpoints.records import write_records
+from shortgpt.checkpoints.records import unread_note, write_records
 from shortgpt.checkpoints.weights import Weights, hashes_of
 from shortgpt.errors import CheckpointError
 from shortgpt.models.sequence import BlockSequence
@@ -30,8 +30,11 @@ def save(model: BlockSequence, directory: str | Path) -> None:
             write_records(temporary, plan, model.source.path if model.source is not None else None)
 
 
-def write(model: BlockSequence, folder: Path) -> Plan | None:
+def write(model: BlockSequence, folder: Path, *, rehash: bool = False) -> Plan | None:
     """Write weights, config and what lies beside them, without the records.
+
+    Args:
+        rehash: read the source's files for their hashes even where the hub's cache names them by these.
 
     Returns:
         The plan to record; None for a model that was not made shorter.
@@ -45,18 +48,22 @@ def write(model: BlockSequence, folder: Path) -> Plan | None:
         return None
     plan = replace(plan, notes=(*plan.notes, *notes))
     if not plan.source_hashes:
-        files = _hashed(model.source)
-        plan = replace(plan, source_hashes=hashes_of(files))
+        files, known = _hashed(model.source)
+        known = {} if rehash else known
+        notes = (*plan.notes, *unread_note(known))
+        plan = replace(plan, source_hashes=hashes_of(files, known=known), notes=notes)
         file_changes.check(model.name, {file: stamp for file, stamp in model.source.stamps.items() if file in files})
     return plan
 
 
-def _hashed(source: Source) -> list[Path]:
-    """The config and every weight file; every file where only the family that opened the model can read them."""
+def _hashed(source: Source) -> tuple[list[Path], dict[Path, str]]:
+    """The config and every weight file, and the hashes that a cache tells; every file where only the family that opened
+    the model can read them."""
     try:
-        return Weights(source).hashed
+        weights = Weights(source)
     except CheckpointError:
-        return list(source.stamps)
+        return list(source.stamps), {}
+    return weights.hashed, weights.cached_hashes()
 
 
 def _kept(model: BlockSequence, plan: Plan | None) -> Kept | None:

@@ -16,15 +16,17 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from io import FileIO
 from itertools import chain, repeat
 from pathlib import Path
 from queue import SimpleQueue
+from types import MappingProxyType
 from typing import Any
 
 from shortgpt.basics.inputs import MAX_HEADER, Fold, Progress, Source
 from shortgpt.checkpoints import torch_files
 from shortgpt.checkpoints.copying import copy_range, write_all
-from shortgpt.checkpoints.hashing import HashOfCopied
+from shortgpt.checkpoints.hashing import HashOfCopied, cached_hash
 from shortgpt.checkpoints.hashing import file_hash as file_hash
 from shortgpt.checkpoints.headers import Entry, elements, quoted, read_header, read_json, write_header
 from shortgpt.errors import CheckpointError
@@ -54,6 +56,7 @@ TORCH_DTYPES = {
 
 READAHEAD = 1 << 17  # bytes: of more, Linux reads only the first part when it is advised to
 AT_A_TIME = min(4, os.cpu_count() or 1)  # files copied, and files hashed
+SYNCED_AT_A_TIME = 1 << 28  # bytes of a file that are written until the disk is waited for
 
 
 class Weights:
@@ -104,16 +107,30 @@ class Weights:
         """The config and every weight file."""
         return [self.source.path / "config.json", *self.files] if self.source.path.is_dir() else list(self.files)
 
+    def cached_hashes(self) -> dict[Path, str]:
+        """The hashes that the hub's cache names weight files by. Their sizes are right: as the headers were read, they
+        were held to the tensors that are to fill the file."""
+        named = {file: cached_hash(file) for file in self.files}
+        return {file: name for file, name in named.items() if name is not None}
+
     def hashes(self, stop: threading.Event | None = None) -> dict[str, str]:
         """File name → SHA-256, of the config and every weight file; cut short when `stop` is set."""
         return hashes_of(self.hashed, stop)
 
     def write(
-        self, folder: Path, renamed: Mapping[str, str], folds: Mapping[str, Fold], progress: Progress | None
+        self,
+        folder: Path,
+        renamed: Mapping[str, str],
+        folds: Mapping[str, Fold],
+        progress: Progress | None,
+        known: Mapping[Path, str] = MappingProxyType({}),
     ) -> dict[str, str]:
         """Write the renamed tensors (new name → old) into files like the source's; empty ones are left out.
 
         Files of safetensors are written several at a time; `progress` is called in the thread that asked.
+
+        Args:
+            known: hashes of files of the source that need not be read for them.
 
         Returns:
             `hashes` of the source. Where bytes of a safetensors file were copied, the copies were hashed: what is
@@ -129,10 +146,17 @@ class Weights:
             if progress is not None:
                 progress("tensors", done, len(renamed))
 
-        hashes: dict[Path, str] = {}
+        hashes = dict(known)
 
         def copied(file: Path, one_more: Callable[[], None], stop: threading.Event) -> None:
-            hashes[file] = self._write_safetensors(file, folder / names[file], parts[file], folds, one_more, stop)
+            target = folder / names[file]
+            with target.open("wb", buffering=0) as writer:
+                if file in known:
+                    self._write_safetensors(file, writer, parts[file], folds, one_more, None, stop)
+                    return
+                with HashOfCopied(file, target, stop) as digest:
+                    self._write_safetensors(file, writer, parts[file], folds, one_more, digest, stop)
+                hashes[file] = digest.result
 
         def hashed(file: Path, one_more: Callable[[], None], stop: threading.Event) -> None:
             hashes[file] = file_hash(file, stop)
@@ -140,7 +164,8 @@ class Weights:
         jobs: list[Job] = []
         for file in self.hashed:
             is_copied = file in parts and file.suffix == ".safetensors"
-            jobs.append(partial(copied if is_copied else hashed, file))
+            if is_copied or file not in known:
+                jobs.append(partial(copied if is_copied else hashed, file))
             if file in parts and not is_copied:
                 self._write_torch(file, folder / names[file], parts[file], folds, one_more)
         _at_once(jobs, one_more)
@@ -307,13 +332,18 @@ class Weights:
     def _write_safetensors(
         self,
         file: Path,
-        target: Path,
+        writer: FileIO,
         part: Mapping[str, str],
         folds: Mapping[str, Fold],
         one_more: Callable[[], None],
+        digest: HashOfCopied | None,
         stop: threading.Event,
-    ) -> str:
-        """Returns the source file's hash."""
+    ) -> None:
+        """Write what stays of a file, and have the disk hold it.
+
+        Args:
+            digest: is told what was copied.
+        """
         entries = {new: self.tensors[file][old] for new, old in part.items()}
         runs = _runs(entries, folds)
         header: dict[str, Any] = {}
@@ -322,11 +352,8 @@ class Weights:
             shape, size = self._becomes(entries[new], folds.get(new))
             header[new] = {"dtype": entries[new].dtype, "shape": list(shape), "data_offsets": [at, at + size]}
             at += size
-        with (
-            file.open("rb", buffering=0) as reader,
-            target.open("wb", buffering=0) as writer,
-            HashOfCopied(file, target, stop) as digest,
-        ):
+        unsynced = 0
+        with file.open("rb", buffering=0) as reader:
             write_all(writer, write_header(header, self.metadata[file], entries[runs[0][0]].begin))
             for run in runs:
                 if run[0] in folds:
@@ -335,14 +362,19 @@ class Weights:
                     continue
                 written, begin = 0, entries[run[0]].begin
                 for at in copy_range(reader, begin, entries[run[-1]].end, writer):
-                    digest.copied(begin, at, writer.tell())
+                    if digest is not None:
+                        digest.copied(begin, at, writer.tell())
+                    unsynced += at - begin
                     begin = at
+                    if unsynced >= SYNCED_AT_A_TIME:  # the disk writes these while the next are copied and hashed
+                        os.fsync(writer.fileno())
+                        unsynced = 0
                     while written < len(run) and entries[run[written]].end <= at:
                         written += 1
                         one_more()
                     if stop.is_set():
-                        break
-        return digest.result
+                        return
+            os.fsync(writer.fileno())
 
     def _becomes(self, entry: Entry, fold: Fold | None) -> tuple[tuple[int, ...], int]:
         """The shape and the bytes of a tensor behind its fold."""
@@ -376,15 +408,23 @@ class Weights:
         torch_files.save(kept, target, like=held)
 
 
-def hashes_of(files: Sequence[Path], stop: threading.Event | None = None) -> dict[str, str]:
-    """File name → SHA-256; cut short when `stop` is set."""
+def hashes_of(
+    files: Sequence[Path], stop: threading.Event | None = None, known: Mapping[Path, str] = MappingProxyType({})
+) -> dict[str, str]:
+    """File name → SHA-256; cut short when `stop` is set.
+
+    Args:
+        known: those of files that need not be read.
+    """
+    unread = [file for file in files if file not in known]
     stop = stop or threading.Event()
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         try:
-            return dict(zip((file.name for file in files), pool.map(file_hash, files, repeat(stop)), strict=True))
+            read = dict(zip(unread, pool.map(file_hash, unread, repeat(stop)), strict=True))
         except BaseException:  # an interruption does not wait for the files that are being read
             stop.set()
             raise
+    return {file.name: known.get(file) or read[file] for file in files}
 
 
 class _Lazy(Mapping[str, Any]):

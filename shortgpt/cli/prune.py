@@ -54,6 +54,11 @@ class _AsOption(click.Command):
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 @click.option("--verify/--no-verify", default=True, help="Prove the result against the original. Default: yes.")
 @click.option(
+    "--rehash",
+    is_flag=True,
+    help="Read the source's files for the SHA-256 that is recorded, even where the hub's cache names them by it.",
+)
+@click.option(
     "--effect/--no-effect",
     default=None,
     help="Measure perplexity, a continuation and speed before and after. Default: where blocks are scored.",

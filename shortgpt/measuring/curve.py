@@ -25,8 +25,8 @@ from shortgpt.measuring.compensation.fit import fit
 from shortgpt.measuring.evaluation import DEFAULT_EVALUATOR
 from shortgpt.measuring.scoring.resuming import folder_for, journal_of
 from shortgpt.measuring.scoring.score import score
-from shortgpt.measuring.search.journal import FILE
 from shortgpt.measuring.search.measurements import Measurements
+from shortgpt.measuring.search.resuming import FILE
 from shortgpt.measuring.search.search import best_sets, measuring
 from shortgpt.measuring.tasks.judges import Judge, open_judge
 from shortgpt.models.loading import listed, tried

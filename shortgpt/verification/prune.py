@@ -63,6 +63,7 @@ def prune(
     exports: Sequence[str] = (),
     export_as: str | None = None,
     merge_adapter: bool = False,
+    rehash: bool = False,
     dry_run: bool = False,
     require: Sequence[str] = (),
     progress: Progress | None = None,
@@ -96,6 +97,7 @@ def prune(
         exports: other tools, for which the same removal is written beside the result.
         export_as: write the result as this architecture.
         merge_adapter: the model is a LoRA folder of peft: take it merged into its base model.
+        rehash: read the source's files for the SHA-256 that is recorded, even where the hub's cache names them by it.
         dry_run: choose, and measure the effect, but write nothing.
         require: what the result is to be worth on tasks, such as "cloze>=0.95x" (see `shortgpt.evaluate`): it is judged
             until that is settled, and kept only where all of it holds.
@@ -142,7 +144,7 @@ def prune(
         check_output(output)
     elif not dry_run:
         raise OutputError("there is no folder to write to; name one (--output), or ask for a dry run (--dry-run)")
-    written = Written(None if output is None else Path(output), tuple(exports), export_as, verify)
+    written = Written(None if output is None else Path(output), tuple(exports), export_as, verify, rehash)
     source = DEFAULT_CALIBRATION if calibration is None else calibration
     if not isinstance(source, (str, Path, Calibration)):
         source = items_of(source)  # it is read more than once

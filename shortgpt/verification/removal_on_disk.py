@@ -27,7 +27,7 @@ from shortgpt.basics.inputs import Config, Fold, OpenOptions, Progress, Source
 from shortgpt.checkpoints import companions
 from shortgpt.checkpoints.companions import copy_companions as copy_companions
 from shortgpt.checkpoints.new_folder import new_folder
-from shortgpt.checkpoints.records import write_records
+from shortgpt.checkpoints.records import unread_note, write_records
 from shortgpt.checkpoints.weights import Weights, file_hash
 from shortgpt.errors import ModelError, SelectionError
 from shortgpt.measuring.compensation.fitted import Fitted
@@ -61,6 +61,7 @@ def prune_checkpoint(
     export_as: str | None = None,
     stream: bool = False,
     fitted: Fitted | None = None,
+    rehash: bool = False,
     progress: Progress | None = None,
 ) -> Plan:
     """Remove blocks from a checkpoint on disk, without loading the model, and prove the result.
@@ -75,6 +76,7 @@ def prune_checkpoint(
         stream: verify with the weights read block by block, so that neither model is ever in memory. So it is done
             anyway where memory does not suffice.
         fitted: what makes up for the removal (`shortgpt.measuring.compensation`), folded into what is written.
+        rehash: read the source's files for their hashes even where the hub's cache names them by these.
         progress: called after every tensor written.
 
     Returns:
@@ -94,8 +96,9 @@ def prune_checkpoint(
     with new_folder(output) as folder, file_changes.during(origin.name, origin.stamps), _background() as background:
         unasked = Verification(verified=False, reason="it was not asked for")
         expected = _expected(removal, options) if verify else unasked
-        written, hashes = _write(removal, folder, progress, trust_remote_code)
-        notes = (*_of_source(origin), *companions.settle(origin, folder, removal.kept))
+        known = {} if rehash else removal.weights.cached_hashes()
+        written, hashes = _write(removal, folder, known, progress, trust_remote_code)
+        notes = (*_of_source(origin), *unread_note(known), *companions.settle(origin, folder, removal.kept))
         if isinstance(expected, Verification):
             outcome = expected
         else:
@@ -233,9 +236,9 @@ def _expected(removal: _Removal, options: OpenOptions) -> Expectation | Verifica
 
 
 def _write(
-    removal: _Removal, folder: Path, progress: Progress | None, trust_remote_code: bool
+    removal: _Removal, folder: Path, known: Mapping[Path, str], progress: Progress | None, trust_remote_code: bool
 ) -> tuple[Family, dict[str, str]]:
-    """Write weights, config and what lies beside them.
+    """Write weights, config and what lies beside them; `known` are hashes of files that are not read for them.
 
     Returns:
         The family of what was written, and the hashes of the source.
@@ -243,7 +246,7 @@ def _write(
     origin, family, export_as = removal.origin, removal.family, removal.plan.export_as
     with tempfile.TemporaryDirectory(dir=folder) as inner:
         stage = folder if export_as is None else Path(inner)
-        hashes = removal.weights.write(stage, removal.renamed, removal.folds, progress)
+        hashes = removal.weights.write(stage, removal.renamed, removal.folds, progress, known)
         family.write_shorter(removal.config, removal.keep, origin, stage)
         if export_as is None:
             return family, hashes

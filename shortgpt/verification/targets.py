@@ -33,12 +33,13 @@ from shortgpt.verification.verify import verify
 
 @dataclass(frozen=True)
 class Written:
-    """Where the result goes, as what, and whether it is proven."""
+    """Where the result goes, as what, whether it is proven, and whether hashes that a cache tells are taken anew."""
 
     output: Path | None
     exports: tuple[str, ...]
     export_as: str | None
     verify: bool
+    rehash: bool = False
 
 
 class Target(ABC):
@@ -144,6 +145,7 @@ class OnDisk(Target):
             verify=written.verify,
             export_as=written.export_as,
             fitted=fitted,
+            rehash=written.rehash,
             progress=progress,
             **options,
         )
@@ -192,7 +194,7 @@ class InMemory(Target):
             shorter = compensated(shorter, fitted)
         changes = () if fitted is None else fitted.changes
         with new_folder(written.output) as folder:
-            done = saving.write(shorter, folder)
+            done = saving.write(shorter, folder, rehash=written.rehash)
             assert done is not None
             if written.verify:
                 done = replace(done, verification=verify(self.model, folder, plan.blocks, changes=changes))

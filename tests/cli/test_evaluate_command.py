@@ -126,7 +126,7 @@ def test_a_second_run_of_the_same_command_takes_what_the_first_one_measured(
     assert (tmp_path / "run" / "journal.jsonl").read_bytes() == journal
     other = run_cli(*command, "--seed", 1)
     assert other.status == 2
-    assert "is of another run: seed was 0, now it is 1" in other.err
+    assert "seed was 0, now it is 1" in other.err
 
 
 @pytest.mark.parametrize(("requirement", "status"), [("few<=0.9", 0), ("few>=0.9", 1), ("few>=1x", 3)])

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shortgpt._version import __version__
-from shortgpt.basics.journal import Journal
+from shortgpt.basics.journal import Journal, resumed_folder
 from shortgpt.basics.untrusted import local_path
 from shortgpt.errors import OutputError
 from shortgpt.measuring.scoring.batch_sums import BatchSums
@@ -57,9 +57,7 @@ def journal_of(
     if folder is None:
         yield None
         return
-    place = local_path(folder, OutputError)
-    if place.exists() and not place.is_dir():
-        raise OutputError(f"{folder}: a run is resumed from a folder, and this is a file")
+    place = resumed_folder(folder)
     rank, _ = processes.rank_and_size()
     others = sorted(place.glob(f"{name}-*.jsonl")) if place.is_dir() else []
     processes.gathered(None)  # no process begins to write before all have looked at what there is

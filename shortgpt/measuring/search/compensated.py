@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shortgpt.measuring.compensation.fit import fit, split
+from shortgpt.measuring.search.resuming import Kept
 from shortgpt.values.choosing.search import Candidate, Search, Sums, best_set
 
 if TYPE_CHECKING:
@@ -83,9 +84,10 @@ def _compensated(
 ) -> Sums:
     """The objective of a compensated removal on the text that was not fitted; from the journal where it is known."""
     model, objective, journal = measurements.model, measurements.objective, measurements.journal
-    for line in journal.lines if journal is not None else ():
-        if line["variant"] == VARIANT and tuple(line["blocks"]) == blocks:
-            return Sums(tuple(math.inf if one is None else one for one in line["sums"]), tuple(line["counts"]))
+    kept = Kept(journal, VARIANT)
+    for known, _, (values, predictions) in kept.rows():
+        if known == blocks:
+            return Sums(tuple(values), tuple(predictions))
     fitted = fit(model, blocks, fitted_on, judged_on, refuse=refuse or (lambda projection: None))
     sums: list[float] = []
     counts: list[int] = []
@@ -96,6 +98,5 @@ def _compensated(
             values, predictions = objective.sums(logits, whole, part)
         sums += [value if math.isfinite(value) else math.inf for value in values]
         counts += predictions
-    if journal is not None:
-        journal.write(blocks, VARIANT, 0, sums, counts)
+    kept.add(blocks, 0, sums, counts)
     return Sums(tuple(sums), tuple(counts))

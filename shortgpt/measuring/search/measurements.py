@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from shortgpt.errors import CalibrationError, HiddenStateError
 from shortgpt.measuring.batch_parts import parts_of, rows_of
+from shortgpt.measuring.search.resuming import Kept
 from shortgpt.models.memory import is_lack_of_memory, keep_freed_memory, release_memory
 from shortgpt.values.choosing.search import Sums
 
 if TYPE_CHECKING:
     from shortgpt.basics.inputs import Progress
+    from shortgpt.basics.journal import Journal
     from shortgpt.measuring.calibration import Calibration
-    from shortgpt.measuring.search.journal import Journal
     from shortgpt.measuring.search.objective import Objective
     from shortgpt.measuring.search.space import Blocks
     from shortgpt.models.sequence import BlockSequence, TokenBatch
@@ -55,11 +56,9 @@ class Measurements:
         self._known: dict[Blocks, Sums] = {}
         self._units = self.parts_of(data)
         self.sequences = sum(len(part["input_ids"]) for _, part in self._units)
-        for line in journal.lines if journal is not None else ():
-            if line["variant"]:
-                continue
-            sums = [math.inf if value is None else value for value in line["sums"]]
-            self._take(tuple(line["blocks"]), line["first"], sums, line["counts"])
+        self._kept = Kept(journal)
+        for blocks, first, (sums, counts) in self._kept.rows():
+            self._take(blocks, first, sums, counts)
         keep_freed_memory()
 
     def parts_of(self, data: Calibration) -> list[tuple[int, TokenBatch]]:
@@ -134,8 +133,7 @@ class Measurements:
             sums, counts = self.objective.sums(found, whole, part)
             sums = [value if math.isfinite(value) else math.inf for value in sums]
             self._take(blocks, first, sums, counts)
-            if self.journal is not None:
-                self.journal.write(blocks, "", first, sums, counts)
+            self._kept.add(blocks, first, sums, counts)
             self._tell(1)
 
     def _take(self, blocks: Blocks, first: int, sums: Sequence[float], counts: Sequence[int]) -> None:

@@ -19,9 +19,9 @@ from shortgpt.basics.inputs import MeasuringOptions, Progress, apart
 from shortgpt.measuring.calibration import Calibration, calibrate
 from shortgpt.measuring.search import methods
 from shortgpt.measuring.search.compensated import best_compensated
-from shortgpt.measuring.search.journal import FILE, Journal, identity
 from shortgpt.measuring.search.measurements import Measurements
 from shortgpt.measuring.search.objective import open_objective
+from shortgpt.measuring.search.resuming import FILE, journal_of
 from shortgpt.measuring.search.space import NothingMayGo, Space
 from shortgpt.models.loading import opened
 from shortgpt.values.choosing.search import (
@@ -180,11 +180,8 @@ def measuring(
     if wanted.resume is None:
         yield Measurements(model, data, objective, progress)
         return
-    journal = Journal(wanted.resume, identity(model, data, wanted.objective), file)
-    try:
+    with journal_of(wanted.resume, model, data, wanted.objective, file) as journal:
         yield Measurements(model, data, objective, progress, journal)
-    finally:
-        journal.close()
 
 
 def find(space: Space, measurements: Measurements, wanted: SearchOptions) -> Search:

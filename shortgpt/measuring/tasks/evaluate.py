@@ -12,8 +12,8 @@ from shortgpt._version import __version__
 from shortgpt.basics.inputs import LoadOptions, Progress
 from shortgpt.errors import CalibrationError, RequirementError
 from shortgpt.measuring.tasks.finding import default_tasks, find_tasks
-from shortgpt.measuring.tasks.journal import Journal
 from shortgpt.measuring.tasks.measuring import Measuring
+from shortgpt.measuring.tasks.resuming import kept_in
 from shortgpt.measuring.tasks.running import Running
 from shortgpt.measuring.tasks.subjects import Blocks, scored_on, subjects_of
 from shortgpt.measuring.tasks.task import Task, TaskOptions
@@ -90,19 +90,19 @@ def evaluate(
     if until_settled and not requirements:
         raise RequirementError("until what is settled? give a requirement (--require), such as 'cloze>=0.95x'")
     told = {"text": str(source) if isinstance(source, (str, Path)) else "texts", "chat_template": chat_template}
-    journal = None if resume is None else Journal(resume, _described(ready, seed, batch_size, told))
-    runs = {one.name: Running(one, len(columns), items, seed, journal) for one in ready}
-    measuring = Measuring(columns, list(runs.values()), batch_size, options, journal, progress)
+    with kept_in(resume, _described(ready, seed, batch_size, told)) as kept:
+        runs = {one.name: Running(one, len(columns), items, seed, kept) for one in ready}
+        measuring = Measuring(columns, list(runs.values()), batch_size, options, kept, progress)
 
-    def result() -> Evaluation:
-        rows = tuple(one if isinstance(one, TaskRow) else runs[one.name].row() for one in found)
-        return Evaluation(measuring.models(), rows, seed, told | {"shortgpt": __version__} | _versions())
+        def result() -> Evaluation:
+            rows = tuple(one if isinstance(one, TaskRow) else runs[one.name].row() for one in found)
+            return Evaluation(measuring.models(), rows, seed, told | {"shortgpt": __version__} | _versions())
 
-    if until_settled:
-        measuring.until(lambda: unsettled(result(), requirements))
-    else:
-        measuring.all_items()
-    done = result()
+        if until_settled:
+            measuring.until(lambda: unsettled(result(), requirements))
+        else:
+            measuring.all_items()
+        done = result()
     return replace(done, verdicts=judge(done, requirements, peeking=until_settled))
 
 

@@ -10,8 +10,8 @@ from itertools import groupby
 from shortgpt.basics.block_lists import block_numbers
 from shortgpt.basics.inputs import LoadOptions, Progress
 from shortgpt.errors import ModelError, OutputError, ResumeError, SelectionError, ShortGPTError
-from shortgpt.measuring.tasks.journal import Journal
 from shortgpt.measuring.tasks.language_model import LanguageModel
+from shortgpt.measuring.tasks.resuming import Kept
 from shortgpt.measuring.tasks.running import Running
 from shortgpt.measuring.tasks.subjects import Model, Subject, described
 from shortgpt.measuring.tasks.task import CHUNK
@@ -38,11 +38,11 @@ class Measuring:
         runs: Sequence[Running],
         batch_size: int | None,
         loading: LoadOptions,
-        journal: Journal | None,
+        kept: Kept | None,
         progress: Progress | None,
     ) -> None:
         self.columns, self.runs, self.batch_size = columns, runs, batch_size
-        self.loading, self.journal, self.progress = loading, journal, progress
+        self.loading, self.kept, self.progress = loading, kept, progress
         self.told: dict[int, EvaluatedModel] = {}
 
     def models(self) -> tuple[EvaluatedModel, ...]:
@@ -124,13 +124,13 @@ class Measuring:
         ]
 
     def _language_models(self, opened: BlockSequence, places: Sequence[Place]) -> list[tuple[int, LanguageModel]]:
-        """The models of some columns, all of one that was opened; noted in the journal."""
+        """The models of some columns, all of one that was opened; noted where that is kept."""
         gone = [block_numbers(subject.removed, len(opened)) for _, subject in places]
         found = []
         for (at, subject), blocks in zip(places, gone, strict=True):
             lm = LanguageModel(opened, blocks, batch_size=self.batch_size)
             self.told[at] = described(subject, lm)
-            if self.journal is not None:
-                self.journal.opened(at, dataclasses.asdict(self.told[at]), lm.some_logits())
+            if self.kept is not None:
+                self.kept.opened(at, dataclasses.asdict(self.told[at]), lm.some_logits())
             found.append((at, lm))
         return found

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from shortgpt.basics.inputs import Progress
 from shortgpt.errors import CalibrationError, HiddenStateError, TaskDataError
-from shortgpt.measuring.tasks.journal import Chunk, Journal
 from shortgpt.measuring.tasks.language_model import LanguageModel
+from shortgpt.measuring.tasks.resuming import Chunk, Kept
 from shortgpt.measuring.tasks.task import CHUNK, Task
 from shortgpt.values.evaluation.outcomes import Column, Outcome, TaskRow
 
@@ -24,15 +24,15 @@ class Running:
         models: how many there are.
         items: at most as many items are taken; None: the task's own number.
         seed: by which items are drawn.
-        journal: where what is measured is written down, and what was measured before is found.
+        kept: where what is measured is written down, and what was measured before is found.
 
     Attributes:
         items: how many are taken.
         most: how many could be.
     """
 
-    def __init__(self, task: Task, models: int, items: int | None, seed: int, journal: Journal | None = None) -> None:
-        self.task, self.journal = task, journal
+    def __init__(self, task: Task, models: int, items: int | None, seed: int, kept: Kept | None = None) -> None:
+        self.task, self.kept = task, kept
         self.order = list(range(len(task)))
         random.Random(seed).shuffle(self.order)  # tasks on the same passages take the same ones, and share the reading
         self.most = min(len(self.order), items or len(self.order))
@@ -63,14 +63,14 @@ class Running:
 
     def _chunk(self, model: int, lm: LanguageModel, first: int, items: Sequence[int]) -> Chunk:
         """What a model does on some items: as it was written down, or measured."""
-        known = None if self.journal is None else self.journal.known(self.task.name, model, first, items)
+        known = None if self.kept is None else self.kept.known(self.task.name, model, first, items)
         if known is not None:
             return known
         before = lm.truncated
         outcomes = self.task.outcomes(lm, items)
         chunk = outcomes, lm.truncated - before
-        if self.journal is not None:
-            self.journal.add(self.task.name, model, first, items, chunk)
+        if self.kept is not None:
+            self.kept.add(self.task.name, model, first, items, chunk)
         return chunk
 
     def row(self) -> TaskRow:

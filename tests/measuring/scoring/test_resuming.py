@@ -70,7 +70,7 @@ def test_batches_of_other_processes_are_taken_too(model: BlockSequence, tmp_path
     (tmp_path / "score-0.jsonl").rename(tmp_path / "score-1.jsonl")
     again = shortgpt.score(model, TEXTS, resume=tmp_path, progress=None, **ON)
     assert again == whole
-    assert len((tmp_path / "score-0.jsonl").read_text().splitlines()) == 1
+    assert not (tmp_path / "score-0.jsonl").exists(), "nothing was measured here"
 
 
 def test_streamed_scores_are_kept_when_they_have_passed_all_blocks(folder: Path, tmp_path: Path) -> None:
@@ -181,3 +181,25 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         Journal(tmp_path / "file" / "j", IDENTITY, MEANINGS)
+
+
+def test_a_file_that_is_none_of_ours_stays_as_it_is(tmp_path: Path) -> None:
+    for text in ("a note", "a note\n"):
+        (tmp_path / "j").write_text(text)
+        with pytest.raises(ResumeError):
+            Journal(tmp_path / "j", IDENTITY, MEANINGS)
+        assert (tmp_path / "j").read_text() == text
+
+
+def test_where_nothing_was_measured_nothing_is_left_but_not_what_another_run_writes(tmp_path: Path) -> None:
+    with Journal(tmp_path / "a" / "b" / "j", IDENTITY) as first:
+        with pytest.raises(ResumeError, match="another run writes into it"):
+            Journal(tmp_path / "a" / "b" / "j", IDENTITY)
+        assert first.file.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_values_that_differ_are_told_where_nothing_says_what_that_means(tmp_path: Path) -> None:
+    kept_in(tmp_path / "j")
+    with pytest.raises(ResumeError, match=r"another model; settings was null, now it is .*5.*Name another place"):
+        Journal(tmp_path / "j", {"model": "b", "settings": {"shots": 5}}, MEANINGS)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 import shortgpt
 from shortgpt import BlockSequence, Search
 from shortgpt.errors import HiddenStateError, ModelError, OutputError, SelectionError, ShortGPTError, UnknownNameError
-from shortgpt.measuring.search.journal import fingerprint
+from shortgpt.measuring.scoring.resuming import fingerprint
 from shortgpt.values.choosing.search import Sums, best_set
 from tests.support import Playback, byte_tokenizer, ids_of, skipped_by_hand, tiny
 
@@ -269,7 +269,7 @@ def test_another_model_text_objective_or_version_is_refused(
     ):
         with pytest.raises(ShortGPTError, match=why):
             shortgpt.search(model, 1, text, method="exact", objective=objective, resume=file)
-    monkeypatch.setattr("shortgpt.measuring.search.journal.__version__", "9")
+    monkeypatch.setattr("shortgpt.measuring.search.resuming.__version__", "9")
     with pytest.raises(ShortGPTError, match="another version of shortgpt"):
         shortgpt.search(blocks, 1, BATCHES, method="exact", resume=file)
     assert file.read_bytes() == before
@@ -281,12 +281,12 @@ def test_a_damaged_line_and_a_file_of_another_kind_are_told_and_left_as_they_are
     shortgpt.search(blocks, 1, BATCHES, method="exact", resume=file)
     lines = file.read_text().splitlines()
     record = json.loads(lines[2])
-    record["sums"][0] += 1.0
+    record["value"]["sums"][0] += 1.0
     other = tmp_path / "notes.jsonl"
     for target, text, why in (
         (file, "\n".join([*lines[:2], json.dumps(record), *lines[3:]]) + "\n", "line 3: damaged"),
         (other, "a note\n", "line 1: damaged"),
-        (other, "a note", "no search"),
+        (other, "a note", "nothing that shortgpt wrote"),
     ):
         target.write_text(text)
         with pytest.raises(ShortGPTError, match=why):

@@ -213,9 +213,9 @@ def test_what_was_measured_of_something_else_is_refused(blocks: Any, tmp_path: P
         with pytest.raises(ResumeError, match=message):
             shortgpt.evaluate(model, **LITTLE | options, resume=folder)
 
-    refused("another run: seed was 0, now it is 1", seed=1)
-    refused("another run: batch_size was null, now it is 2", batch_size=2)
-    refused("another run: tasks copy was null", tasks=("cloze", "perplexity", "copy"))
+    refused("asked for: seed was 0, now it is 1", seed=1)
+    refused("asked for: batch_size was null, now it is 2", batch_size=2)
+    refused("asked for: tasks copy was null", tasks=("cloze", "perplexity", "copy"))
     refused("text_hash was", text=(TEXTS[1], TEXTS[0], *TEXTS[2:]))
     other = shortgpt.wrap(tiny("llama", blocks=5), tokenizer=byte_tokenizer(), name="tiny")
     refused("another model 'tiny': blocks was 4, now it is 5", other)
@@ -224,7 +224,7 @@ def test_what_was_measured_of_something_else_is_refused(blocks: Any, tmp_path: P
     refused("another model 'tiny': its logits", shortgpt.wrap(changed, tokenizer=byte_tokenizer(), name="tiny"))
     assert (folder / "journal.jsonl").read_bytes() == before
     (folder / "journal.jsonl").write_text('{"some": "thing"}\n{"task": 1}\n')
-    refused("no journal of shortgpt evaluate")
+    refused("line 1: damaged")
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="this is a file"):
         shortgpt.evaluate(blocks, **LITTLE, resume=tmp_path / "file")
