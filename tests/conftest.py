@@ -32,6 +32,34 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-case", action="store_true", help="run the cases too that `sampled` leaves out")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the cases that `sampled` does not name; one that is asked for by its own name is run."""
+    by_function: dict[str, set[str]] = {}
+    for item in items:
+        by_function.setdefault(item.nodeid.partition("[")[0], set()).add(
+            item.nodeid.partition("[")[2].removesuffix("]")
+        )
+    left_out = []
+    for item in items:
+        if (marker := item.get_closest_marker("sampled")) is None:
+            continue
+        function, _, case = item.nodeid.partition("[")
+        if not any("[" in argument for argument in config.args):
+            if unknown := set(marker.args) - by_function[function]:
+                raise pytest.UsageError(
+                    f"{function}: there is no case {sorted(unknown)}; there are {by_function[function]}"
+                )
+            if case.removesuffix("]") not in marker.args:
+                left_out.append(item)
+    if left_out and not config.getoption("every_case"):
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
 def pytest_collection_finish() -> None:
     """What was imported is no garbage, and takes a quarter of a second to be looked through when memory is freed."""
     gc.collect()

@@ -101,6 +101,7 @@ def test_so_it_is_for_every_family_that_folds(
         pruned(folder, 5 if model_type == "gpt_neox_japanese" else 2)
 
 
+@pytest.mark.sampled("beam")
 @pytest.mark.parametrize("model_type", ["diffllama", "beam", "gpt_neox_japanese"])
 def test_and_right_folds_are_verified(tmp_path: Path, one_process: None, model_type: str) -> None:
     found = pruned(saved(tiny_model(model_type).bfloat16(), tmp_path / "in"), 2, 5)

@@ -65,6 +65,7 @@ def test_perplexity_is_the_truths_whole_skipped_and_removed_in_memory(case: Any)
     assert perplexity_of(model, ids) == pytest.approx(truth["ppl_full"], rel=1e-4)
 
 
+@pytest.mark.sampled("stories260k-llama-tinystories_sample-disk", "rwkv-4v0-660K-hf-lambada_test-memory")
 @pytest.mark.parametrize("road", ["disk", "memory"])
 def test_perplexity_is_the_truths_of_what_was_saved_and_loaded_again(case: Any, road: str, tmp_path: Path) -> None:
     folder, model, ids, truth = case

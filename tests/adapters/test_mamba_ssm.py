@@ -139,6 +139,7 @@ def largest_difference(a: Tensor, b: Tensor) -> float:
 # -- the library ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled("mamba 1", "hybrid")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("library")
 def test_the_contract_holds(kind: str, tmp_path: Path) -> None:
@@ -333,6 +334,7 @@ def test_the_library_on_the_cpu_is_gone_after_a_test() -> None:
 # -- transformers in its place --------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled("Mamba2")
 @pytest.mark.parametrize("layer", ["Mamba1", "Mamba2"])
 def test_the_contract_holds_through_transformers(layer: str, tmp_path: Path) -> None:
     folder = folder_of(layer, tmp_path / "in")

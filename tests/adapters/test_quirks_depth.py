@@ -81,6 +81,7 @@ PLACES: dict[str, tuple[Sequence[int], ...]] = {
 }
 
 
+@pytest.mark.sampled("beam", "minicpm3", "zaya", "qwen4_exp_text")
 @pytest.mark.parametrize("model_type", PLACES)
 def test_a_removal_equals_the_blocks_passed_by_in_memory_and_on_disk(model_type: str, tmp_path: Path) -> None:
     model = tiny_model(model_type)

@@ -236,6 +236,7 @@ def _attention_7(p: dict[str, Tensor], x: Tensor, first: Tensor) -> tuple[Tensor
 # -- what the tap sees, and what comes out ----------------------------------------------------------------------
 
 
+@pytest.mark.sampled("4", "7")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_contract_holds_and_the_boundaries_are_those_of_the_formulas(
     version: str, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_package: None
@@ -598,6 +599,7 @@ def test_the_card_says_how_the_package_loads_it(files: dict[str, Path], tmp_path
 # -- trained models -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled("rwkv-7v0-834K")
 @pytest.mark.parametrize("name", ["rwkv-5v2-730K", "rwkv-7v0-834K"])
 def test_trained_models_have_the_known_scores_and_perplexities(name: str, real: Path, tmp_path: Path) -> None:
     file, truth = real / name / f"{name}.pth", json.loads((real / name / "bi_truth.json").read_text())

@@ -11,6 +11,7 @@ from tests.support import byte_tokenizer, tiny
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [1, 2, 3], [9, 8, 7, 6, 5]]
 
 
+@pytest.mark.sampled("llama", "rwkv")
 @pytest.mark.parametrize("name", ["llama", "mistral", "gpt2", "openai-gpt", "mamba", "rwkv"])
 def test_prompts_of_different_length_go_on_as_each_does_by_itself_in_the_library(name: str) -> None:
     model = tiny(name)

@@ -136,6 +136,7 @@ def make_folded(folder: Path) -> str:
     return "float32"
 
 
+@pytest.mark.sampled("False-make_sharded", "True-make_half", "True-make_folded")
 @IN_THIS_PROCESS
 @pytest.mark.parametrize("make", [make_sharded, make_half, make_folded])
 @pytest.mark.parametrize("with_original", [False, True])

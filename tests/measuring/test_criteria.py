@@ -334,6 +334,7 @@ def agrees(model: Any, scores: Scores, batch: TokenBatch) -> None:
         assert scores.of("perplexity").values[block] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.sampled("zoo:llama", "zoo:baichuan")
 @pytest.mark.parametrize("name", ZOO)
 def test_the_models_that_ship_serve_all_criteria(name: str) -> None:
     model = shortgpt.load(name, device="cpu")
@@ -361,6 +362,7 @@ REFUSING = {
 SERVED = ("gemma3n_text", "zamba2", "bart", "bert", "xlnet", "zaya", "glm_moe_dsa", "gpt_oss", "xlstm")
 
 
+@pytest.mark.sampled("gemma3n_text", "bart", "xlstm", "gpt_oss")
 @pytest.mark.parametrize("name", [*REFUSING, *SERVED])
 def test_odd_types_serve_all_criteria_or_say_why_not(name: str) -> None:
     model = tiny_model(name, blocks=6)
@@ -377,6 +379,7 @@ def test_odd_types_serve_all_criteria_or_say_why_not(name: str) -> None:
 REAL = ("stories260k-llama", "rwkv-4v0-660K-hf", "rwkv-5v2-730K", "rwkv-7v0-834K")
 
 
+@pytest.mark.sampled("stories260k-llama", "rwkv-5v2-730K")
 @pytest.mark.parametrize("name", REAL)
 def test_perplexity_without_each_block_is_the_truths(name: str, real: Path) -> None:
     if name.startswith(("rwkv-5", "rwkv-7")):

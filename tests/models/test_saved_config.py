@@ -60,6 +60,7 @@ OLD_NAMES = {  # what transformers 4 reads, from its configuration classes
 }
 
 
+@pytest.mark.sampled("llama", "gemma3_text")
 @pytest.mark.parametrize("model_type", OLD_NAMES)
 def test_a_model_born_in_memory_is_saved_under_the_names_of_older_readers_too(model_type: str, tmp_path: Path) -> None:
     model = tiny_model(model_type)

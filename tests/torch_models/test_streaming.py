@@ -75,6 +75,7 @@ def test_streamed_scores_equal_those_of_the_model_in_memory_for_types_with_an_ad
     assert streamed == whole
 
 
+@pytest.mark.sampled("gemma3_text", "opt", "zaya")
 @pytest.mark.parametrize("name", FOUND)
 def test_streamed_scores_equal_those_of_the_model_in_memory_for_types_whose_blocks_are_found(
     name: str, tmp_path: Path
@@ -494,6 +495,7 @@ def test_streamed_logits_are_those_of_the_library_with_these_blocks_bypassed(
     assert model.model.get_output_embeddings().weight.is_meta == (name == "llama")  # gpt2's is the embedding
 
 
+@pytest.mark.sampled("rwkv", "gemma3_text", "opt", "zaya", "recurrent_gemma")
 @pytest.mark.parametrize("name", ["mamba", "rwkv", *FOUND, "recurrent_gemma"])
 def test_streamed_logits_equal_those_of_the_model_in_memory(name: str, tmp_path: Path) -> None:
     with upstream_mended():

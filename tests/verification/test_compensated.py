@@ -63,6 +63,7 @@ def test_what_is_written_is_the_map_times_the_weight_and_nothing_else_changes(tm
     assert [run["block"] for run in record["runs"]] == [1, 3]
 
 
+@pytest.mark.sampled("gemma2")
 @pytest.mark.parametrize("model_type", ["mixtral", "gemma2"])
 def test_a_checkpoint_of_experts_or_gains_is_proven(model_type: str, tmp_path: Path) -> None:
     model = tiny_model(model_type, 6, 0)

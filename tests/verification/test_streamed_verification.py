@@ -69,6 +69,7 @@ def test_a_streamed_verification_in_a_fresh_process_is_the_one_in_memory_and_say
     assert (whole.max_difference, whole.generated, whole.streamed) == (0.0, 8, False)
 
 
+@pytest.mark.sampled("gpt2", "mixtral")
 @pytest.mark.parametrize("name", ["gpt2", "mamba", "rwkv", "recurrent_gemma", "xlnet", "mixtral", "gemma4_text"])
 def test_so_it_is_for_other_types(tmp_path: Path, name: str, one_process: None) -> None:
     with upstream_mended():

@@ -99,6 +99,7 @@ def all_of(boundaries: list[Tensor]) -> tuple[list[float], list[float], list[flo
     return influence, stream_norm, update_norm
 
 
+@pytest.mark.sampled("False-dtype0", "True-dtype1")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("masked", [False, True])
 def test_norms_and_updates_of_a_half_precision_are_right_whatever_a_block_does(

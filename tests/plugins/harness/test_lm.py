@@ -15,7 +15,7 @@ from tests.plugins.harness.support import KINDS, answers, load_tasks, run, write
 from tests.support import byte_tokenizer, tiny
 
 FAMILIES = ["llama", "mistral", "gpt2", "openai-gpt", "mamba", "mamba2", "falcon_mamba", "rwkv"]
-SHIPPED = ["llama", "mistral", "gpt2", "gpt2-postnorm", "baichuan"]
+SHIPPED = ["llama", "mistral", "gpt2", "gpt2-postnorm", "baichuan", "mamba", "rwkv"]
 WINDOW = 40
 
 
@@ -43,6 +43,7 @@ def same(ours: Any, library: Any) -> bool:
     return bool(ours == pytest.approx(library, rel=1e-5))
 
 
+@pytest.mark.sampled("llama", "rwkv")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_each_request_is_answered_as_by_the_librarys_own_model(name: str, tasks: dict[str, Any]) -> None:
     model = tiny(name, blocks=2)
@@ -53,6 +54,7 @@ def test_each_request_is_answered_as_by_the_librarys_own_model(name: str, tasks:
     assert lm.language_model.truncated
 
 
+@pytest.mark.sampled("llama", "rwkv")
 @pytest.mark.parametrize("name", SHIPPED)
 def test_so_it_is_in_batches_by_the_models_that_ship(name: str, tasks: dict[str, Any]) -> None:
     folder = Path(shortgpt_adapters.__path__[0]) / "zoo" / name
