@@ -79,7 +79,7 @@ def test_it_compares_the_models_that_it_measured(run: tuple[str, Path]) -> None:
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, str]]]:
     """What mypy says of the script, and of a program with two wrong calls: file → lines and codes of its errors."""
-    # From elsewhere, where shortgpt is what is installed; the types of all other packages would take most of a minute to read.
+    # From elsewhere, where shortgpt is what is installed; the types of all other packages take most of a minute.
     folder = tmp_path_factory.mktemp("typed")
     (folder / "mypy.ini").write_text(STRICT, encoding="utf-8")
     wrong = "import shortgpt\n\nshortgpt.remove('zoo:llama', [1])\nnames: list[str] = shortgpt.load('x').block_names\n"

@@ -61,4 +61,5 @@ def test_so_it_is_in_batches_by_the_models_that_ship(name: str, tasks: dict[str,
     lm = BlocksLM(f"zoo:{name}", batch_size=4, device="cpu", max_length=WINDOW)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
-    assert not differing(run(lm, tasks), run(theirs(model, tokenizer, 4), tasks))
+    # RWKV's code takes no mask: in batches the library would have it read the padding in front of shorter prompts.
+    assert not differing(run(lm, tasks), run(theirs(model, tokenizer, 1 if name == "rwkv" else 4), tasks))
