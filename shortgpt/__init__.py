@@ -22,6 +22,7 @@ _HOMES = {
     "Choice": "values.choosing.choice",
     "Comparison": "values.comparison",
     "Compensation": "values.compensation",
+    "Cost": "values.cost",
     "Criterion": "measuring.criteria",
     "Curves": "values.curves",
     "Cut": "models.sequence",
@@ -48,6 +49,7 @@ _HOMES = {
     "calibrate": "measuring.calibration",
     "compare": "measuring.comparison",
     "compensate": "measuring.compensation.compensate",
+    "cost": "measuring.costs.cost",
     "curve": "measuring.curve",
     "effect": "measuring.effect",
     "evaluate": "measuring.tasks.evaluate",
@@ -81,6 +83,7 @@ if TYPE_CHECKING:
     from shortgpt.measuring.calibration import calibrate as calibrate
     from shortgpt.measuring.comparison import compare as compare
     from shortgpt.measuring.compensation.compensate import compensate as compensate
+    from shortgpt.measuring.costs.cost import cost as cost
     from shortgpt.measuring.criteria import BatchCriterion as BatchCriterion
     from shortgpt.measuring.criteria import Criterion as Criterion
     from shortgpt.measuring.criteria import OrderCriterion as OrderCriterion
@@ -110,6 +113,7 @@ if TYPE_CHECKING:
     from shortgpt.values.choosing.search import Search as Search
     from shortgpt.values.comparison import Comparison as Comparison
     from shortgpt.values.compensation import Compensation as Compensation
+    from shortgpt.values.cost import Cost as Cost
     from shortgpt.values.curves import Curves as Curves
     from shortgpt.values.effect import Effect as Effect
     from shortgpt.values.evaluation.evaluation import Evaluation as Evaluation

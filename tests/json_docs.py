@@ -33,7 +33,7 @@ says what it is:
 - Blocks are counted from 0. Floats are written with all their digits, so what is read is what was written, bit for bit.
 
 `shortgpt score` writes [scores](#scores), `compare` a [comparison](#comparison), `evaluate` an
-[evaluation](#evaluation), `prune` a [plan](#plan) (in
+[evaluation](#evaluation), `cost` a [cost](#cost), `prune` a [plan](#plan) (in
 `shortgpt.json` too), `verify` a [verification](#verification), `inspect` an [inspection](#inspection) and `plugins` the
 [registry](#registry). `shortgpt.reports.json_schema.json_schema(shortgpt.Scores)` is the JSON Schema of a kind, for
 tools that validate.

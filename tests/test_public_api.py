@@ -29,7 +29,7 @@ NAMES = {
     *("ShortGPTError", "__version__"),
     *("load", "wrap", "calibrate", "score", "remove", "prune_checkpoint", "verify", "compare"),
     *("curve", "ablate", "effect", "prune", "trace", "inspect", "evaluate", "Evaluation"),
-    *("compensate", "Compensation", "heal", "Healing", "search", "push_to_hub"),
+    *("compensate", "Compensation", "cost", "Cost", "heal", "Healing", "search", "push_to_hub"),
     *("Ablation", "Calibration", "Choice", "Comparison", "Curves", "Effect", "Plan", "Scores", "Search", "Source"),
     *("Verification", "Training", "BlockInfluenceMonitor"),
     *("BlockSequence", "Tap", "TokenBatch", "TorchBlockSequence"),
@@ -39,6 +39,8 @@ NAMES = {
 }
 
 FUNCTIONS = {
+    "cost": "(model: Any, *, tokens: int | None = None, sequences: int = 1, rounds: int = 9, timed: bool = True, "
+    "progress: Progress | None = None, **options: Unpack[LoadOptions]) -> Cost",
     "heal": "(original: str | Path | Source, shorter: str | Path | Source, output: str | Path, *, "
     "calibration: Any = stdlib, resume: bool = False, progress: Progress | None = None, "
     "**options: Unpack[HealingOptions]) -> Healing",

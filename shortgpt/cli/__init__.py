@@ -19,6 +19,7 @@ import click
 from shortgpt._version import __version__
 from shortgpt.cli.ablate import ablate
 from shortgpt.cli.compare import compare
+from shortgpt.cli.cost import cost
 from shortgpt.cli.curve import curve
 from shortgpt.cli.demo import demo
 from shortgpt.cli.evaluate import evaluate
@@ -55,7 +56,7 @@ def cli() -> None:
         )
 
 
-for command in (score, prune, verify, compare, curve, evaluate, ablate, heal, inspect, show, plugins, demo):
+for command in (score, prune, verify, compare, curve, evaluate, ablate, heal, cost, inspect, show, plugins, demo):
     cli.add_command(command)
 
 

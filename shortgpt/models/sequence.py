@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from shortgpt.basics.inputs import Source
     from shortgpt.models.projections import Addition, Change, Projection
+    from shortgpt.values.cost import CacheSize
     from shortgpt.values.plan import Plan
 
 
@@ -44,6 +45,13 @@ class Cut(NamedTuple):
 
     block: int
     part: str | None = None
+
+
+class WeightSize(NamedTuple):
+    """How many parameters, and how many bytes they and the buffers of a checkpoint take in memory."""
+
+    parameters: int
+    bytes: int
 
 
 class Tap(Protocol):
@@ -310,6 +318,32 @@ class BlockSequence(ABC):
     @abstractmethod
     def total_parameters(self) -> int:
         """The number of parameters of the model; tied ones count once."""
+
+    def weight_sizes(self) -> tuple[WeightSize, ...]:
+        """For each block what the model's weights are less without it, and last what is in no block."""
+        counts = self.parameter_counts()
+        outside = self.total_parameters() - sum(counts)
+        return tuple(WeightSize(count, count * self.bytes_per_number) for count in (*counts, outside))
+
+    def cache_sizes(self) -> tuple[CacheSize, ...] | str:
+        """What is kept of one sequence by each block; or why that is not known."""
+        return f"models of the adapter {self.architecture!r} do not tell what their blocks keep of a sequence"
+
+    def refuse_decoding(self) -> str | None:
+        """Why the steps of a cached generation cannot be watched block by block, None where they can."""
+        return f"the decoding steps of models of the adapter {self.architecture!r} are not told block by block"
+
+    def decode(self, prompts: Sequence[Sequence[int]], new_tokens: int, tap: Tap) -> None:
+        """As `greedy`, with the cache; `tap` is called at every boundary 0..L of the pass over the prompts, and then
+        of the pass for each new token but the last.
+
+        Args:
+            prompts: token ids, [rows][tokens], of one length.
+
+        Raises:
+            ModelError: `refuse_decoding` says why.
+        """
+        raise ModelError(f"{self.name}: {self.refuse_decoding()}")
 
     def save(self, directory: str | Path) -> None:
         """Write a checkpoint into a new folder, all or nothing; with the model card and `shortgpt.json` of its plan.

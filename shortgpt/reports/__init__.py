@@ -12,6 +12,7 @@ from rich.console import Console
 RENDERED = {
     "Ablation": "shortgpt.reports.ablation:ablation_table",
     "Comparison": "shortgpt.reports.comparison:comparison_tables",
+    "Cost": "shortgpt.reports.costs.cost:cost_table",
     "Curves": "shortgpt.reports.curve:curve_tables",
     "Effect": "shortgpt.reports.effect:effect_lines",
     "Evaluation": "shortgpt.reports.evaluation:evaluation_tables",
@@ -28,6 +29,7 @@ RENDERED = {
 TABLES = {
     "Ablation": "shortgpt.reports.ablation:tables",
     "Comparison": "shortgpt.reports.comparison:tables",
+    "Cost": "shortgpt.reports.costs.cost:tables",
     "Curves": "shortgpt.reports.curve:tables",
     "Evaluation": "shortgpt.reports.evaluation:tables",
     "Inspection": "shortgpt.reports.inspection:tables",

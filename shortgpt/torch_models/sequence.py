@@ -23,12 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from shortgpt.basics.block_lists import block_numbers, kept_blocks
-from shortgpt.basics.inputs import Config, Source
+from shortgpt.basics.inputs import Config, Fold, Source
 from shortgpt.errors import AdapterError, ModelError, SelectionError
 from shortgpt.models.family import Family
 from shortgpt.models.folding import rounded
 from shortgpt.models.projections import Addition, Change, Projection
-from shortgpt.models.sequence import BlockSequence, Cut, Tap, TokenBatch
+from shortgpt.models.sequence import BlockSequence, Cut, Tap, TokenBatch, WeightSize
+from shortgpt.torch_models.boundaries import watching
 from shortgpt.torch_models.in_memory import prove
 from shortgpt.torch_models.interface import TorchModel
 from shortgpt.torch_models.projections import addition, change_for_good, changed, find_projection
@@ -36,6 +37,7 @@ from shortgpt.torch_models.reads import noting_reads
 from shortgpt.torch_models.replay import PassEnded, Replay, blocks_run, can_read_out, can_replay
 from shortgpt.torch_models.streaming import BlockWeights, logits_by_block, trace_by_block
 from shortgpt.torch_models.sublayers import PartsOrRefusal, find_parts, silent
+from shortgpt.torch_models.weight_sizes import weight_sizes
 
 
 class TorchBlockSequence(TorchModel):
@@ -166,19 +168,8 @@ class TorchBlockSequence(TorchModel):
             seen.append(boundary)
             tap(boundary, self.observed(boundary, hidden))
 
-        def before(index: int) -> Any:
-            return lambda module, args, kwargs: see(index, self.stream(index, args, kwargs))
-
-        def after(module: nn.Module, args: Any, output: Any) -> None:
-            see(last + 1, self.stream_out(last, output))
-            raise PassEnded
-
-        with torch.no_grad(), ExitStack() as hooks:
-            for index, block in enumerate(self.blocks):
-                hooks.callback(block.register_forward_pre_hook(before(index), with_kwargs=True).remove)
-            hooks.callback(self.blocks[last].register_forward_hook(after).remove)
-            with suppress(PassEnded):
-                self.forward(self._placed(batch))
+        with torch.no_grad(), watching(self, see, ends=True), suppress(PassEnded):
+            self.forward(self._placed(batch))
         if seen != list(range(last + 2)):
             raise AdapterError(
                 f"{self.name}: a pass must cross the boundaries 0 to {last + 1} once each and in order, but crossed "
@@ -384,6 +375,22 @@ class TorchBlockSequence(TorchModel):
 
     def total_parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
+
+    def weight_sizes(self) -> tuple[WeightSize, ...]:
+        tensors, family, depth = self.tensors(), self.family, len(self)
+
+        def renamed(keep: Sequence[int]) -> tuple[dict[str, str], dict[str, Fold]]:
+            names = family.rename(tensors, depth, keep)
+            return names, family.folds(self.config, keep, names)
+
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        return weight_sizes(tensors, parameters, depth, renamed)
+
+    def decode(self, prompts: Sequence[Sequence[int]], new_tokens: int, tap: Tap) -> None:
+        if reason := self.refuse_decoding():
+            raise ModelError(f"{self.name}: {reason}")
+        with watching(self, lambda boundary, hidden: tap(boundary, self.observed(boundary, hidden)), ends=False):
+            self.greedy(prompts, new_tokens)
 
     # -- helpers ----------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ KINDS = {
     "ablation": "shortgpt.values.ablation:Ablation",
     "compensation": "shortgpt.values.compensation:Compensation",
     "comparison": "shortgpt.values.comparison:Comparison",
+    "cost": "shortgpt.values.cost:Cost",
     "curves": "shortgpt.values.curves:Curves",
     "effect": "shortgpt.values.effect:Effect",
     "evaluation": "shortgpt.values.evaluation.evaluation:Evaluation",

@@ -26,6 +26,7 @@ from torch import Tensor
 from shortgpt.basics.inputs import Config, OpenOptions, Source
 from shortgpt.models.renaming import rename_blocks
 from shortgpt.models.sequence import BlockSequence
+from shortgpt.values.cost import CacheSize
 from shortgpt_adapters.transformers import loader as transformers_loader
 from shortgpt_adapters.transformers.family import TransformersBlocks, TransformersFamily
 from shortgpt_adapters.transformers.loader import ReloadedCausalLM
@@ -39,6 +40,13 @@ class RwkvBlocks(TransformersBlocks):
         if self.model.config.rescale_every == 0:
             _stop_rescaling(shorter)
         return shorter
+
+    def cache_sizes(self) -> tuple[CacheSize, ...] | str:
+        """The state is a few tensors, [batch, width, blocks] each."""
+        with torch.no_grad():
+            state = self.model(torch.ones(1, 1, dtype=torch.long, device=self.device), use_cache=True).state
+        each = sum(tensor[..., 0].numel() * tensor.element_size() for tensor in state)
+        return (CacheSize(each),) * len(self)
 
     def stream(self, block: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         hidden = super().stream(block, args, kwargs)

@@ -40,6 +40,7 @@ from shortgpt.models.configs.spelling import Removal
 from shortgpt.models.generation import Stop
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.torch_models.sequence import TorchBlockSequence, TorchFamily
+from shortgpt.values.cost import CacheSize
 from shortgpt_adapters.mamba_ssm.generation import generate_with_state
 from shortgpt_adapters.mamba_ssm.loader import (
     WEIGHTS,
@@ -51,6 +52,8 @@ from shortgpt_adapters.mamba_ssm.loader import (
     through_transformers,
 )
 from shortgpt_adapters.transformers.family import TransformersBlocks, open_tokenizer
+
+WRONG_CACHE = "what the library's attention keeps of a sequence is wrong, so that it is not used"
 
 
 class MambaSsmBlocks(TorchBlockSequence):
@@ -101,6 +104,15 @@ class MambaSsmBlocks(TorchBlockSequence):
         if self.config["attn_layer_idx"] or new_tokens < 1:  # the cache of the library's attention is wrong: see _mend
             return super().greedy(prompts, new_tokens, stop)
         return generate_with_state(self.model, prompts, new_tokens, stop)
+
+    def cache_sizes(self) -> tuple[CacheSize, ...] | str:
+        if self.config["attn_layer_idx"]:
+            return WRONG_CACHE
+        states = self.model.allocate_inference_cache(1, 1)
+        return tuple(CacheSize(sum(state.nbytes for state in states[block])) for block in range(len(self)))
+
+    def refuse_decoding(self) -> str | None:
+        return WRONG_CACHE if self.config["attn_layer_idx"] else None
 
 
 class ThroughTransformers(TransformersBlocks):

@@ -36,6 +36,7 @@ from shortgpt.models.generation import Stop
 from shortgpt.models.projections import Addition, Change, Projection
 from shortgpt.models.renaming import rename_blocks
 from shortgpt.models.sequence import BlockSequence, Cut, Tap, TokenBatch
+from shortgpt.values.cost import CacheSize
 from shortgpt_adapters.rwkv_package import checkpoint, projections
 from shortgpt_adapters.rwkv_package.runtime import Row, open_file, shortened, steps_of, weights_of
 
@@ -131,6 +132,17 @@ class RwkvPackageBlocks(BlockSequence):
                 made.append(int(logits.argmax()))
                 fed = made[-1:]
         return made
+
+    def cache_sizes(self) -> tuple[CacheSize, ...]:
+        """The package's state is a list with as many tensors for each block."""
+        with torch.no_grad():
+            _, state = self.model.forward([1], None)
+        each = len(state) // len(self)
+        parts = (state[at : at + each] for at in range(0, len(state), each))
+        return tuple(CacheSize(sum(tensor.nbytes for tensor in part)) for part in parts)
+
+    def refuse_decoding(self) -> str:
+        return "the rwkv package runs a decoding step as one function, which does not tell its blocks apart"
 
     def refuse_readouts(self) -> str | None:
         return None

@@ -44,9 +44,11 @@ from shortgpt.models.probing.probes import drawn
 from shortgpt.models.removal import split_block_name, starred
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.torch_models.sequence import TorchBlockSequence, TorchFamily
+from shortgpt.values.cost import CacheSize
 from shortgpt_adapters.own_code import Code
 from shortgpt_adapters.transformers import config_files, mlps
 from shortgpt_adapters.transformers import loader as transformers_loader
+from shortgpt_adapters.transformers.caches import cache_sizes
 from shortgpt_adapters.transformers.config_reads import ConfigReads, reads_of
 from shortgpt_adapters.transformers.generation import cache_is_right, cached
 from shortgpt_adapters.transformers.loader import (
@@ -135,6 +137,16 @@ class TransformersBlocks(TorchBlockSequence):
         super().write(directory)
         if self.mlps is not None:
             mlps.write(self.model, self.mlps, directory)
+
+    def cache_sizes(self) -> tuple[CacheSize, ...] | str:
+        if self.streamed:
+            return "the weights are still in their files (stream)"
+        return cache_sizes(self.model, len(self), self.max_tokens)
+
+    def refuse_decoding(self) -> str | None:
+        if self.streamed:
+            return "the weights are still in their files (stream)"
+        return None if self._cache_is_right() else f"a {type(self.model).__name__} has no cache, or one that is wrong"
 
     def _cache_is_right(self) -> bool:
         """A skipped block still reads its input and fills its cache, so that the cache serves inside `skipping` too."""

@@ -21,6 +21,7 @@ PICTURES: dict[str, str] = {
     "Spans": "shortgpt.reports.plots.spans:spans_figure",
     "Training": "shortgpt.reports.plots.training:training_figure",
     "Ablation": "shortgpt.reports.plots.ablation:ablation_figure",
+    "Cost": "shortgpt.reports.plots.cost:cost_figure",
     "Curves": "shortgpt.reports.plots.curve:curve_figure",
     "Evaluation": "shortgpt.reports.plots.evaluation:evaluation_figure",
     "Healing": "shortgpt.reports.plots.healing:healing_figure",
