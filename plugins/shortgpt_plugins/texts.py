@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,10 +39,20 @@ def stdlib(argument: str, seed: int) -> Iterator[str]:
     root = Path(sysconfig.get_paths()["stdlib"])
     if argument:
         raise CalibrationError(f"stdlib takes no argument, found {argument!r}")
-    for file in sorted(root.rglob("*.py"), key=lambda f: f.relative_to(root).as_posix()):
-        parts = file.relative_to(root).parts
-        if not LEFT_OUT.intersection(parts) and not any(p.startswith(("config-", "_sysconfigdata")) for p in parts):
-            yield file.read_text(encoding="utf-8", errors="replace")
+    for file in sorted(_modules(root), key=lambda f: f.relative_to(root).as_posix()):
+        yield file.read_text(encoding="utf-8", errors="replace")
+
+
+def _modules(folder: Path) -> Iterator[Path]:
+    """The modules below a folder. What is left out is not even listed: `site-packages` can be the most of it."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name in LEFT_OUT or entry.name.startswith(("config-", "_sysconfigdata")):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _modules(Path(entry.path))
+            elif entry.name.endswith(".py"):
+                yield Path(entry.path)
 
 
 def prose(argument: str, seed: int) -> Iterator[str]:

@@ -59,7 +59,6 @@ def score(
     from shortgpt.basics.inputs import apart
     from shortgpt.measuring.scoring.resuming import folder_for
     from shortgpt.measuring.scoring.score import score as run
-    from shortgpt.measuring.search.search import searched
     from shortgpt.models import processes
     from shortgpt.models.devices import started
     from shortgpt.models.loading import load
@@ -93,6 +92,8 @@ def score(
         return  # the first process reports
     scores = scores.keeping(kept)
     if wanted is not None and count:
+        from shortgpt.measuring.search.search import searched
+
         selection = Selection(blocks=count, keep=kept)
         with common.progress_bars(outputs.quiet) as progress:
             scores = scores.with_search(searched(selection, sequence, source, wanted, progress=progress, **texts))
