@@ -40,15 +40,15 @@ NAMES = {
 
 FUNCTIONS = {
     "cost": "(model: Any, *, tokens: int | None = None, sequences: int = 1, rounds: int = 9, timed: bool = True, "
-    "progress: Progress | None = None, **options: Unpack[LoadOptions]) -> Cost",
+    "progress: Progress | bool | None = None, **options: Unpack[LoadOptions]) -> Cost",
     "heal": "(original: str | Path | Source, shorter: str | Path | Source, output: str | Path, *, "
-    "calibration: Any = stdlib, resume: bool = False, progress: Progress | None = None, "
+    "calibration: Any = stdlib, resume: bool = False, progress: Progress | bool | None = None, "
     "**options: Unpack[HealingOptions]) -> Healing",
     "evaluate": "(models: Any, removed: Blocks | Iterable[Blocks] = (), *, "
     "tasks: Sequence[str] | None = None, text: Any = stdlib, field: str | None = None, items: int | None = None, "
     "seed: int = 0, shots: int | None = None, include_path: Sequence[str | Path] = (), chat_template: bool = False, "
     "batch_size: int | None = None, require: Sequence[str] = (), until_settled: bool = False, "
-    "resume: str | Path | None = None, progress: Progress | None = None, **options: Unpack[LoadOptions]) "
+    "resume: str | Path | None = None, progress: Progress | bool | None = None, **options: Unpack[LoadOptions]) "
     "-> Evaluation",
     "load": "(name: str | Path | Source, *, device: str | None = None, dtype: str = auto, tokenizer: Any = None, "
     "trust_remote_code: bool = False, architecture: str | None = None, stream: bool = False, "
@@ -58,7 +58,7 @@ FUNCTIONS = {
     "calibrate": "(source: Any, model: BlockSequence, *, sequences: int | None = None, tokens: int | None = None, "
     "seed: int = 0, field: str | None = None, batch_size: int | None = None) -> Calibration",
     "score": "(model: Any, calibration: Any = stdlib, *, criteria: Sequence[str] = (block-influence,), "
-    "spans: bool = False, resume: str | Path | None = None, progress: Progress | None = None, "
+    "spans: bool = False, resume: str | Path | None = None, progress: Progress | bool | None = None, "
     "**options: Unpack[MeasuringOptions]) -> Scores",
     "push_to_hub": "(model: str | Path | BlockSequence, repository: str, *, private: bool | None = None, "
     "revision: str | None = None, message: str | None = None, create_pr: bool = False, token: str | None = None) "
@@ -67,11 +67,11 @@ FUNCTIONS = {
     "prune_checkpoint": "(source: str | Path | Source, output: str | Path, blocks: Plan | Iterable[int], *, "
     "verify: bool = True, device: str | None = None, dtype: str = auto, trust_remote_code: bool = False, "
     "architecture: str | None = None, export_as: str | None = None, stream: bool = False, "
-    "fitted: Fitted | None = None, rehash: bool = False, progress: Progress | None = None) -> Plan",
+    "fitted: Fitted | None = None, rehash: bool = False, progress: Progress | bool | None = None) -> Plan",
     "compensate": "(model: BlockSequence, blocks: Plan | Iterable[int], calibration: Any = stdlib, *, "
-    "progress: Progress | None = None, **options: Unpack[CalibrationOptions]) -> BlockSequence",
+    "progress: Progress | bool | None = None, **options: Unpack[CalibrationOptions]) -> BlockSequence",
     "effect": "(model: Any, blocks: Plan | Iterable[int], text: Any = stdlib, *, "
-    "changes: Sequence[Change] = (), progress: Progress | None = None, **options: Unpack[MeasuringOptions]) "
+    "changes: Sequence[Change] = (), progress: Progress | bool | None = None, **options: Unpack[MeasuringOptions]) "
     "-> Effect",
     "prune": "(model: Any, output: str | Path | None = None, *, "
     "blocks: int | None = None, "
@@ -84,7 +84,7 @@ FUNCTIONS = {
     "effect: bool | None = None, compensate: bool | None = None, "
     "verify: bool = True, exports: Sequence[str] = (), export_as: str | None = None, "
     "merge_adapter: bool = False, rehash: bool = False, dry_run: bool = False, require: Sequence[str] = (), "
-    "progress: Progress | None = None, **options: Unpack[MeasuringOptions]) "
+    "progress: Progress | bool | None = None, **options: Unpack[MeasuringOptions]) "
     "-> Plan | None",
     "trace": "(model: Any, calibration: Any = stdlib, **options: Unpack[MeasuringOptions]) -> Iterator[Boundary]",
     "inspect": "(model: Any, remove: str | Iterable[int] = (), *, architecture: str | None = None, "
@@ -93,21 +93,21 @@ FUNCTIONS = {
     "objective: str = perplexity, evaluations: int = 2000, width: int = 4, keep: Iterable[int] = (), "
     "contiguous: bool = False, refuse: Refuse | None = None, compensate: bool = False, "
     "besides: Iterable[Iterable[int]] = (), refuse_change: Callable[[Projection], str | None] | None = None, "
-    "resume: str | Path | None = None, progress: Progress | None = None, "
+    "resume: str | Path | None = None, progress: Progress | bool | None = None, "
     "**options: Unpack[MeasuringOptions]) -> Search",
     "verify": "(original: Any, directory: str | Path, blocks: Iterable[int], *, "
     "dtype: str = auto, trust_remote_code: bool = False, family: Family | None = None, "
     "changes: Sequence[Change] = ()) -> Verification",
     "compare": "(models: Iterable[BlockSequence | Scores | str | Path], calibration: Any = stdlib, *, "
     "criteria: Sequence[str] = (block-influence,), resume: str | Path | None = None, "
-    "progress: Progress | None = None, **options: Unpack[MeasuringOptions]) -> Comparison",
+    "progress: Progress | bool | None = None, **options: Unpack[MeasuringOptions]) -> Comparison",
     "curve": "(models: BlockSequence | str | Path | Iterable[BlockSequence | str | Path], "
     "calibration: Any = stdlib, *, criteria: Sequence[str] | None = None, evaluator: str = perplexity, "
     "most: float | None = None, search: str | None = None, objective: str | None = None, "
     "evaluations: int | None = None, width: int | None = None, resume: str | Path | None = None, "
-    "compensate: bool = False, progress: Progress | None = None, **options: Unpack[MeasuringOptions]) -> Curves",
+    "compensate: bool = False, progress: Progress | bool | None = None, **options: Unpack[MeasuringOptions]) -> Curves",
     "ablate": "(model: Any, calibration: Any = stdlib, *, criteria: Sequence[str] = (block-influence,), "
-    "evaluator: str = perplexity, resume: str | Path | None = None, progress: Progress | None = None, "
+    "evaluator: str = perplexity, resume: str | Path | None = None, progress: Progress | bool | None = None, "
     "**options: Unpack[MeasuringOptions]) -> Ablation",
 }
 

@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import Any
 
 from shortgpt.basics.inputs import MAX_HEADER, Fold, Progress, Source
+from shortgpt.basics.stages import stage
 from shortgpt.checkpoints import torch_files
 from shortgpt.checkpoints.copying import copy_range, write_all
 from shortgpt.checkpoints.hashing import HashOfCopied, cached_hash
@@ -408,6 +409,7 @@ class Weights:
         torch_files.save(kept, target, like=held)
 
 
+@stage("hashing")
 def hashes_of(
     files: Sequence[Path], stop: threading.Event | None = None, known: Mapping[Path, str] = MappingProxyType({})
 ) -> dict[str, str]:

@@ -17,6 +17,7 @@ from typing import NoReturn
 import click
 
 from shortgpt._version import __version__
+from shortgpt.cli import common
 from shortgpt.cli.ablate import ablate
 from shortgpt.cli.compare import compare
 from shortgpt.cli.cost import cost
@@ -26,7 +27,7 @@ from shortgpt.cli.evaluate import evaluate
 from shortgpt.cli.heal import heal
 from shortgpt.cli.inspect import inspect
 from shortgpt.cli.plugins import plugins
-from shortgpt.cli.process import own_errors, signals
+from shortgpt.cli.process import display, own_errors, signals
 from shortgpt.cli.prune import prune
 from shortgpt.cli.score import score
 from shortgpt.cli.show import show
@@ -43,6 +44,7 @@ SHARED = ("score", "prune")
     epilog="Example:  shortgpt compare zoo:llama zoo:mamba zoo:gpt2-postnorm",
 )
 @click.version_option(__version__, prog_name="shortgpt")
+@common.verbose_option
 def cli() -> None:
     """Measure how redundant the blocks of a language model are, and remove them, proven.
 
@@ -65,13 +67,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     with open(os.devnull, "w") as nowhere:
         # A stream that the shell closed (>&-) is None.
         streams = (sys.stdout or nowhere, sys.stderr or nowhere) if started()[0] == 0 else (nowhere, nowhere)
-        log, told = logging.getLogger("shortgpt"), _Told(logging.WARNING)
+        log, told = logging.getLogger("shortgpt"), _Told()
+        level = log.level
         log.addHandler(told)
         try:
             with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
                 status = _run(arguments)
         finally:
             log.removeHandler(told)
+            log.setLevel(level)
     sys.exit(status)
 
 
@@ -126,6 +130,7 @@ class _Told(logging.Handler):
     """What the library logs, as a line on the standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        display.hide()
         click.echo(printable(f"shortgpt: {record.getMessage()}"), err=True)
 
 

@@ -9,7 +9,7 @@ import click
 from shortgpt.cli import common
 
 
-@click.command(epilog="Example:  shortgpt ablate zoo:llama --sequences 8 --plot ablation.png")
+@common.command(epilog="Example:  shortgpt ablate zoo:llama --sequences 8 --plot ablation.png")
 @click.argument("model")
 @click.option(
     "--criterion",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shortgpt.basics.untrusted import local_path
+from shortgpt.cli.process import display
 from shortgpt.errors import OutputError, SelectionError, printable
 from shortgpt.reports.files import check_target, write
 
@@ -23,6 +25,17 @@ if TYPE_CHECKING:
     from shortgpt.basics.value import Value
 
 Command = Callable[..., Any]
+
+
+class ShownCommand(click.Command):
+    """A command that shows what it does while it runs; see `process.display`."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with display.shown(quiet=bool(ctx.params.get("quiet"))):
+            return super().invoke(ctx)
+
+
+command = functools.partial(click.command, cls=ShownCommand)
 
 
 def model_options(command: Command) -> Command:
@@ -70,8 +83,24 @@ def output_options(command: Command) -> Command:
         click.option("--html", metavar="FILE", help="Write the result as a page that needs nothing beside it."),
         click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON; - is the standard output."),
         click.option("--quiet", "-q", is_flag=True, help="No progress and no notes."),
+        verbose_option,
     )
     return _with(options, command)
+
+
+def _be_verbose(context: click.Context, option: click.Parameter, given: bool) -> None:
+    if given and not context.resilient_parsing:
+        logging.getLogger("shortgpt").setLevel(logging.INFO)
+
+
+verbose_option = click.option(
+    "--verbose",
+    "-v",
+    is_flag=True,
+    expose_value=False,
+    callback=_be_verbose,
+    help="Say what is done and how long it takes, on the standard error.",
+)
 
 
 stream_option = click.option(
@@ -184,6 +213,10 @@ def console() -> Console:
     from rich.console import Console
 
     class Screen(Console):
+        def print(self, *shown: Any, **options: Any) -> None:
+            display.hide()
+            super().print(*shown, **options)
+
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # `main` ends quietly; rich would exit with status 1
 
@@ -198,31 +231,21 @@ def console() -> Console:
 def note(text: str, quiet: bool) -> None:
     """A remark beside the result."""
     if not quiet:
+        display.hide()
         click.echo(printable(text), err=True)
 
 
 @contextmanager
 def progress_bars(quiet: bool) -> Iterator[Progress | None]:
-    """Bars on the standard error, one for each thing that is counted, with the time left; on a terminal only."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    screen = Console(stderr=True)
-    if quiet or not screen.is_terminal:
+    """Bars for what is counted inside, where the command shows what it does."""
+    shown = display.current()
+    if quiet or shown is None:
         yield None
         return
-    columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=screen, transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def advance(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            elif done < bars.tasks[bars.task_ids.index(tasks[what])].completed:
-                bars.reset(tasks[what], total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield advance
+    try:
+        yield shown.advance
+    finally:
+        shown.forget_counts()
 
 
 def emit(result: Value, rendered: Any, outputs: Outputs, **shown: Any) -> None:
@@ -255,6 +278,7 @@ def emit(result: Value, rendered: Any, outputs: Outputs, **shown: Any) -> None:
 
         write_text((as_text(rendered) if text is None else text) + "\n", outputs.output)
     elif text is not None:
+        display.hide()
         click.echo(printable(text))
     elif outputs.json_file != "-":
         console().print(rendered)
@@ -317,6 +341,7 @@ def write_text(text: str, file: str) -> None:
         OutputError: it cannot be written.
     """
     if file == "-":
+        display.hide()
         sys.stdout.write(text)
     else:
         write(text, file)

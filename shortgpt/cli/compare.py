@@ -10,7 +10,7 @@ from shortgpt.cli import common
 from shortgpt.errors import ShortGPTError
 
 
-@click.command(epilog="Example:  shortgpt compare zoo:llama zoo:mamba zoo:gpt2-postnorm --sequences 8")
+@common.command(epilog="Example:  shortgpt compare zoo:llama zoo:mamba zoo:gpt2-postnorm --sequences 8")
 @click.argument("models", nargs=-1, required=True)
 @click.option(
     "--criterion", "criteria", multiple=True, help="What to compare by; may be repeated. Default: block-influence."

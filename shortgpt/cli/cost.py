@@ -9,7 +9,7 @@ import click
 from shortgpt.cli import common
 
 
-@click.command(epilog="Example:  shortgpt cost zoo:llama --tokens 128 --plot cost.png")
+@common.command(epilog="Example:  shortgpt cost zoo:llama --tokens 128 --plot cost.png")
 @click.argument("model")
 @click.option("--tokens", type=int, help="Tokens of a sequence in a pass. Default: 512, or the model's window.")
 @click.option("--sequences", type=int, default=1, show_default=True, help="Sequences in a pass.")

@@ -11,7 +11,7 @@ from shortgpt.cli.searching import search_options
 from shortgpt.errors import SelectionError, ShortGPTError
 
 
-@click.command(epilog="Example:  shortgpt curve zoo:llama zoo:mamba --sequences 8 --plot curve.png")
+@common.command(epilog="Example:  shortgpt curve zoo:llama zoo:mamba --sequences 8 --plot curve.png")
 @click.argument("models", nargs=-1, required=True)
 @click.option(
     "--criterion",

@@ -7,10 +7,11 @@ import click
 from shortgpt.cli import common
 
 
-@click.command(epilog="Example:  shortgpt demo --output shorter-llama")
+@common.command(epilog="Example:  shortgpt demo --output shorter-llama")
 @click.option("--output", "-o", metavar="DIR", help="Keep the pruned model here. Default: it is thrown away again.")
 @click.option("--device", help="Such as cpu or cuda. Default: the accelerator where there is one.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress and no notes.")
+@common.verbose_option
 def demo(output: str | None, device: str | None, quiet: bool) -> None:
     """Compare the small models that ship with shortgpt, then remove a quarter of one and prove the result."""
     from shortgpt.basics.leftovers import temporary_folder

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from shortgpt.values.evaluation.evaluation import Evaluation
 
 
-@click.command(epilog="Example:  shortgpt evaluate zoo:llama --remove 4-6 --task cloze --task bits-per-byte")
+@common.command(epilog="Example:  shortgpt evaluate zoo:llama --remove 4-6 --task cloze --task bits-per-byte")
 @click.argument("models", nargs=-1, required=True)
 @click.option(
     "--remove",

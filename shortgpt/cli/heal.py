@@ -12,7 +12,7 @@ from shortgpt.errors import OutputError
 METHODS = ("lora", "full", "mlp")
 
 
-@click.command(epilog="Example:  shortgpt heal zoo:llama shorter --output healed --method full --steps 1000")
+@common.command(epilog="Example:  shortgpt heal zoo:llama shorter --output healed --method full --steps 1000")
 @click.argument("original")
 @click.argument("shorter")
 @click.option("--output", "-o", required=True, metavar="DIR", help="A folder that does not exist yet, or is empty.")

@@ -7,7 +7,7 @@ import click
 from shortgpt.cli import common
 
 
-@click.command(epilog="Example:  shortgpt inspect zoo:mistral --remove 3,4")
+@common.command(epilog="Example:  shortgpt inspect zoo:mistral --remove 3,4")
 @click.argument("model")
 @click.option("--remove", metavar="LIST", help="Say whether these blocks can go, such as 21-29,31.")
 @click.option("--architecture", help="Take this adapter instead of looking for one.")

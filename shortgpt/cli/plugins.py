@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import click
-
 from shortgpt.cli import common
 
 
-@click.command(epilog="Example:  shortgpt plugins --json -")
+@common.command(epilog="Example:  shortgpt plugins --json -")
 @common.report_options
 def plugins(outputs: common.Outputs) -> None:
     """List the installed plugins and what they provide; of those that failed to load, why."""

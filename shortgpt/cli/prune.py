@@ -18,7 +18,7 @@ TOOLS = ("mergekit", "llama.cpp")
 """Those of `shortgpt.checkpoints.exports`."""
 
 
-class _AsOption(click.Command):
+class _AsOption(common.ShownCommand):
     """Reads `--as-NAME` as `--as NAME`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -26,7 +26,7 @@ class _AsOption(click.Command):
         return super().parse_args(ctx, [part for parts in split for part in parts])
 
 
-@click.command(cls=_AsOption, epilog="Example:  shortgpt prune zoo:llama --output shorter --ratio 0.25")
+@common.command(cls=_AsOption, epilog="Example:  shortgpt prune zoo:llama --output shorter --ratio 0.25")
 @click.argument("model")
 @click.option("--output", "-o", metavar="DIR", help="A folder that does not exist yet, or is empty.")
 @click.option("--blocks", type=int, help="Remove the N blocks of least score.")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DEFAULT_RATIO = 0.25
 
 
-@click.command(epilog="Example:  shortgpt score zoo:llama --sequences 8 --ratio 0.25")
+@common.command(epilog="Example:  shortgpt score zoo:llama --sequences 8 --ratio 0.25")
 @click.argument("model")
 @click.option(
     "--criterion", "criteria", multiple=True, help="What to measure; may be repeated. Default: block-influence."

@@ -9,7 +9,7 @@ import click
 from shortgpt.cli import common
 
 
-@click.command(epilog="Example:  shortgpt show scores.json --plot scores.png")
+@common.command(epilog="Example:  shortgpt show scores.json --plot scores.png")
 @click.argument("file")
 @common.result_options
 def show(file: str, outputs: common.Outputs) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from shortgpt.values.plan import Plan, Verification
 
 
-@click.command(epilog="Example:  shortgpt verify shorter")
+@common.command(epilog="Example:  shortgpt verify shorter")
 @click.argument("model")
 @click.option("--original", metavar="MODEL", help="Compare with this model, its blocks skipped, not with the record.")
 @common.model_options

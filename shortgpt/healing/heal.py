@@ -18,6 +18,7 @@ from typing import Any, Unpack, cast
 
 from shortgpt.basics import statistics
 from shortgpt.basics.inputs import CalibrationOptions, Progress, Source, apart
+from shortgpt.basics.progress import shown
 from shortgpt.errors import ModelError
 from shortgpt.healing.methods import prepare
 from shortgpt.healing.recipe import HealingOptions, Recipe, recipe_apart
@@ -44,7 +45,7 @@ def heal(
     *,
     calibration: Any = "stdlib",
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Unpack[HealingOptions],
 ) -> Healing:
     """Train a shorter model on text, and write it as a checkpoint.
@@ -58,7 +59,7 @@ def heal(
         output: a folder that does not exist, or is empty.
         calibration: the text, as `shortgpt.score` takes it; its last windows (32, or an eighth) are held out.
         resume: go on with the run that was begun for this output.
-        progress: called with "teacher" as the original is asked, and with "steps" after each.
+        progress: True for bars; or it is called with "teacher" as the original is asked, and with "steps" after each.
         options: `method` ("lora", "full" or "mlp"), `steps` and the others of `shortgpt.healing.recipe.Recipe`; how
             models are opened and text is taken. `sequences`, default 1,024, counts the windows trained on.
 
@@ -66,6 +67,7 @@ def heal(
         ModelError: a model cannot be opened or trained. OutputError: `output` cannot be written, or a run was begun for
             it and not resumed. In every case nothing is left at `output`.
     """
+    progress = shown(progress)
     recipe, measuring = recipe_apart(options)
     run = Run.of(output, resume)
     texts, loading = apart(measuring)

@@ -16,6 +16,7 @@ from typing import Any, Unpack
 
 from shortgpt import plugins
 from shortgpt.basics.inputs import MeasuringOptions, Progress, apart
+from shortgpt.basics.progress import shown
 from shortgpt.basics.statistics import interval, spearman
 from shortgpt.measuring.calibration import calibrate_and_hold_out
 from shortgpt.measuring.evaluation import DEFAULT_EVALUATOR, evaluate, evaluate_cuts, open_evaluator
@@ -34,7 +35,7 @@ def ablate(
     criteria: Sequence[str] = (DEFAULT_CRITERION,),
     evaluator: str = DEFAULT_EVALUATOR,
     resume: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Unpack[MeasuringOptions],
 ) -> Ablation:
     """Leave out each block alone and, where they are known, its mixer and its MLP alone.
@@ -50,7 +51,7 @@ def ablate(
         calibration, options: as for `shortgpt.score`.
         resume: a folder in which each batch is kept as it is measured, and from which it is taken; see
             `shortgpt.score`.
-        progress: also called with "cuts" after each part of each batch.
+        progress: True for bars; or it is also called with "cuts" after each part of each batch.
 
     Raises:
         UnknownNameError: no criterion or evaluator of that name is installed.
@@ -58,6 +59,7 @@ def ablate(
         CalibrationError: see `shortgpt.calibrate`; or the source has no text left to hold out.
         ModelError: the model is streamed.
     """
+    progress = shown(progress)
     for name in criteria:
         plugins.lookup("criterion", plugins.registry().criteria, name)
     judge = open_evaluator(evaluator)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shortgpt.basics.inputs import CalibrationInfo
+from shortgpt.basics.stages import stage
 from shortgpt.errors import CalibrationError, is_panic, reason_of
 from shortgpt.measuring.texts import is_data_set, is_local, texts_of, texts_of_data_set
 
@@ -236,6 +237,7 @@ def _batches_of(data: Calibration) -> list[Any]:
     return [{**batch, DOCUMENTS: of_batch} for batch, of_batch in zip(data.batches, documents, strict=True)]
 
 
+@stage("reading the text")
 def _sampled(
     source: str | Path, model: BlockSequence, length: int, count: int, *, seed: int, field: str | None, after: int = 0
 ) -> Windows:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from shortgpt.basics.inputs import MeasuringOptions, Progress, apart
+from shortgpt.basics.progress import shown
 from shortgpt.basics.untrusted import local_path
 from shortgpt.errors import ShortGPTError
 from shortgpt.measuring.calibration import Calibration, items_of
@@ -24,7 +25,7 @@ def compare(
     *,
     criteria: Sequence[str] = (DEFAULT_CRITERION,),
     resume: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Unpack[MeasuringOptions],
 ) -> Comparison:
     """Score models one after the other.
@@ -37,7 +38,7 @@ def compare(
             none.
         resume: a folder in which the sums of each batch of each model are kept as they are made, and from which they
             are taken; see `shortgpt.score`.
-        progress: also called with "models" before each one.
+        progress: True for bars; or it is also called with "models" before each one.
 
     Returns:
         A row a model. One that fails is a row that says why, and the others still run.
@@ -45,6 +46,7 @@ def compare(
     Raises:
         UnknownNameError: no criterion of that name is installed.
     """
+    progress = shown(progress)
     from shortgpt import plugins
 
     given = [models] if isinstance(models, Scores) else listed(models)

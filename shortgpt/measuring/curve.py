@@ -19,6 +19,7 @@ from typing import Any, Unpack
 
 from shortgpt import plugins
 from shortgpt.basics.inputs import MeasuringOptions, Progress, apart
+from shortgpt.basics.progress import shown
 from shortgpt.errors import SelectionError
 from shortgpt.measuring.calibration import Calibration, calibrate_and_hold_out, items_of
 from shortgpt.measuring.compensation.fit import fit
@@ -52,7 +53,7 @@ def curve(
     width: int | None = None,
     resume: str | Path | None = None,
     compensate: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Unpack[MeasuringOptions],
 ) -> Curves:
     """Measure how well models do without 0, 1, 2, ... blocks, one model after the other.
@@ -77,8 +78,8 @@ def curve(
             for by maps that are fitted on the calibration's windows (`shortgpt.compensate`).
         calibration, options: as for `shortgpt.score` and `shortgpt.load`; a `tokenizer` serves the models that bring
             none.
-        progress: also called with "models" before each one, with "cuts" after each removal of each batch, and by a
-            search.
+        progress: True for bars; or it is also called with "models" before each one, with "cuts" after each removal of
+            each batch, and by a search.
 
     Returns:
         A row a model. One that fails is a row that says why, and the others still run.
@@ -87,6 +88,7 @@ def curve(
         UnknownNameError: no criterion, evaluator or task of that name is installed; or there is no such search.
         SelectionError: `most` is no number of blocks and no share of them; or an option of a search makes no sense.
     """
+    progress = shown(progress)
     kept = resume if search is not None else None
     wanted = SearchOptions.of(search, objective=objective, evaluations=evaluations, width=width, resume=kept)
     names = default_criteria() if criteria is None else tuple(criteria)

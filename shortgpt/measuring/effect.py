@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from shortgpt.basics import statistics as uncertainty
+from shortgpt.basics.progress import shown
 from shortgpt.errors import CalibrationError, HiddenStateError, ShortGPTError
 from shortgpt.measuring.calibration import Calibration
 from shortgpt.values.effect import CONTINUATION, PERPLEXITY, SPEED, Effect, Measured
@@ -45,7 +46,7 @@ def effect(
     text: Any = "stdlib",
     *,
     changes: Sequence[Change] = (),
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Unpack[MeasuringOptions],
 ) -> Effect:
     """Measure what the removal of blocks does to a model: perplexity, a greedy continuation, tokens per second.
@@ -57,12 +58,13 @@ def effect(
             it with the same arguments are taken (`shortgpt.measuring.calibration.held_out`). A `Calibration` is taken
             as it is. Of anything else no text is held out, which `Effect.not_measured` then says.
         changes: those that make up for the removal (`shortgpt.measuring.compensation`).
-        progress: called with "effect" after each step.
+        progress: True for bars; or it is called with "effect" after each step.
         options: as for `shortgpt.score`.
 
     Raises:
         SelectionError: there are no such blocks.
     """
+    progress = shown(progress)
     from shortgpt.basics.block_lists import block_numbers, kept_blocks
     from shortgpt.basics.inputs import apart
     from shortgpt.measuring.calibration import held_out

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shortgpt.basics.inputs import LoadOptions, OpenOptions, Source
+from shortgpt.basics.stages import log, stage
 from shortgpt.basics.untrusted import check_folder, local_path
 from shortgpt.errors import ModelError, ShortGPTError, StreamingError, is_panic, reason_of
 from shortgpt.models.devices import checked_dtype, default_device
@@ -48,13 +49,15 @@ def load(
         ModelError: it cannot be found, read or recognised. StreamingError: it cannot be streamed.
     """
     source = name if isinstance(name, Source) else resolve(name, architecture, revision)
-    family = recognise(source, architecture)
-    options = open_options(source, family, device, dtype, trust_remote_code, stream)
-    with at_work(family, source.name):
-        model = check_complete(family.open(source, options))
+    with stage(f"loading {source.name}"):
+        family = recognise(source, architecture)
+        options = open_options(source, family, device, dtype, trust_remote_code, stream)
+        with at_work(family, source.name):
+            model = check_complete(family.open(source, options))
     if tokenizer is not None:
         model.tokenizer = named_tokenizer(tokenizer)
     model.plan = Plan.beside(source.path)
+    log.info("%s: %s, %d blocks, on %s", source.name, model.architecture, len(model), model.device)
     return model
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from shortgpt import plugins
 from shortgpt.basics.inputs import MAX_HEADER, Source
 from shortgpt.basics.registry import Architecture
+from shortgpt.basics.stages import stage
 from shortgpt.basics.targets import load_target
 from shortgpt.basics.untrusted import check_folder, local_path
 from shortgpt.errors import AmbiguousArchitectureError, ModelError, PluginError, UnknownArchitectureError, reason_of
@@ -201,6 +202,7 @@ def _folders_but(folders: Collection[str]) -> list[str]:
     return patterns
 
 
+@stage("fetching from the hub", shows_itself=True)
 def _fetch(repository: str, architecture: str | None, revision: str | None) -> Path:
     """The local folder of a hub repository, in one weight format: safetensors where it has them.
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from shortgpt.basics.inputs import NearDistance, OpenOptions
 from shortgpt.basics.leftovers import no_room_for_temporary, temporary_folder
+from shortgpt.basics.stages import stage
 from shortgpt.basics.targets import load_target
 from shortgpt.errors import AdapterError, StreamingError, VerificationError, reason_of
 from shortgpt.models.family import Family
@@ -168,6 +169,7 @@ def _generated(model: Reloaded, prompt: Tensor, tokens: int) -> tuple[Tensor, Te
     return cached, uncached
 
 
+@stage("verifying in a fresh process")
 def ask(directory: Path, family: Family, probe: Probe, options: OpenOptions) -> Answer | Verification:
     """What a checkpoint answers in a fresh process; or a `Verification` that says why it could not be asked.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from shortgpt.basics.inputs import Config, Fold, OpenOptions, Source
+from shortgpt.basics.stages import stage
 from shortgpt.checkpoints.weights import Weights
 from shortgpt.errors import AdapterError, StreamingError, VerificationError
 from shortgpt.models.family import Family
@@ -102,7 +103,8 @@ def _opened(family: Family, source: Source, options: OpenOptions, changes: Seque
     """The original with the changes that make up for the removal."""
     if changes and options.stream:
         raise StreamingError(f"{source.name}: weights that are streamed cannot be changed as those of the result were")
-    model = family.open(source, options)
+    with stage(f"loading {source.name}"):
+        model = family.open(source, options)
     model.change(changes)
     return model
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from shortgpt.basics.inputs import CalibrationOptions, MeasuringOptions, Progress, apart
+from shortgpt.basics.progress import shown
 from shortgpt.checkpoints.new_folder import check_output
 from shortgpt.errors import ModelError, OutputError, SelectionError, VerificationError
 from shortgpt.measuring.calibration import Calibration, calibrate, held_out, items_of
@@ -66,7 +67,7 @@ def prune(
     rehash: bool = False,
     dry_run: bool = False,
     require: Sequence[str] = (),
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Unpack[MeasuringOptions],
 ) -> Plan | None:
     """Choose blocks of a model, remove them, write the shorter checkpoint, and prove it.
@@ -101,7 +102,7 @@ def prune(
         dry_run: choose, and measure the effect, but write nothing.
         require: what the result is to be worth on tasks, such as "cloze>=0.95x" (see `shortgpt.evaluate`): it is judged
             until that is settled, and kept only where all of it holds.
-        progress: called with what is being counted, how many are done, and of how many.
+        progress: True for bars; or it is called with what is being counted, how many are done, and of how many.
         options: how the model is opened (`shortgpt.load`; with `stream` it is scored and verified with the weights
             read block by block), and what text is taken (`shortgpt.calibrate`).
 
@@ -116,6 +117,7 @@ def prune(
         ModelError, CalibrationError, UnknownNameError, OutputError: as what is called here raises them.
             In every case nothing is left at `output`.
     """
+    progress = shown(progress)
     selection = Selection.of(
         blocks=blocks,
         ratio=ratio,

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from shortgpt.basics import file_changes
 from shortgpt.basics.inputs import Config, Fold, OpenOptions, Progress, Source
+from shortgpt.basics.progress import shown
 from shortgpt.checkpoints import companions
 from shortgpt.checkpoints.companions import copy_companions as copy_companions
 from shortgpt.checkpoints.new_folder import new_folder
@@ -62,7 +63,7 @@ def prune_checkpoint(
     stream: bool = False,
     fitted: Fitted | None = None,
     rehash: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Plan:
     """Remove blocks from a checkpoint on disk, without loading the model, and prove the result.
 
@@ -77,7 +78,7 @@ def prune_checkpoint(
             anyway where memory does not suffice.
         fitted: what makes up for the removal (`shortgpt.measuring.compensation`), folded into what is written.
         rehash: read the source's files for their hashes even where the hub's cache names them by these.
-        progress: called after every tensor written.
+        progress: True for bars; or it is called after every tensor written.
 
     Returns:
         The plan, with its verification and the source's hashes, as it stands in the output's `shortgpt.json`.
@@ -87,6 +88,7 @@ def prune_checkpoint(
             OutputError: the output cannot be written. VerificationError: the result is not what skipping says it should
             be. In every case nothing is left at `output`.
     """
+    progress = shown(progress)
     origin = source if isinstance(source, Source) else resolve(source, architecture)
     companions.check(origin)
     family = recognise(origin, architecture)

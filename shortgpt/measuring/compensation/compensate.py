@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 from shortgpt.basics.inputs import CalibrationOptions, Progress
+from shortgpt.basics.progress import shown
 from shortgpt.measuring.calibration import calibrate
 from shortgpt.measuring.compensation.fit import fit
 from shortgpt.measuring.compensation.fitted import Fitted
@@ -22,7 +23,7 @@ def compensate(
     blocks: Plan | Iterable[int],
     calibration: Any = "stdlib",
     *,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Unpack[CalibrationOptions],
 ) -> BlockSequence:
     """Remove blocks in memory, and make up for each removed run by a linear map in the block in front of it.
@@ -35,7 +36,7 @@ def compensate(
     Args:
         blocks: what goes: block numbers, or a `Plan`.
         calibration: the text, as `shortgpt.score` takes it. More of it makes a better map.
-        progress: called with "runs" after each of them.
+        progress: True for bars; or it is called with "runs" after each of them.
         options: as for `shortgpt.score`.
 
     Returns:
@@ -46,6 +47,7 @@ def compensate(
         CalibrationError: see `shortgpt.calibrate`; or there is one sequence only.
         HiddenStateError: the shorter model gives NaN or infinity.
     """
+    progress = shown(progress)
     check_opened(model)
     shorter = remove(model, blocks)
     assert shorter.plan is not None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import torch
 
 from shortgpt.basics.inputs import LoadOptions, Progress
+from shortgpt.basics.progress import shown
 from shortgpt.errors import CalibrationError
 from shortgpt.measuring.costs.passes import decoding_seconds, operations, prefill_seconds
 from shortgpt.models.loading import opened
@@ -28,7 +29,7 @@ def cost(
     sequences: int = SEQUENCES,
     rounds: int = ROUNDS,
     timed: bool = True,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Unpack[LoadOptions],
 ) -> Cost:
     """Measure what each block of a model costs.
@@ -43,7 +44,7 @@ def cost(
         sequences: in a pass.
         rounds: passes that are timed; fewer, but three, where they take longer than a minute.
         timed: whether time is measured at all.
-        progress: called with "passes" after each round.
+        progress: True for bars; or it is called with "passes" after each round.
         options: how the model is opened, as `shortgpt.load` takes them.
 
     Raises:
@@ -60,7 +61,7 @@ def cost(
     measured = _Measured(model, {"input_ids": ids.to(model.device)})
     measured.count()
     if timed:
-        measured.time(rounds, progress or (lambda what, done, total: None))
+        measured.time(rounds, shown(progress) or (lambda what, done, total: None))
     return measured.cost()
 
 

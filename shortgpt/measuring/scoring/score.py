@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from shortgpt.basics.inputs import MeasuringOptions, Progress, apart
+from shortgpt.basics.progress import shown
 from shortgpt.errors import CalibrationError, ShortGPTError
 from shortgpt.measuring.batch_parts import BatchParts
 from shortgpt.measuring.calibration import Calibration, calibrate
@@ -49,7 +50,7 @@ def score(
     criteria: Sequence[str] = (DEFAULT_CRITERION,),
     spans: bool = False,
     resume: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Unpack[MeasuringOptions],
 ) -> Scores:
     """Score every block of a model, in one pass over the calibration set.
@@ -69,7 +70,7 @@ def score(
             boundaries of a batch are then all held until it is done; of a streamed model, those of all batches.
         resume: a folder in which the sums of each batch are kept as they are made. Where it holds some of the same
             model and text these are taken as they are, and the scores are those of an uninterrupted run.
-        progress: called after every block and every batch.
+        progress: True for bars; or it is called after every block and every batch.
         options: how many windows of how many tokens, and which: the keywords of `shortgpt.calibrate`; and for a model
             that is loaded those of `shortgpt.load`.
 
@@ -85,6 +86,7 @@ def score(
         ModelError: the model cannot be opened.
         torch.OutOfMemoryError: not even one sequence fits into memory.
     """
+    progress = shown(progress)
     import torch
 
     texts, opening = apart(options)

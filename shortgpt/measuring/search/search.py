@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from shortgpt.basics.block_lists import block_numbers
 from shortgpt.basics.inputs import MeasuringOptions, Progress, apart
+from shortgpt.basics.progress import shown
 from shortgpt.measuring.calibration import Calibration, calibrate
 from shortgpt.measuring.search import methods
 from shortgpt.measuring.search.compensated import best_compensated
@@ -62,7 +63,7 @@ def search(
     besides: Iterable[Iterable[int]] = (),
     refuse_change: Callable[[Projection], str | None] | None = None,
     resume: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Unpack[MeasuringOptions],
 ) -> Search:
     """Look for the set of so many blocks that a model misses least.
@@ -89,7 +90,7 @@ def search(
         refuse_change: why a projection cannot be changed for another reason, as in a checkpoint's files.
         resume: a file, or a folder, in which every measurement is kept. Where it holds some of the same model, text,
             objective and version, the search goes on from there and ends as if it had not been stopped.
-        progress: called with "sets" after each set of each batch.
+        progress: True for bars; or it is called with "sets" after each set of each batch.
 
     Raises:
         UnknownNameError: there is no such method or objective.
@@ -100,6 +101,7 @@ def search(
         ShortGPTError: what `resume` names is of another search, or damaged.
         ModelError: the model cannot be opened, or is streamed.
     """
+    progress = shown(progress)
     wanted = SearchOptions(method, objective, evaluations, width, resume)
     wanted.check()
     texts, opening = apart(options)

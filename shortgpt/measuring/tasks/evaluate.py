@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 from shortgpt._version import __version__
 from shortgpt.basics.inputs import LoadOptions, Progress
+from shortgpt.basics.progress import shown
 from shortgpt.errors import CalibrationError, RequirementError
 from shortgpt.measuring.tasks.finding import default_tasks, find_tasks
 from shortgpt.measuring.tasks.measuring import Measuring
@@ -39,7 +40,7 @@ def evaluate(
     require: Sequence[str] = (),
     until_settled: bool = False,
     resume: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Unpack[LoadOptions],
 ) -> Evaluation:
     """Put models to tasks: what an original and shorter models are worth, side by side, on the same items.
@@ -63,7 +64,8 @@ def evaluate(
         until_settled: take more items of the tasks that requirements are about, until each holds or fails with 95%
             confidence, or `items` or the task ends. All models are in memory together.
         resume: a folder in which is written what is measured; what was before, by the same call, is taken from it.
-        progress: called with a task's name, the items done and of how many; with "models" before each model.
+        progress: True for bars; or it is called with a task's name, the items done and of how many; with "models"
+            before each model.
         options: as for `shortgpt.load`; a `tokenizer` serves the models that bring none.
 
     Returns:
@@ -75,6 +77,7 @@ def evaluate(
         ResumeError: the folder holds what was measured of another model, task version or setting.
         CalibrationError, ModelError, SelectionError: a number makes no sense; there is no model; no such blocks.
     """
+    progress = shown(progress)
     _check(items, batch_size, shots)
     without: list[Any] = [removed] if isinstance(removed, Plan) else list(removed)
     columns = subjects_of(models, without)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from shortgpt.basics.block_lists import block_numbers
 from shortgpt.basics.inputs import NearDistance
+from shortgpt.basics.stages import stage
 from shortgpt.errors import reason_of
 from shortgpt.models.probing.logit_comparison import EXACT, compare_logits
 from shortgpt.models.probing.probes import PROBE, Probe, probe_of, some_of
@@ -59,6 +60,7 @@ class Expectation:
         return Probe(self.input_ids, self.long_ids, self.side, self.near, self.continued)
 
 
+@stage("running the original")
 def expected_logits(model: BlockSequence, blocks: Iterable[int]) -> Expectation:
     """The original's logits under `skipping(blocks)`, and what of its blocks they say nothing of.
 
