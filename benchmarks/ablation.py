@@ -30,7 +30,7 @@ from scoring import Row, Setting, Ways, ids_of, llama, rounds, row
 import shortgpt
 from shortgpt.measuring.evaluation import batch_sums, open_evaluator
 from shortgpt.models.sequence import Cut
-from shortgpt.torch_models.replay import Enough, Replay
+from shortgpt.torch_models.replay import PassEnded, Replay
 
 
 def main() -> None:
@@ -69,14 +69,14 @@ def ways(model: Any, setting: Setting) -> Ways:
         pass  # whether this model's passes can be shared is tried once, here
 
     def end(module: Any, args: Any, output: Any) -> None:
-        raise Enough
+        raise PassEnded
 
     def blocks() -> None:
         replay = Replay(sequence, batch)
         hook = sequence.blocks[-1].register_forward_hook(end)
         try:
             for cut in cuts:
-                with suppress(Enough):
+                with suppress(PassEnded):
                     replay.without(cut)
         finally:
             hook.remove()

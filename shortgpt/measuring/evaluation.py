@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from shortgpt.models.sequence import BlockSequence, TokenBatch
 
 DEFAULT_EVALUATOR = "perplexity"
+HELD = "held"
+"""Beside token ids, what an earlier pass held of them: taken in parts as they are."""
 NUMBERS_AT_A_TIME = {"cpu": 1 << 21}
 """Logits taken to float32 together: as many as caches hold, and on an accelerator what keeps it busy."""
 
@@ -103,11 +105,13 @@ def evaluate(
     evaluator: Evaluator,
     removed: Iterable[int] = (),
     journal: Journal | None = None,
+    held: Sequence[tuple[int, Tensor | None]] = (),
 ) -> Quality:
     """The quality of a model without some of its blocks.
 
     Args:
         journal: in which each batch is kept, and from which it is taken.
+        held: for each batch a boundary, and what an earlier pass over it held there; see `BlockSequence.resuming`.
 
     Raises:
         CalibrationError: no sequence has two tokens.
@@ -119,14 +123,16 @@ def evaluate(
     batch_parts = BatchParts()
 
     def work(part: TokenBatch) -> tuple[Tensor, list[int]]:
-        with model.skipping(gone):
-            return batch_sums(model.logits(part), part, evaluator)
+        ids = {name: value for name, value in part.items() if name != HELD}
+        with model.skipping(gone), model.resuming(boundary, part.get(HELD)):
+            return batch_sums(model.logits(ids), ids, evaluator)
 
     for number, batch in enumerate(data.batches):
+        boundary, stream = held[number] if held else (0, None)
         key = f"{_named(evaluator)}{_without(gone)} {number}"
         kept = None if journal is None else journal.get(key)
         if kept is None:
-            parts = batch_parts.each(batch, work)
+            parts = batch_parts.each(batch if stream is None else {**batch, HELD: stream}, work)
             kept = [[value for one, _ in parts for value in one.tolist()], [n for _, more in parts for n in more]]
             if journal is not None:
                 journal.add(key, kept)

@@ -261,6 +261,23 @@ class BlockSequence(ABC):
         raise ModelError(f"{self.name}: {self.projection(projection.block)}")
 
     @contextmanager
+    def holding(self, boundaries: Collection[int]) -> Iterator[Mapping[int, Tensor]]:
+        """Inside the context passes keep what `resuming` can go on from at these boundaries, below L; where a family
+        has no such thing, nothing."""
+        yield {}
+
+    @contextmanager
+    def resuming(self, boundary: int, held: Tensor | None) -> Iterator[None]:
+        """Inside the context passes over a batch may go on at a boundary, and compute no block before it.
+
+        What they give is what whole passes would; a family that cannot go on there makes whole passes.
+
+        Args:
+            held: what `holding` kept of that batch at the boundary; None for whole passes.
+        """
+        yield
+
+    @contextmanager
     def changing(self, changes: Sequence[Change]) -> Iterator[None]:
         """Inside the context projections are changed. Afterwards no trace of it is left.
 

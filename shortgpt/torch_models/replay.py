@@ -71,7 +71,7 @@ class Replay:
         model = self.model
         left_out = {*range(cut.block), *self.removed, *([cut.block] if cut.part is None else [])}
         given = {block: self.outputs[block] for block in left_out}
-        with torch.no_grad(), model.skipping(self.removed), model.cutting(cut), self._giving(given):
+        with torch.no_grad(), model.skipping(self.removed), model.cutting(cut), giving(self.model, given):
             return model.forward(self.batch)
 
     def without_blocks(self, blocks: Iterable[int]) -> Tensor:
@@ -88,7 +88,7 @@ class Replay:
         def keep(index: int) -> Callable[..., None]:
             return lambda module, args, output: self.latest.__setitem__(index, output)
 
-        with torch.no_grad(), self.model.skipping(gone), self._giving(given), ExitStack() as hooks:
+        with torch.no_grad(), self.model.skipping(gone), giving(self.model, given), ExitStack() as hooks:
             for index in range(shared, len(self.model)):
                 if index not in gone:
                     hooks.callback(self.model.blocks[index].register_forward_hook(keep(index)).remove)
@@ -101,25 +101,26 @@ class Replay:
         last = len(self.model) - 1
         given = dict(enumerate(self.outputs))
         given[last] = self.model.with_stream(last, self.outputs[last], self.streams[boundary])
-        with torch.no_grad(), self._giving(given):
+        with torch.no_grad(), giving(self.model, given):
             return self.model.forward(self.batch)
 
-    @contextmanager
-    def _giving(self, outputs: Mapping[int, Any]) -> Iterator[None]:
-        """Inside it these blocks compute nothing and give these outputs.
 
-        Hooks on them run as ever, so a block that is skipped is passed by what it is given.
-        """
+@contextmanager
+def giving(model: TorchModel, outputs: Mapping[int, Any]) -> Iterator[None]:
+    """Inside it these blocks compute nothing and give these outputs.
 
-        def giver(output: Any) -> Callable[..., Any]:
-            return lambda *args, **kwargs: output
+    Hooks on them run as ever, so a block that is skipped is passed by what it is given.
+    """
 
-        with ExitStack() as undo:
-            for index, output in outputs.items():
-                block = self.model.blocks[index]
-                undo.callback(_restore, block, vars(block).get("forward"))
-                block.forward = giver(output)
-            yield
+    def giver(output: Any) -> Callable[..., Any]:
+        return lambda *args, **kwargs: output
+
+    with ExitStack() as undo:
+        for index, output in outputs.items():
+            block = model.blocks[index]
+            undo.callback(_restore, block, vars(block).get("forward"))
+            block.forward = giver(output)
+        yield
 
 
 def first_difference(one: Collection[int], other: Collection[int], depth: int) -> int:
@@ -146,7 +147,7 @@ def can_replay(model: TorchModel) -> bool:
 
 def _is_shared(model: TorchModel) -> bool:
     """Whether sets that grow by every second block, each of which begins as the one before, are plain skipping."""
-    batch = _probe(model)
+    batch = probe_batch(model)
     sets = [range(1, end, 2) for end in range(2, len(model) + 1, 2)]
     expected = []
     try:
@@ -157,11 +158,11 @@ def _is_shared(model: TorchModel) -> bool:
         found = [replay.without_blocks(blocks)[:, -1].clone() for blocks in sets]
     except Exception:  # as below
         return False
-    return all(map(_equal, found, expected))
+    return all(map(equal_logits, found, expected))
 
 
 def _is_skipping(model: TorchModel, removed: Sequence[int]) -> bool:
-    batch = _probe(model)
+    batch = probe_batch(model)
     blocks = [block for block in range(len(model)) if block not in removed]
     expected = []
     try:
@@ -173,12 +174,12 @@ def _is_skipping(model: TorchModel, removed: Sequence[int]) -> bool:
         replayed = [replay.without(Cut(block))[:, -1].clone() for block in blocks]
     except Exception:  # code of any kind runs here, without blocks and in an order that it was not written for
         return False
-    return all(map(_equal, replayed, expected))
+    return all(map(equal_logits, replayed, expected))
 
 
 def can_read_out(model: TorchModel) -> bool:
     """Whether the readout of the last boundary is the model's own logits, and those of the others can be had."""
-    batch = _probe(model)
+    batch = probe_batch(model)
     expected = model.logits(batch)
     try:
         replay = Replay(model, batch)
@@ -186,17 +187,19 @@ def can_read_out(model: TorchModel) -> bool:
         read_out = replay.readout(len(model))
     except Exception:  # as above
         return False
-    return shapes == {expected.shape} and _equal(read_out, expected)
+    return shapes == {expected.shape} and equal_logits(read_out, expected)
 
 
-def _probe(model: TorchModel) -> TokenBatch:
+def probe_batch(model: TorchModel) -> TokenBatch:
+    """A few tokens on the model's device."""
     from shortgpt.models.probing.probes import probe
 
     ids = probe(model.vocab_size)[:, : min(PROBE_TOKENS, model.max_tokens or PROBE_TOKENS)]
     return {"input_ids": ids.to(model.device)}
 
 
-def _equal(found: Tensor, expected: Tensor) -> bool:
+def equal_logits(found: Tensor, expected: Tensor) -> bool:
+    """Whether two passes of one model gave the same."""
     return compare_logits(found, expected, EXACT if expected.device.type == "cpu" else SAME_PROCESS).equal
 
 

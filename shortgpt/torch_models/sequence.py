@@ -35,6 +35,7 @@ from shortgpt.torch_models.interface import TorchModel
 from shortgpt.torch_models.projections import addition, change_for_good, changed, find_projection
 from shortgpt.torch_models.reads import noting_reads
 from shortgpt.torch_models.replay import PassEnded, Replay, blocks_run, can_read_out, can_replay
+from shortgpt.torch_models.resuming import Resumable, holding
 from shortgpt.torch_models.streaming import BlockWeights, logits_by_block, trace_by_block
 from shortgpt.torch_models.sublayers import PartsOrRefusal, find_parts, silent
 from shortgpt.torch_models.weight_sizes import weight_sizes
@@ -267,6 +268,23 @@ class TorchBlockSequence(TorchModel):
     def addition(self, batch: TokenBatch, projection: Projection, removed: Iterable[int] = ()) -> Addition:
         self._refuse_streamed("tell what a block adds")
         return addition(self, self._placed(batch), projection, tuple(removed))
+
+    @contextmanager
+    def holding(self, boundaries: Collection[int]) -> Iterator[Mapping[int, Tensor]]:
+        with holding(self, boundaries if self._resumable.templates else ()) as held:
+            yield held
+
+    @contextmanager
+    def resuming(self, boundary: int, held: Tensor | None) -> Iterator[None]:
+        if held is None or not self._resumable.at(boundary):
+            yield
+            return
+        with self._resumable.resuming(boundary, held):
+            yield
+
+    @cached_property
+    def _resumable(self) -> Resumable:
+        return Resumable(self, self.streamed or type(self).trace is not TorchBlockSequence.trace)
 
     @contextmanager
     def changing(self, changes: Sequence[Change]) -> Iterator[None]:

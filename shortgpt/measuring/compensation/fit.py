@@ -15,9 +15,8 @@ kept where the gain is more than its standard error.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shortgpt.basics import statistics
 from shortgpt.basics.block_lists import block_numbers
@@ -25,15 +24,14 @@ from shortgpt.errors import CalibrationError
 from shortgpt.measuring.calibration import Calibration
 from shortgpt.measuring.compensation.fitted import Fitted
 from shortgpt.measuring.compensation.normal_equations import NormalEquations, Solution
+from shortgpt.measuring.compensation.walk import Passes, Walk, stream_at
 from shortgpt.measuring.evaluation import DEFAULT_EVALUATOR, Quality, evaluate, open_evaluator
 from shortgpt.models.projections import Change, Projection
 from shortgpt.values.compensation import Compensation, RunFit
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from shortgpt.basics.inputs import Progress
-    from shortgpt.models.sequence import BlockSequence, TokenBatch
+    from shortgpt.models.sequence import BlockSequence
 
 RIDGES = (0.01, 0.1, 0.001)
 SCALES = (1.0, 0.5)
@@ -132,6 +130,7 @@ class _Fitting:
         self, model: BlockSequence, gone: tuple[int, ...], data: Calibration, chosen_on: Calibration, refuse: Refuse
     ) -> None:
         self.model, self.gone, self.data, self.chosen_on, self.refuse = model, gone, data, chosen_on, refuse
+        self.walk, self.choosing = Walk(model, data), Passes(model, chosen_on)
         self.evaluator = open_evaluator(DEFAULT_EVALUATOR)
         self.changes: list[Change] = []
         self.runs: list[RunFit] = []
@@ -152,16 +151,14 @@ class _Fitting:
             self.runs.append(RunFit(run, run[0] - 1, reason=reason))
             return
         equations = self._equations(run, found)
+        self._walk_to(run[0] - 1)
         self._choose(run, found, equations)
 
     def _equations(self, run: tuple[int, ...], projection: Projection) -> NormalEquations:
         """The sums over all tokens."""
-        model, earlier = self.model, [block for block in self.gone if block < run[0]]
+        earlier = [block for block in self.gone if block < run[0]]
         equations: NormalEquations | None = None
-        for batch in self.data.batches:
-            whole = stream_at(model, batch, run[-1] + 1)
-            with model.changing(self.changes):
-                addition = model.addition(batch, projection, earlier)
+        for batch, addition, whole in self.walk.past(run, projection, earlier, self.changes):
             if equations is None:
                 equations = NormalEquations(projection, addition.behind.device)
             equations.add(addition, whole, batch.get("attention_mask"))
@@ -223,25 +220,17 @@ class _Fitting:
             told = f"the best change moves log-perplexity on held-out text by {-gain:+.3g} ± {stderr:.2g}"
             self.runs.append(replace(about, reason=told))
 
+    def _walk_to(self, front: int) -> None:
+        """Take the shorter model's passes over the text that chooses up to a block: all that is tried shares them."""
+        for number, batch in enumerate(self.chosen_on.batches):
+            with (
+                self.model.changing(self.changes),
+                self.model.skipping(self.gone),
+                self.choosing.over(number, front),
+            ):
+                stream_at(self.model, batch, front)
+
     def _quality(self, more: Sequence[Change]) -> Quality:
         """The shorter model's on the text that chooses, with the changes so far and more."""
         with self.model.changing((*self.changes, *more)):
-            return evaluate(self.model, self.chosen_on, self.evaluator, self.gone)
-
-
-class _Reached(Exception):
-    """Ends a pass at a boundary. Never leaves `stream_at`."""
-
-
-def stream_at(model: BlockSequence, batch: TokenBatch, last: int) -> Tensor:
-    """The stream at a boundary, [batch, tokens, width]; the pass ends there."""
-    found: list[Any] = []
-
-    def see(boundary: int, hidden: Tensor) -> None:
-        if boundary == last:
-            found.append(hidden.detach().clone())
-            raise _Reached
-
-    with suppress(_Reached):
-        model.trace(batch, see)
-    return found[0]
+            return evaluate(self.model, self.chosen_on, self.evaluator, self.gone, held=self.choosing.held)

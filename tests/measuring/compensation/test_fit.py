@@ -12,6 +12,7 @@ import shortgpt
 from shortgpt.errors import CalibrationError
 from shortgpt.measuring.compensation import fit as fitting
 from shortgpt.measuring.compensation.fit import fit, runs_of, split
+from shortgpt.models.sequence import BlockSequence
 from tests.support import ids_of, skipped_by_hand, tiny
 
 
@@ -126,3 +127,17 @@ def test_what_can_be_made_up_for_is(monkeypatch: pytest.MonkeyPatch) -> None:
     with found.on(blocks), blocks.skipping((3,)):
         torch.testing.assert_close(blocks.logits(data[0]), whole, atol=1e-3, rtol=1e-3)
     assert math.isfinite(run.gain_stderr or 0)
+
+
+def test_shared_passes_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held and resumed, or every pass from its beginning: the same fit, to the bit."""
+    data = [{"input_ids": ids_of(2, 24, seed=seed), "attention_mask": torch.ones(2, 24)} for seed in range(4)]
+    for batch in data:
+        batch["attention_mask"][1, 18:] = 0
+    for gone in ((2, 3, 5), (0, 2, 4), (1, 3, 4)):
+        blocks = shortgpt.wrap(tiny("llama"))
+        shared = fit(blocks, gone, shortgpt.calibrate(data, blocks))
+        with monkeypatch.context() as plainly:
+            plainly.setattr(type(blocks), "resuming", BlockSequence.resuming)
+            plain = fit(blocks, gone, shortgpt.calibrate(data, blocks))
+        assert shared.record == plain.record
