@@ -90,6 +90,25 @@ def test_any_evaluator_will_do(llama: Any) -> None:
         assert point.quality == pytest.approx((guesses == ids[:, 1:]).double().mean().item(), abs=1e-12)
 
 
+def test_a_task_will_do_too(tmp_path: Path) -> None:
+    """`next-token`: of the tokens behind a passage's first 256, the share that Hugging Face's model foretells."""
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"line {i}: {i * i} is the square of {i}\n" for i in range(2000)))
+    model = tiny("llama", max_position_embeddings=1024)
+    blocks = shortgpt.wrap(model, tokenizer=byte_tokenizer(), name="llama")
+    options: dict[str, Any] = {"tokens": 800, "batch_size": 1}
+    found = shortgpt.curve(blocks, text, evaluator="next-token", most=2, sequences=2, **options)
+    assert (found.evaluator, found.lower_is_better) == ("next-token", False)
+    windows = shortgpt.calibrate(text, blocks, sequences=4, **options).batches[2:]
+    passages = [batch["input_ids"][:, : 256 + 512] for batch in windows]  # a token is a byte: one passage a window
+    for point in measured(found).lines[0].points:
+        right = [
+            skipped_by_hand(model, "model.layers", point.removed, ids)[0, 255:-1].argmax(-1) == ids[0, 256:]
+            for ids in passages
+        ]
+        assert point.quality == pytest.approx(torch.cat(right).double().mean().item(), abs=1e-12)
+
+
 def test_without_one_block_it_is_the_truths_perplexity(real: Path) -> None:
     truth = json.loads((real / "stories260k-llama" / "bi_truth.json").read_text())["runs"]["tinystories_sample"]
     ids = {"input_ids": torch.tensor(truth["token_ids"])}

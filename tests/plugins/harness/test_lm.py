@@ -11,6 +11,7 @@ from shortgpt_plugins.harness.lm import BlocksLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import shortgpt
+from shortgpt.errors import ModelError
 from tests.plugins.harness.support import KINDS, answers, load_tasks, run, write_tasks
 from tests.support import byte_tokenizer, tiny
 
@@ -63,3 +64,24 @@ def test_so_it_is_in_batches_by_the_models_that_ship(name: str, tasks: dict[str,
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
     # RWKV's code takes no mask: in batches the library would have it read the padding in front of shorter prompts.
     assert not differing(run(lm, tasks), run(theirs(model, tokenizer, 1 if name == "rwkv" else 4), tasks))
+
+
+def test_prompts_in_a_chat_template_are_the_librarys_own(tasks: dict[str, Any]) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
+    )
+    model = tiny("llama", blocks=2)
+    lm = BlocksLM(shortgpt.wrap(model, tokenizer=tokenizer), batch_size=1, max_length=4 * WINDOW)
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, max_length=4 * WINDOW, device="cpu")
+    ours, plain = (run(lm, tasks, apply_chat_template=chat) for chat in (True, False))
+    assert not differing(ours, run(theirs, tasks, apply_chat_template=True))
+    assert differing(ours, plain)
+    prompt = ours["samples"]["tiny_choice"][0]["arguments"][0][0]
+    assert (prompt.startswith("<user>"), prompt.endswith("<a>")) == (True, True)
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused_by_name(tasks: dict[str, Any]) -> None:
+    lm = BlocksLM(shortgpt.wrap(tiny("llama", blocks=2), tokenizer=byte_tokenizer(), name="tiny"), batch_size=1)
+    with pytest.raises(ModelError, match="tiny: its tokenizer has no chat template; leave --chat-template out"):
+        run(lm, tasks, apply_chat_template=True)
