@@ -18,6 +18,7 @@
     │   └── ConfigRewriteError         a per-block config field that no rule explains
     ├── ResumeError                what was measured before is of another run
     ├── OutputError                the target folder cannot be written
+    ├── PeerError                  another process that torchrun started failed, or stands still
     ├── AdapterError               an adapter broke its contract (see `shortgpt.testing`)
     ├── GateError                  what was required of a shorter model does not hold, or is not settled
     └── VerificationError          the shorter model is not what skipping says it should be
@@ -129,6 +130,10 @@ class ResumeError(ShortGPTError):
 
 class OutputError(ShortGPTError):
     """The target cannot be written. Nothing was left behind."""
+
+
+class PeerError(ShortGPTError):
+    """Another process of the run failed, or stands still."""
 
 
 class AdapterError(ShortGPTError):

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
 
+from shortgpt.basics.kept import note_kept
 from shortgpt.basics.untrusted import local_path
 from shortgpt.errors import OutputError, ResumeError
 
@@ -71,6 +72,7 @@ class Journal:
             raise OutputError(f"{self.file}: cannot be written ({error.strerror})") from None
         try:
             self._lock()
+            note_kept(self.file, "the same command")
             self._size = self._read(self.file)
             self._out.truncate(self._size)
             for other in others:

@@ -12,11 +12,14 @@ import io
 import logging
 import os
 import sys
-from typing import NoReturn
+from pathlib import Path
+from typing import NoReturn, TextIO
 
 import click
 
 from shortgpt._version import __version__
+from shortgpt.basics.kept import noting
+from shortgpt.basics.kept import told as stays
 from shortgpt.cli import common
 from shortgpt.cli.ablate import ablate
 from shortgpt.cli.compare import compare
@@ -34,6 +37,7 @@ from shortgpt.cli.show import show
 from shortgpt.cli.verify import verify
 from shortgpt.errors import GateError, ShortGPTError, VerificationError, is_panic, printable, reason_of
 from shortgpt.models.devices import started
+from shortgpt.models.peers import is_shared, shared
 
 SHARED = ("score", "prune")
 """The commands whose scoring is shared by the processes that `torchrun` starts. Only the first one speaks."""
@@ -52,10 +56,11 @@ def cli() -> None:
     """
     command = click.get_current_context().invoked_subcommand
     if started()[1] > 1 and command not in SHARED:
-        raise ShortGPTError(
+        refused = ShortGPTError(
             f"{command} runs in one process, found torchrun with {started()[1]}; run it without torchrun "
             f"(with it: {', '.join(SHARED)}; compare takes the files that score --json wrote)"
         )
+        raise shared(refused)
 
 
 for command in (score, prune, verify, compare, curve, evaluate, ablate, heal, cost, inspect, show, plugins, demo):
@@ -66,74 +71,88 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     with open(os.devnull, "w") as nowhere:
         # A stream that the shell closed (>&-) is None.
-        streams = (sys.stdout or nowhere, sys.stderr or nowhere) if started()[0] == 0 else (nowhere, nowhere)
-        log, told = logging.getLogger("shortgpt"), _Told()
+        streams = (sys.stdout or nowhere, sys.stderr or nowhere)
+        log, handler = logging.getLogger("shortgpt"), _Handler()
         level = log.level
-        log.addHandler(told)
+        log.addHandler(handler)
+        own = streams if started()[0] == 0 else (nowhere, nowhere)
         try:
-            with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
-                status = _run(arguments)
+            with contextlib.redirect_stdout(own[0]), contextlib.redirect_stderr(own[1]):
+                status = _run(arguments, streams[1])
         finally:
-            log.removeHandler(told)
+            log.removeHandler(handler)
             log.setLevel(level)
     sys.exit(status)
 
 
-def _run(arguments: list[str] | None) -> int:
+def _run(arguments: list[str] | None, errors: TextIO) -> int:
+    """The exit status.
+
+    Args:
+        errors: takes what this process alone has to say.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a sign shows "?" for it
-    try:
-        if "_SHORTGPT_COMPLETE" in os.environ:  # a shell asks what may come next
-            cli.main(prog_name="shortgpt")
-        # Not cli.main(), which has ways of its own with a closed pipe, an interrupt and an exit status.
-        given = list(sys.argv[1:] if arguments is None else arguments)
-        with signals.unwinding(), cli.make_context("shortgpt", given) as context:
-            cli.invoke(context)
-        sys.stdout.flush()
-        status = 0
-    except click.exceptions.Exit as stop:
-        status = stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        status = 2
-    except signals.Ended:
-        raise
-    except SystemExit as stop:  # of code that came with a model
-        status = _say(f"error: code that came with a model or a plugin ended the program (status {stop.code})", 2)
-    except (click.Abort, KeyboardInterrupt):
-        status = _say("interrupted; nothing was left behind", 130)
-    except GateError as error:
-        status = _say(f"required: {error}", 1 if error.failed else 3)
-    except VerificationError as error:
-        status = _say(f"verification failed: {error}", 1)
-    except ShortGPTError as error:
-        status = _say(f"error: {error}", 2)
-    except BrokenPipeError:  # the reader of our output has gone, `shortgpt ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
-    except OSError as error:
-        status = _say(f"error: {error}", 2)
-    except BaseException as error:
-        if is_panic(error):
-            status = _say(f"error: a library gave up: {reason_of(error)}", 2)
-        elif not isinstance(error, Exception):
-            raise
-        elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            status = _say("error: out of memory; take a smaller --batch-size or --dtype, or another --device", 2)
-        else:
-            status = _say(own_errors.told(error), own_errors.STATUS)
-    return status
+    with noting() as kept:
+        try:
+            _invoke(arguments)
+        except click.exceptions.Exit as stop:
+            return stop.exit_code
+        except click.ClickException as error:
+            error.show()
+            return 2
+        except BrokenPipeError:  # the reader of our output has gone, `shortgpt ... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except BaseException as error:
+            status, message = _told(error, kept)
+            rank = started()[0]
+            if rank > 0 and isinstance(error, Exception) and not is_shared(error):
+                click.echo(printable(f"shortgpt: process {rank}: {message}"), file=errors)
+            else:
+                click.echo(printable(f"shortgpt: {message}"), err=True)
+            return status
+    return 0
 
 
-class _Told(logging.Handler):
+def _invoke(arguments: list[str] | None) -> None:
+    if "_SHORTGPT_COMPLETE" in os.environ:  # a shell asks what may come next
+        cli.main(prog_name="shortgpt")
+    # Not cli.main(), which has ways of its own with a closed pipe, an interrupt and an exit status.
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    with signals.unwinding(), cli.make_context("shortgpt", given) as context:
+        cli.invoke(context)
+    sys.stdout.flush()
+
+
+def _told(error: BaseException, kept: dict[Path, str]) -> tuple[int, str]:
+    """The exit status for what ended a command, and what is said of it; what is neither an error nor ours is raised."""
+    match error:
+        case signals.Ended():
+            return int(str(error.code)), f"ended by a signal; {stays(kept)}"
+        case SystemExit():  # of code that came with a model
+            return 2, f"error: code that came with a model or a plugin ended the program (status {error.code})"
+        case click.Abort() | KeyboardInterrupt():
+            return 130, f"interrupted; {stays(kept)}"
+        case GateError():
+            return 1 if error.failed else 3, f"required: {error}"
+        case VerificationError():
+            return 1, f"verification failed: {error}"
+        case ShortGPTError() | OSError():
+            return 2, f"error: {error}"
+    if is_panic(error):
+        return 2, f"error: a library gave up: {reason_of(error)}"
+    if not isinstance(error, Exception):
+        raise error
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return 2, "error: out of memory; take a smaller --batch-size or --dtype, or another --device"
+    return own_errors.STATUS, own_errors.told(error)
+
+
+class _Handler(logging.Handler):
     """What the library logs, as a line on the standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         display.hide()
         click.echo(printable(f"shortgpt: {record.getMessage()}"), err=True)
-
-
-def _say(message: str, status: int) -> int:
-    click.echo(printable(f"shortgpt: {message}"), err=True)
-    return status

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from shortgpt.basics.kept import note_kept
 from shortgpt.checkpoints.new_folder import check_output
 from shortgpt.errors import OutputError
 
@@ -36,6 +37,7 @@ class Run:
             raise OutputError(f"{folder}: holds a run that was not finished; go on with it (--resume), or remove it")
         if resume and not begun:
             raise OutputError(f"{folder}: holds no run to go on with; begin one without --resume")
+        note_kept(folder, "the same command with --resume")
         return cls(folder, begun)
 
     def remove(self) -> None:

@@ -13,18 +13,23 @@ from typing import TypeVar
 from shortgpt import errors
 from shortgpt.errors import ShortGPTError
 from shortgpt.models.devices import started
+from shortgpt.models.peers import Peers
 
 T = TypeVar("T")
 
 _ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+_PEERS: ContextVar[Peers | None] = ContextVar("peers", default=None)
 
 
 def rank_and_size() -> tuple[int, int]:
-    """This process's rank in torch's process group and the group's size: (0, 1) where there is none."""
-    from torch import distributed
-
+    """This process's rank and how many there are, of what `torchrun` started (`group`) or in torch's process group:
+    (0, 1) where there is neither."""
     if _ALONE.get():
         return 0, 1
+    if (peers := _PEERS.get()) is not None:
+        return peers.rank, peers.size
+    from torch import distributed
+
     if not distributed.is_available() or not distributed.is_initialized():
         return 0, 1
     return distributed.get_rank(), distributed.get_world_size()
@@ -42,31 +47,31 @@ def alone() -> Iterator[None]:
 
 @contextmanager
 def group(device: str | None) -> Iterator[str]:
-    """The process group of what `torchrun` started, gloo on the CPU and nccl between CUDA devices; and the device that
-    this process takes. In a process alone, the device only.
+    """What `torchrun` started works together inside; gives the device that this process takes. A process alone takes
+    the device only.
+
+    Where one fails, the others raise as soon as they wait for it, if torchrun has not ended them before; see
+    `shortgpt.models.peers`.
 
     Raises:
-        ModelError: there is no such device; in all processes where it is so in one.
+        ModelError: there is no such device. PeerError: another process failed, or stands still.
     """
     from shortgpt.models.devices import default_device
 
     if started()[1] == 1:
         yield default_device(device)
         return
-    # Its functions take for their default the group that there is when they are imported. Imported later, as by
-    # transformers, they would keep this one beyond its end, and its threads would run while the interpreter ends.
-    import torch.distributed.nn
+    with Peers.of_torchrun() as peers:
+        token = _PEERS.set(peers)
+        try:
+            device = default_device(device)
+            if device.startswith("cuda"):
+                import torch
 
-    on_cuda = torch.cuda.is_available() and (device is None or device.startswith("cuda"))
-    with_nccl = on_cuda and torch.distributed.is_nccl_available()
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if with_nccl else "gloo")
-    try:
-        device = agreed(lambda: default_device(device))
-        if on_cuda:
-            torch.cuda.set_device(device)
-        yield device
-    finally:
-        torch.distributed.destroy_process_group()
+                torch.cuda.set_device(device)
+            yield device
+        finally:
+            _PEERS.reset(token)
 
 
 def gathered(value: T) -> list[T]:
@@ -74,6 +79,8 @@ def gathered(value: T) -> list[T]:
     _, size = rank_and_size()
     if size == 1:
         return [value]
+    if (peers := _PEERS.get()) is not None:
+        return peers.gathered(value)
     from torch import distributed
 
     values: list[T] = [value] * size
@@ -83,7 +90,7 @@ def gathered(value: T) -> list[T]:
 
 def agreed(work: Callable[[], T]) -> T:
     """What `work` gives here. Where it raises in one process it raises in all, so that none waits for another."""
-    if rank_and_size()[1] == 1:
+    if rank_and_size()[1] == 1 or _PEERS.get() is not None:  # whose other processes see that it failed
         return work()
     failure: Exception | None = None
     try:

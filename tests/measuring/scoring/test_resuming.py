@@ -10,9 +10,11 @@ import torch
 
 import shortgpt
 from shortgpt.basics.journal import Journal
+from shortgpt.cli.process import signals
 from shortgpt.errors import OutputError, ResumeError
+from shortgpt.measuring.scoring import resuming
 from shortgpt.models.sequence import BlockSequence
-from tests.support import run_cli, saved, tiny
+from tests.support import raising, run_cli, saved, tiny
 
 TEXTS = [f"text {n}: " + "some words of it " * (n + 1) for n in range(6)]
 ON: dict[str, Any] = {"tokens": 32, "batch_size": 1}
@@ -128,6 +130,21 @@ def test_the_command_line_goes_on_too(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     refused = run_cli("ablate", folder, "--resume", tmp_path / "file", "--sequences", 2, "--tokens", 16)
     assert (refused.status, "and this is a file" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt(), 130), (signals.Ended(143), 143)])
+def test_who_interrupts_is_told_what_is_kept_and_how_to_go_on(
+    folder: Path, tmp_path: Path, stop: BaseException, status: int
+) -> None:
+    (tmp_path / "text.txt").write_text("A line of text, and then another one.\n" * 50)
+    text = ("--calibration", tmp_path / "text.txt", "--sequences", 3, "--tokens", 16, "--batch-size", 1)
+    command = ("score", folder, *text, "--device", "cpu", "-q")
+    for after, kept in ((0, "nothing was left behind"), (1, f"kept in {tmp_path / 'kept' / 'score-0.jsonl'}, and the")):
+        with raising(resuming.Kept, "add", stop, after=after):
+            ended = run_cli(*command, "--resume", tmp_path / "kept")
+        assert ended.status == status
+        assert kept in ended.err
+        assert (tmp_path / "kept").exists() == bool(after)
 
 
 # -- the journal ----------------------------------------------------------------------------------------------------
