@@ -91,7 +91,8 @@ def test_any_evaluator_will_do(llama: Any) -> None:
 
 
 def test_a_task_will_do_too(tmp_path: Path) -> None:
-    """`next-token`: of the tokens behind a passage's first 256, the share that Hugging Face's model foretells."""
+    """`next-token`: of the tokens behind a passage's first 256, and of a space in front of them, the share that Hugging
+    Face's model foretells."""
     text = tmp_path / "text.txt"
     text.write_text("".join(f"line {i}: {i * i} is the square of {i}\n" for i in range(2000)))
     model = tiny("llama", max_position_embeddings=1024)
@@ -103,10 +104,11 @@ def test_a_task_will_do_too(tmp_path: Path) -> None:
     windows = shortgpt.calibrate(text, blocks, sequences=4, **options).batches[2:]
     passages = [batch["input_ids"][:, : 256 + 512] for batch in windows]  # a token is a byte: one passage a window
     for point in measured(found).lines[0].points:
-        right = [
-            skipped_by_hand(model, "model.layers", point.removed, ids)[0, 255:-1].argmax(-1) == ids[0, 256:]
-            for ids in passages
-        ]
+        right = []
+        for ids in passages:
+            begin = 256 - (int(ids[0, 255]) == ord(" "))
+            guesses = skipped_by_hand(model, "model.layers", point.removed, ids)[0, begin - 1 : -1].argmax(-1)
+            right.append(guesses == ids[0, begin:])
         assert point.quality == pytest.approx(torch.cat(right).double().mean().item(), abs=1e-12)
     assert len({point.quality for line in measured(found).lines for point in line.points}) > 2
 
