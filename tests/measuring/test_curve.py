@@ -17,6 +17,7 @@ from shortgpt import BlockSequence, Curves
 from shortgpt.errors import CalibrationError, SelectionError, ShortGPTError, UnknownNameError
 from shortgpt.measuring.calibration import calibrate_and_hold_out
 from shortgpt.measuring.compensation import fit
+from shortgpt.measuring.tasks.sets import task_of
 from shortgpt.reports import as_text
 from shortgpt.reports.plots.curve import curve_figure
 from shortgpt.values.curves import Curve, CurveRow, Line, Point
@@ -91,24 +92,24 @@ def test_any_evaluator_will_do(llama: Any) -> None:
 
 
 def test_a_task_will_do_too(tmp_path: Path) -> None:
-    """`next-token`: of the tokens behind a passage's first 256, and of a space in front of them, the share that Hugging
-    Face's model foretells."""
+    """`next-token`: the share of the tokens of the passages' continuations that Hugging Face's model foretells."""
     text = tmp_path / "text.txt"
     text.write_text("".join(f"line {i}: {i * i} is the square of {i}\n" for i in range(2000)))
     model = tiny("llama", max_position_embeddings=1024)
     model.lm_head.weight.data[ord(" ")] *= 30  # a guess that is right now and then
     blocks = shortgpt.wrap(model, tokenizer=byte_tokenizer(), name="llama")
-    options: dict[str, Any] = {"tokens": 800, "batch_size": 1}
-    found = shortgpt.curve(blocks, text, evaluator="next-token", most=2, sequences=2, **options)
+    options: dict[str, Any] = {"sequences": 2, "tokens": 800, "batch_size": 1}
+    found = shortgpt.curve(blocks, text, evaluator="next-token", most=2, **options)
     assert (found.evaluator, found.lower_is_better) == ("next-token", False)
-    windows = shortgpt.calibrate(text, blocks, sequences=4, **options).batches[2:]
-    passages = [batch["input_ids"][:, : 256 + 512] for batch in windows]  # a token is a byte: one passage a window
+    task: Any = task_of("next-token", calibrate_and_hold_out(text, blocks, **options)[1], blocks, 0)
+    items = [(task.passages.context(item), task.passages.continuation(item)) for item in range(len(task))]
+    assert len(items) == 2
     for point in measured(found).lines[0].points:
         right = []
-        for ids in passages:
-            begin = 256 - (int(ids[0, 255]) == ord(" "))
-            guesses = skipped_by_hand(model, "model.layers", point.removed, ids)[0, begin - 1 : -1].argmax(-1)
-            right.append(guesses == ids[0, begin:])
+        for context, continuation in items:
+            ids = torch.tensor([list((context + continuation).encode())])  # a token is a byte
+            logits = skipped_by_hand(model, "model.layers", point.removed, ids)
+            right.append(logits[0, len(context) - 1 : -1].argmax(-1) == ids[0, len(context) :])
         assert point.quality == pytest.approx(torch.cat(right).double().mean().item(), abs=1e-12)
     assert len({point.quality for line in measured(found).lines for point in line.points}) > 2
 
