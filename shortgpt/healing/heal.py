@@ -13,6 +13,7 @@ of what was removed, wins back part of what it cost.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack, cast
 
@@ -64,8 +65,8 @@ def heal(
             models are opened and text is taken. `sequences`, default 1,024, counts the windows trained on.
 
     Raises:
-        ModelError: a model cannot be opened or trained. OutputError: `output` cannot be written, or a run was begun for
-            it and not resumed. In every case nothing is left at `output`.
+        ModelError: a model cannot be opened or trained. OutputError: `output` cannot be written; or a run was begun for
+            it and is not resumed, or not with the settings that it had. In every case nothing is left at `output`.
     """
     progress = shown(progress)
     recipe, measuring = recipe_apart(options)
@@ -75,10 +76,10 @@ def heal(
     source = shorter if isinstance(shorter, Source) else resolve(shorter)
     model = _trainable(load(source, **loading), recipe)
     data, held_out = _texts(calibration, model, texts)
-    whole, teacher = _ask(load(original, **loading), model.vocab_size, data, held_out, recipe, run, progress)
-    release_memory()  # of the original
+    settings = {**asdict(recipe), "shorter": source.name, "text": data.info.token_hash}
+    run.check(settings)
 
-    # Imported by `train` and not before: what is refused above needs none of it.
+    # Here and not before: what is refused above needs none of it.
     from transformers import set_seed
 
     from shortgpt.healing.training import train
@@ -87,6 +88,9 @@ def heal(
     before = _judged(model, held_out)
     set_seed(seed)  # of LoRA's maps and of MLPs
     module, finish = prepare(model, recipe)
+    run.begin(settings)
+    whole, teacher = _ask(load(original, **loading), model.vocab_size, data, held_out, recipe, run, progress)
+    release_memory()  # of the original
     trained = train(
         module,
         data,

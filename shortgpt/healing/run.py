@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shortgpt.basics.kept import note_kept
 from shortgpt.checkpoints.new_folder import check_output
 from shortgpt.errors import OutputError
+
+SETTINGS = "run.json"
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,28 @@ class Run:
         note_kept(folder, "the same command with --resume")
         return cls(folder, begun)
 
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Raise an `OutputError` where it was begun with other settings than these."""
+        file = self.folder / SETTINGS
+        if not (self.begun and file.is_file()):
+            return
+        old, new = json.loads(file.read_text(encoding="utf-8")), _plain(settings)
+        changed = [name for name in new if new[name] != old.get(name)]
+        if changed:
+            told = ", ".join(f"{name} {old.get(name)!r}, now {new[name]!r}" for name in changed)
+            raise OutputError(f"{self.folder}: holds a run of other settings ({told}); give it those, or remove it")
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Make the folder, and note its settings there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / SETTINGS).write_text(json.dumps(_plain(settings)), encoding="utf-8")
+
     def remove(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON gives them back."""
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain

@@ -75,6 +75,8 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(
     assert not (tmp_path / "cut").exists()
     with pytest.raises(OutputError, match="go on with it"):
         heal(llama_folder, shorter, tmp_path / "cut", **options)
+    with pytest.raises(OutputError, match=r"run of other settings \(rank 16, now 4\)"):
+        heal(llama_folder, shorter, tmp_path / "cut", resume=True, rank=4, **options)
     resumed = heal(llama_folder, shorter, tmp_path / "cut", resume=True, **options)
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(one[name], other[name]) for name in one)
