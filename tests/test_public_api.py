@@ -76,7 +76,8 @@ FUNCTIONS = {
     "prune": "(model: Any, output: str | Path | None = None, *, "
     "blocks: int | None = None, "
     "ratio: float | None = None, contiguous: int | None = None, max_perplexity_ratio: float | None = None, "
-    "remove: str | Iterable[int] | None = None, plan: Plan | str | Path | None = None, "
+    "target: str | Iterable[str] = (), remove: str | Iterable[int] | None = None, "
+    "plan: Plan | str | Path | None = None, "
     "keep: str | Iterable[int] = (), criterion: str | None = None, "
     "scores: Scores | str | Path | None = None, search: str | None = None, "
     "objective: str | None = None, evaluations: int | None = None, width: int | None = None, "
@@ -89,10 +90,11 @@ FUNCTIONS = {
     "trace": "(model: Any, calibration: Any = stdlib, **options: Unpack[MeasuringOptions]) -> Iterator[Boundary]",
     "inspect": "(model: Any, remove: str | Iterable[int] = (), *, architecture: str | None = None, "
     "trust_remote_code: bool = False, revision: str | None = None) -> Inspection",
-    "search": "(model: Any, blocks: int, calibration: Any = stdlib, *, method: str = pairs, "
+    "search": "(model: Any, blocks: int | None, calibration: Any = stdlib, *, method: str = pairs, "
     "objective: str = perplexity, evaluations: int = 2000, width: int = 4, keep: Iterable[int] = (), "
     "contiguous: bool = False, refuse: Refuse | None = None, compensate: bool = False, "
-    "besides: Iterable[Iterable[int]] = (), refuse_change: Callable[[Projection], str | None] | None = None, "
+    "besides: Iterable[Iterable[int]] = (), bounds: Sequence[Bound] = (), "
+    "refuse_change: Callable[[Projection], str | None] | None = None, "
     "resume: str | Path | None = None, progress: Progress | bool | None = None, "
     "**options: Unpack[MeasuringOptions]) -> Search",
     "verify": "(original: Any, directory: str | Path, blocks: Iterable[int], *, "

@@ -39,6 +39,13 @@ class _AsOption(common.ShownCommand):
     help="Remove as many blocks, by least score, as keep held-out perplexity within R times the original's: of all "
     "numbers, the largest that does.",
 )
+@click.option(
+    "--target",
+    metavar="BUDGET",
+    multiple=True,
+    help="Remove the blocks that are missed least, of all that are enough: parameters<=110M, bytes<=200MB, "
+    "memory<=1.5GB@4096x8, kv<=1GB@32768x1, tokens/s>=1.3x@1x512; may be repeated. See docs/cost.md.",
+)
 @click.option("--remove", metavar="LIST", help="Remove these blocks, counted from 0, such as 21-29,31.")
 @click.option("--plan", metavar="FILE", help="Remove what a shortgpt.json says.")
 @click.option("--keep", metavar="LIST", help="Blocks that stay whatever they score, such as 0-2,31.")
@@ -95,13 +102,13 @@ def prune(
 ) -> None:
     """Remove blocks from MODEL and write a checkpoint that its own library loads.
 
-    Give one of --blocks, --ratio, --contiguous, --max-perplexity-ratio, --remove, --plan. The result is loaded again in
-    a fresh process and compared with the original with these blocks skipped; where they differ, nothing is kept and the
-    exit status is 1. With --stream, and where memory does not suffice, that too is done with the weights read block by
-    block.
+    Give one of --blocks, --ratio, --contiguous, --max-perplexity-ratio, --target, --remove, --plan. The result is
+    loaded again in a fresh process and compared with the original with these blocks skipped; where they differ, nothing
+    is kept and the exit status is 1. With --stream, and where memory does not suffice, that too is done with the
+    weights read block by block.
 
-    With --search the sets of --blocks, --ratio or --contiguous are chosen by what the model does without them, on the
-    text that is scored.
+    With --search the sets of --blocks, --ratio, --contiguous or --target are chosen by what the model does without
+    them, on the text that is scored.
 
     Held-out text, on which the effect is measured, is what comes behind the --sequences that are scored.
     """

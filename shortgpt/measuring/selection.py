@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shortgpt.errors import HiddenStateError, SelectionError
-from shortgpt.values.choosing.choice import WITHIN, Choice, Chosen, Refuse, anything, check_limit, exchanges, least, run
+from shortgpt.values.choosing.choice import (
+    TARGET,
+    WITHIN,
+    Choice,
+    Chosen,
+    Refuse,
+    anything,
+    check_limit,
+    exchanges,
+    least,
+    run,
+)
 
 if TYPE_CHECKING:
     from shortgpt.basics.inputs import Progress
     from shortgpt.measuring.calibration import Calibration
     from shortgpt.models.sequence import BlockSequence
+    from shortgpt.values.choosing.budget import Bound
     from shortgpt.values.scores import Scores
     from shortgpt.values.selection import Selection
 
@@ -24,11 +37,13 @@ def choose(
     text: Calibration | None,
     refuse: Refuse = anything,
     progress: Progress | None = None,
+    bounds: Sequence[Bound] = (),
 ) -> Chosen:
     """The blocks that go by a selection that takes scores, and how sure that is.
 
     Args:
         model, text: for a limit of the perplexity, on text that was held out; they may be None for another rule.
+        bounds: what the selection's budgets ask of the blocks.
 
     Raises:
         SelectionError: the family refuses all sets of that rule.
@@ -39,7 +54,39 @@ def choose(
         assert model is not None
         assert text is not None
         return within(scores, model, text, selection.max_perplexity_ratio, refuse, progress)
+    if bounds:
+        return enough(scores, bounds, refuse)
     return least(scores, selection.number(len(scores)), refuse)
+
+
+def enough(scores: Scores, bounds: Sequence[Bound], refuse: Refuse = anything) -> Chosen:
+    """The blocks of least score together of all sets that are enough for some bounds, by the program of a search.
+
+    Scores may be below 0, where a sum would grow less with every block more; then it is that of what they are above the
+    least of them, so that no block goes that need not.
+
+    Raises:
+        SelectionError: no set is enough, or the family refuses all that score least.
+    """
+    from shortgpt.measuring.search.methods import Refused
+    from shortgpt.measuring.search.program import Program
+    from shortgpt.measuring.search.space import Space
+
+    space = Space(len(scores), 0, scores.pinned, contiguous=False, refuse=refuse, bounds=tuple(bounds))
+    base = min(0.0, *scores.values)
+    damage = {block: scores.values[block] - base for block in space.free}
+    refused = Refused(space)
+    found = refused.allowed(Program(space), damage, {}, 1)
+    if not found:
+        raise space.nothing_may_go(*refused.example)
+    (blocks,) = found
+
+    def unfit(other: tuple[int, ...]) -> str | None:
+        return refuse(other) if space.enough(other) else "it is not enough"
+
+    near = exchanges(scores, blocks, unfit)
+    reason = refused.example[1] if refused.count else None
+    return blocks, Choice(TARGET, math.nan, near, reason, budgets=tuple(bound.met(blocks) for bound in bounds))
 
 
 def within(

@@ -34,6 +34,7 @@ def choice_texts(choice: Choice) -> list[str]:
             f"held-out perplexity without the first 1, 2, ... blocks, times the original's: {ratios}; the largest "
             f"number that stays within {choice.limit:g} is taken"
         )
+    lines += map(str, choice.budgets)
     if choice.rule in (CONTIGUOUS, *METHODS) and not math.isnan(choice.stability):
         what = "run" if choice.rule == CONTIGUOUS else "set, of those that were measured,"
         lines.append(f"the same {what} in {choice.stability:.0%} of bootstrap resamples")

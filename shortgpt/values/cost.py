@@ -115,7 +115,7 @@ class Cost(Value):
         Raises:
             ModelError: it is not known.
         """
-        sizes = (self._known(CACHE, part.cache) for part in self._left(without))
+        sizes = (self.known(CACHE, part.cache) for part in self._left(without))
         return sequences * sum(size.at(tokens) for size in sizes)
 
     def memory(self, tokens: int, sequences: int = 1, without: Iterable[int] = ()) -> int:
@@ -133,7 +133,7 @@ class Cost(Value):
         Raises:
             ModelError: they were not counted.
         """
-        return sum(self._known(FLOPS, part.flops) for part in self._left(without))
+        return sum(self.known(FLOPS, part.flops) for part in self._left(without))
 
     def prefill(self, without: Iterable[int] = ()) -> float:
         """Seconds of a pass without these blocks.
@@ -141,7 +141,7 @@ class Cost(Value):
         Raises:
             ModelError: it was not measured.
         """
-        return sum(self._known(PREFILL, part.prefill) for part in self._left(without))
+        return sum(self.known(PREFILL, part.prefill) for part in self._left(without))
 
     def decoding(self, without: Iterable[int] = ()) -> float:
         """Seconds of a decoding step without these blocks.
@@ -149,14 +149,19 @@ class Cost(Value):
         Raises:
             ModelError: it was not measured.
         """
-        return sum(self._known(DECODING, part.decoding) for part in self._left(without))
+        return sum(self.known(DECODING, part.decoding) for part in self._left(without))
 
     def _left(self, without: Iterable[int]) -> Iterator[PartCost]:
         gone = set(block_numbers(without, len(self)))
         yield self.outside
         yield from (part for block, part in enumerate(self.blocks) if block not in gone)
 
-    def _known(self, what: str, value: Any) -> Any:
+    def known(self, what: str, value: Any) -> Any:
+        """A number of a part, unless it is missing.
+
+        Raises:
+            ModelError: it is; with the reason.
+        """
         if value is None:
             raise ModelError(
                 f"{self.model}: its {what} cost is not known: {self.not_measured.get(what, 'not asked for')}"

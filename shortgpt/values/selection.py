@@ -9,11 +9,12 @@ from typing import Any
 
 from shortgpt.basics.block_lists import block_numbers, parse_blocks
 from shortgpt.errors import SelectionError
+from shortgpt.values.choosing.budget import Budget
 from shortgpt.values.choosing.choice import check_limit, free_runs
 from shortgpt.values.plan import Plan
 from shortgpt.values.scores import KEPT, blocks_for_ratio, check_kept, check_number
 
-RULES = ("blocks", "ratio", "contiguous", "max_perplexity_ratio", "remove", "plan")
+RULES = ("blocks", "ratio", "contiguous", "max_perplexity_ratio", "target", "remove", "plan")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Selection:
         contiguous: the n neighbouring blocks that score least as one.
         max_perplexity_ratio: as many blocks, by least score, as keep held-out perplexity within so many times the
             original's.
+        target: those that are missed least, of all that are enough for these budgets.
         remove: these blocks.
         plan: what a plan says.
         keep: blocks that stay whatever they score.
@@ -35,6 +37,7 @@ class Selection:
     ratio: float | None = None
     contiguous: int | None = None
     max_perplexity_ratio: float | None = None
+    target: tuple[Budget, ...] | None = None
     remove: tuple[int, ...] | None = None
     plan: Plan | None = None
     keep: tuple[int, ...] = ()
@@ -43,6 +46,7 @@ class Selection:
     def of(
         cls,
         *,
+        target: str | Iterable[str] = (),
         remove: str | Iterable[int] | None = None,
         plan: Plan | str | Path | None = None,
         keep: str | Iterable[int] = (),
@@ -51,13 +55,15 @@ class Selection:
         """What is selected, after every check that needs no model.
 
         Args:
+            target: budgets, such as "parameters<=110M"; see `shortgpt.values.choosing.budget`.
             remove, keep: block numbers, or a list of them in words, such as "21-29,31".
             plan: a plan, or the file or folder that holds one.
 
         Raises:
             SelectionError: nothing is selected, or two things at once; or a number makes no sense.
         """
-        rules = {**numbers, "remove": remove, "plan": plan}
+        texts = (target,) if isinstance(target, str) else tuple(target)
+        rules = {**numbers, "target": texts or None, "remove": remove, "plan": plan}
         options = {name: f"--{name.replace('_', '-')}" for name in RULES}
         given = [option for name, option in options.items() if rules.get(name) is not None]
         if len(given) != 1:
@@ -67,6 +73,7 @@ class Selection:
             )
         selection = cls(
             **numbers,
+            target=tuple(Budget.parse(text) for text in texts) or None,
             remove=None if remove is None else _numbers(remove),
             plan=plan if plan is None or isinstance(plan, Plan) else Plan.read(plan),
             keep=_numbers(keep),

@@ -21,14 +21,16 @@ from shortgpt.errors import ModelError, OutputError, SelectionError, Verificatio
 from shortgpt.measuring.calibration import Calibration, calibrate, held_out, items_of
 from shortgpt.measuring.compensation.fit import fit
 from shortgpt.measuring.compensation.fitted import Fitted
+from shortgpt.measuring.costs.budgets import bounds_of
 from shortgpt.measuring.effect import effect as measured_effect
 from shortgpt.measuring.scoring.score import score
 from shortgpt.measuring.search.search import searched
-from shortgpt.measuring.selection import choose
+from shortgpt.measuring.selection import choose, enough
 from shortgpt.models import processes
 from shortgpt.models.devices import started
 from shortgpt.models.memory import release_memory
 from shortgpt.models.sequence import BlockSequence
+from shortgpt.values.choosing.budget import Bound
 from shortgpt.values.choosing.search import Search, SearchOptions
 from shortgpt.values.plan import Plan
 from shortgpt.values.scores import DEFAULT_CRITERION, Scores
@@ -47,6 +49,7 @@ def prune(
     ratio: float | None = None,
     contiguous: int | None = None,
     max_perplexity_ratio: float | None = None,
+    target: str | Iterable[str] = (),
     remove: str | Iterable[int] | None = None,
     plan: Plan | str | Path | None = None,
     keep: str | Iterable[int] = (),
@@ -72,7 +75,7 @@ def prune(
 ) -> Plan | None:
     """Choose blocks of a model, remove them, write the shorter checkpoint, and prove it.
 
-    One of `blocks`, `ratio`, `contiguous`, `max_perplexity_ratio`, `remove`, `plan` says which blocks go;
+    One of `blocks`, `ratio`, `contiguous`, `max_perplexity_ratio`, `target`, `remove`, `plan` says which blocks go;
     `shortgpt.values.selection.Selection` says what each means. A model that is named is never in memory when
     it is made shorter: its files are rewritten (`shortgpt.prune_checkpoint`). One that is handed over is written as it
     is in memory.
@@ -81,6 +84,8 @@ def prune(
         model: a model folder or file, a hub id, a shipped name; or a model in memory: a block sequence, or one of a
             library, which is wrapped.
         output: a folder that does not exist, or is empty. It may be left out of a dry run.
+        target: what the result is to cost at the most, such as "parameters<=110M", "memory<=1.5GB@4096x8" or
+            "tokens/s>=1.3x@1x512", one or several; see docs/cost.md.
         keep: blocks that stay whatever they score.
         criterion: the score to choose by; default: Block Influence. Beside a search it chooses nothing, and is shown.
         scores: choose by these, measured before and perhaps elsewhere, or by those in a JSON file of scores.
@@ -123,6 +128,7 @@ def prune(
         ratio=ratio,
         contiguous=contiguous,
         max_perplexity_ratio=max_perplexity_ratio,
+        target=target,
         remove=remove,
         plan=plan,
         keep=keep,
@@ -150,35 +156,35 @@ def prune(
     source = DEFAULT_CALIBRATION if calibration is None else calibration
     if not isinstance(source, (str, Path, Calibration)):
         source = items_of(source)  # it is read more than once
-    with opened(model, opening, merge_adapter) as target:
-        target.check(selection, written)
+    with opened(model, opening, merge_adapter) as origin:
+        origin.check(selection, written)
         chosen: _Chosen | None
         if measured is not None:
             ranked = measured.of(criterion or measured.criteria[0])
-            chosen = _by_scores(target, selection, ranked, source, texts, progress)
+            chosen = _by_scores(origin, selection, ranked, source, texts, progress)
         elif selection.scored:
-            by = wanted if wanted is None else partial(_found, target, selection, wanted, compensate)
-            chosen = _scored(target, selection, criterion or DEFAULT_CRITERION, by, source, texts, progress)
+            by = wanted if wanted is None else partial(_found, origin, selection, wanted, compensate)
+            chosen = _scored(origin, selection, criterion or DEFAULT_CRITERION, by, source, texts, progress)
             effect = effect is not False
         else:
-            chosen = _Chosen(selection.plan or target.plan(selection.remove or ()))
+            chosen = _Chosen(selection.plan or origin.plan(selection.remove or ()))
         if chosen is None or not first:
             return None
         if effect is False:
             chosen = replace(chosen, plan=replace(chosen.plan, effect=None))
-        made, fitted = _measured(target, chosen, bool(effect), compensate, source, texts, progress)
+        made, fitted = _measured(origin, chosen, bool(effect), compensate, source, texts, progress)
         del chosen
         release_memory()
         made = replace(made, exports=tuple(dict.fromkeys((*made.exports, *exports))))
         if dry_run:
-            return target.foreseen(made, fitted, written)
+            return origin.foreseen(made, fitted, written)
         try:
-            done = target.prune(made, fitted, written, progress)
+            done = origin.prune(made, fitted, written, progress)
         except VerificationError as error:
             raise VerificationError(f"{error}; nothing was kept") from error
         if require and output is not None:
             text = source if isinstance(source, (str, Path)) else DEFAULT_CALIBRATION
-            told = hold_to(require, target.load(), Path(output), text, texts, opening, progress)
+            told = hold_to(require, origin.load(), Path(output), text, texts, opening, progress)
             done = replace(done, notes=(*done.notes, *told))
         return done
 
@@ -212,15 +218,16 @@ def _scored(
         model = processes.agreed(target.load)
         if selection.max_perplexity_ratio is not None:
             text = processes.agreed(lambda: held_out(calibration, model, **texts))
+        bounds = () if started()[0] > 0 else _bounds(target, selection, lambda: model, progress)
         spans = selection.contiguous is not None
         scores = score(model, calibration, criteria=(criterion,), spans=spans, progress=progress, **texts)
     if started()[0] > 0:
         return None
     scores = scores.keeping(selection.keep)
     if search is None:
-        plan = Plan.chosen(scores, choose(selection, scores, model, text, target.refuse, progress))
+        plan = Plan.chosen(scores, choose(selection, scores, model, text, target.refuse, progress, bounds))
     else:
-        found = search(model, scores, calibration, progress, **texts)
+        found = search(model, scores, calibration, bounds, progress, **texts)
         plan = Plan.chosen(scores.with_search(found), (found.blocks, found.choice))
     return _Chosen(plan, model, text)
 
@@ -248,7 +255,18 @@ def _by_scores(
     if selection.max_perplexity_ratio is not None:
         model = target.load()
         text = held_out(calibration, model, **texts)
-    return _Chosen(Plan.chosen(scores, choose(selection, scores, model, text, target.refuse, progress)), model, text)
+    bounds = _bounds(target, selection, target.load, progress)
+    chosen = choose(selection, scores, model, text, target.refuse, progress, bounds)
+    return _Chosen(Plan.chosen(scores, chosen), model, text)
+
+
+def _bounds(
+    target: Target, selection: Selection, load: Callable[[], BlockSequence], progress: Progress | None
+) -> tuple[Bound, ...]:
+    """What a selection's budgets ask of the blocks; nothing where it has none."""
+    if selection.target is None:
+        return ()
+    return bounds_of(selection.target, target.weight_sizes(), load, progress)
 
 
 def _found(
@@ -259,12 +277,15 @@ def _found(
     model: BlockSequence,
     scores: Scores,
     calibration: Any,
+    bounds: tuple[Bound, ...],
     progress: Progress | None,
     **texts: Unpack[CalibrationOptions],
 ) -> Search:
     """The search for the set that a selection asks for; the set of least score is compensated beside the best."""
     rules: dict[str, Any] = {"refuse": target.refuse, "compensate": compensate, "refuse_change": target.refuse_change}
-    if selection.contiguous is None:
+    if bounds:
+        rules |= {"bounds": bounds, "besides": [enough(scores, bounds, target.refuse)[0]]}
+    elif selection.contiguous is None:
         rules["besides"] = [scores.least_influential(selection.number(len(scores)))]
     return searched(selection, model, calibration, wanted, progress=progress, **rules, **texts)
 
@@ -320,7 +341,7 @@ def _refuse_idle(
     if runs["search"] and (not selection.scored or selection.max_perplexity_ratio is not None):
         raise SelectionError(
             f"--search looks for the best set of so many blocks, and {selection.rule} says no number of them; leave it "
-            "out, or give --blocks, --ratio or --contiguous"
+            "out, or give --blocks, --ratio, --contiguous or --target"
         )
     for option in (option for option, is_asked in whole.items() if is_asked and told(["stream"])):
         raise SelectionError(f"{option} runs the whole model, and --stream leaves its weights in their files; take one")

@@ -332,6 +332,14 @@ def _background() -> Iterator[Background]:
             stop.set()
 
 
+def bytes_by_block(weights: Weights, family: Family, depth: int) -> tuple[int, ...]:
+    """How many bytes of tensors the files hold less without each block, and last what is in no block."""
+    whole = weights.bytes_in("auto")
+    kept = (family.rename(weights.names, depth, [i for i in range(depth) if i != block]) for block in range(depth))
+    blocks = [whole - weights.bytes_in("auto", names.values()) for names in kept]
+    return (*blocks, whole - sum(blocks))
+
+
 def check_plan(plan: Plan, name: str, family: Family, config: Config) -> None:
     """Raise where a plan is not for the model `name`.
 

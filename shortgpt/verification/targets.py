@@ -27,7 +27,7 @@ from shortgpt.models.recognition import recognise, resolve
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.values.plan import Plan
 from shortgpt.values.selection import Selection
-from shortgpt.verification.removal_on_disk import check_plan, foreseen, prune_checkpoint
+from shortgpt.verification.removal_on_disk import bytes_by_block, check_plan, foreseen, prune_checkpoint
 from shortgpt.verification.verify import verify
 
 
@@ -83,6 +83,11 @@ class Target(ABC):
     def refuse(self, blocks: tuple[int, ...]) -> str | None:
         """Why these blocks may not go, None where they may."""
 
+    def weight_sizes(self) -> Mapping[str, tuple[int, ...]]:
+        """Parameters and bytes by block, and last of what is in none, as they will be written; where that is another
+        number than in memory, or is known without it."""
+        return {}
+
     @abstractmethod
     def load(self) -> BlockSequence:
         """The model in memory."""
@@ -122,6 +127,9 @@ class OnDisk(Target):
 
     def refuse(self, blocks: tuple[int, ...]) -> str | None:
         return refusal(self.family, self.config, blocks)
+
+    def weight_sizes(self) -> Mapping[str, tuple[int, ...]]:
+        return {"bytes": bytes_by_block(Weights(self.source), self.family, self.depth)}
 
     def load(self) -> BlockSequence:
         return loading.load(self.source, **self.options)

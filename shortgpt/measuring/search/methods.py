@@ -2,7 +2,7 @@
 
 ::
 
-    exact    every set that may go
+    exact    every set that may go; for bounds, every one without a block to spare
     pairs    singles and pairs ─▶ a sum of them says which sets look best ─▶ these are measured ─▶ the sum is corrected
     beam     the best sets of 1, 2, ... blocks, each measured anew, W of them kept
 """
@@ -65,7 +65,7 @@ def exact(space: Space, measurements: Measurements, limit: int) -> Outcome:
         else:
             refused = blocks, refusal
         if len(sets) >= limit or looked_at >= LOOKED_AT * limit:
-            raise _too_many(EXACT, f"{space.count():,} sets of {space.n} blocks", limit)
+            raise _too_many(EXACT, f"{space.count():,} sets of {space.told}", limit)
     if not sets:
         raise space.nothing_may_go(*refused)
     measurements.expect(len(sets) + 1)
@@ -84,7 +84,7 @@ def pairs(space: Space, measurements: Measurements, limit: int) -> Outcome:
     Raises:
         SelectionError: that takes more than `limit` evaluations, or the family refuses every set that looked best.
     """
-    if space.n <= 2:
+    if space.most <= 2:
         return exact(space, measurements, limit)
     from shortgpt.measuring.search.program import Program
 
@@ -147,7 +147,7 @@ class Refused:
 
 
 def spread(errors: Mapping[Blocks, float]) -> tuple[float, dict[Pair, float]]:
-    """What sets of equally many blocks, three or more, err by together, and what then falls to each pair of them.
+    """What sets err by together, and what then falls to each pair of their blocks. Of sets of two blocks or more.
 
     Args:
         errors: measured less predicted, by set.
@@ -159,7 +159,7 @@ def spread(errors: Mapping[Blocks, float]) -> tuple[float, dict[Pair, float]]:
     sets = list(errors)
     of_set = [frozenset(combinations(blocks, 2)) for blocks in sets]
     values = numpy.array([errors[blocks] for blocks in sets])
-    number = len(of_set[0])
+    number = sum(map(len, of_set)) / len(of_set) or 1.0
     common = numpy.array([[len(one & other) / number for other in of_set] for one in of_set])
     bias = float(values.mean())
     weights = numpy.linalg.solve(common + NUGGET * numpy.eye(len(sets)), values - bias)
@@ -185,6 +185,8 @@ def beam(space: Space, measurements: Measurements, limit: int, width: int) -> Ou
         raise _too_many(BEAM, f"up to {needed:,} measurements at a width of {width}", limit)
     measurements.expect(needed)
     measurements.whole()
+    if space.bounds:
+        return _beam_to_bounds(space, measurements, width)
     level: list[Blocks] = [()]
     for _ in range(space.n - 1):
         level = _sorted(measurements.of(_grown(space, level[:width])))
@@ -193,6 +195,25 @@ def beam(space: Space, measurements: Measurements, limit: int, width: int) -> Ou
         if allowed := [blocks for blocks in last if space.refusal(blocks) is None]:
             return Outcome(measurements.of(allowed))
     raise space.nothing_may_go(last[-1], space.refusal(last[-1]))
+
+
+def _beam_to_bounds(space: Space, measurements: Measurements, width: int) -> Outcome:
+    """A set that is enough for the bounds grows no further."""
+    level: list[Blocks] = [()]
+    measured: dict[Blocks, Sums] = {}
+    refused: tuple[Blocks, str | None] = (), None
+    for _ in range(space.most):
+        grown = _grown(space, level[:width])
+        done = [blocks for blocks in grown if space.enough(blocks)]
+        allowed = [blocks for blocks in done if space.refusal(blocks) is None]
+        refused = next(((blocks, space.refusal(blocks)) for blocks in done if blocks not in allowed), refused)
+        measured |= measurements.of(allowed)
+        level = _sorted(measurements.of(blocks for blocks in grown if blocks not in done))
+        if not level:
+            break
+    if not measured:
+        raise space.nothing_may_go(*refused)
+    return Outcome(measured)
 
 
 def _grown(space: Space, level: Iterable[Blocks]) -> list[Blocks]:
@@ -208,7 +229,7 @@ def _sorted(found: Mapping[Blocks, Sums]) -> list[Blocks]:
 def _of_beam(space: Space, width: int) -> int:
     """How many evaluations a beam may take: the whole model, and of each size what `width` sets can grow to."""
     free, total, before = len(space.free), 1, 1
-    for size in range(1, space.n + 1):
+    for size in range(1, space.most + 1):
         longest = free - size + 1 if not space.contiguous else 2 if size > 1 else free
         grown = min(min(width, before) * longest, math.comb(free, size))
         total, before = total + grown, grown

@@ -9,14 +9,16 @@ Scores of single blocks miss how blocks work together; a search measures sets. B
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from shortgpt.basics.block_lists import block_numbers
 from shortgpt.basics.inputs import MeasuringOptions, Progress, apart
 from shortgpt.basics.progress import shown
+from shortgpt.errors import SelectionError
 from shortgpt.measuring.calibration import Calibration, calibrate
 from shortgpt.measuring.search import methods
 from shortgpt.measuring.search.compensated import best_compensated
@@ -43,13 +45,14 @@ from shortgpt.values.scores import KEPT, check_kept
 if TYPE_CHECKING:
     from shortgpt.models.projections import Projection
     from shortgpt.models.sequence import BlockSequence
+    from shortgpt.values.choosing.budget import Bound
     from shortgpt.values.choosing.choice import Refuse
     from shortgpt.values.selection import Selection
 
 
 def search(
     model: Any,
-    blocks: int,
+    blocks: int | None,
     calibration: Any = "stdlib",
     *,
     method: str = PAIRS,
@@ -61,6 +64,7 @@ def search(
     refuse: Refuse | None = None,
     compensate: bool = False,
     besides: Iterable[Iterable[int]] = (),
+    bounds: Sequence[Bound] = (),
     refuse_change: Callable[[Projection], str | None] | None = None,
     resume: str | Path | None = None,
     progress: Progress | bool | None = None,
@@ -73,7 +77,7 @@ def search(
 
     Args:
         model, calibration, options: as for `shortgpt.score`.
-        blocks: how many go.
+        blocks: how many go; None where bounds say how much must.
         method: "exact" measures every set; "pairs" all single blocks and pairs, and then the sets that these say are
             best; "beam" the `width` best sets of one block more, step by step.
         objective: "perplexity", or "kl", the divergence of the next token's distribution from the whole model's, which
@@ -85,8 +89,9 @@ def search(
         refuse: why a set cannot be removed, None where it can. Default: what the model's family says.
         compensate: take of the best few sets the one that is best when what it did is made up for
             (`shortgpt.compensate`); fitted to three quarters of the sequences, and measured on the others.
-        besides: sets of so many blocks that are compensated beside the best few: compensation can make more of a set
+        besides: sets that may go and are compensated beside the best few: compensation can make more of a set
             that is worse before it.
+        bounds: of what the model costs without the blocks (`shortgpt.values.choosing.budget`).
         refuse_change: why a projection cannot be changed for another reason, as in a checkpoint's files.
         resume: a file, or a folder, in which every measurement is kept. Where it holds some of the same model, text,
             objective and version, the search goes on from there and ends as if it had not been stopped.
@@ -106,15 +111,22 @@ def search(
     wanted.check()
     texts, opening = apart(options)
     model = opened(model, opening)
-    space = space_of(model, blocks, keep, contiguous, refuse)
+    if (blocks is None) != bool(bounds):
+        raise SelectionError("say how many blocks go, or give bounds: one of the two")
+    space = space_of(model, blocks or 0, keep, contiguous, refuse, bounds)
     data = calibrate(calibration, model, **texts)
     with measuring(model, data, wanted, progress) as measurements:
         found = find(space, measurements, wanted)
         if not compensate:
-            return found
+            return _with_budgets(found, space)
         others = [block_numbers(other, len(model)) for other in besides]
-        allowed = dict.fromkeys(other for other in others if len(other) == blocks and space.refusal(other) is None)
-        return best_compensated(found, measurements, tuple(allowed), refuse_change, progress)
+        allowed = dict.fromkeys(other for other in others if space.holds(other) and space.refusal(other) is None)
+        return _with_budgets(best_compensated(found, measurements, tuple(allowed), refuse_change, progress), space)
+
+
+def _with_budgets(found: Search, space: Space) -> Search:
+    met = tuple(bound.met(found.blocks) for bound in space.bounds)
+    return replace(found, choice=replace(found.choice, budgets=met))
 
 
 def searched(
@@ -131,9 +143,12 @@ def searched(
         options: those of `search` that neither of the two says.
     """
     neighbours = selection.contiguous
+    number = None
+    if selection.target is None:
+        number = selection.number(len(model)) if neighbours is None else neighbours
     return search(
         model,
-        selection.number(len(model)) if neighbours is None else neighbours,
+        number,
         calibration,
         method=wanted.method,
         objective=wanted.objective,
@@ -153,6 +168,7 @@ def space_of(
     keep: Iterable[int] = (),
     contiguous: bool = False,
     refuse: Refuse | None = None,
+    bounds: Sequence[Bound] = (),
 ) -> Space:
     """The sets that a search may choose from.
 
@@ -162,7 +178,7 @@ def space_of(
     kept = block_numbers(keep, len(model))
     check_kept(kept, len(model), model.pinned)
     stays = dict(sorted((dict.fromkeys(kept, KEPT) | dict(model.pinned)).items()))
-    return Space(len(model), blocks, stays, contiguous, refuse or model.refuse_removal)
+    return Space(len(model), blocks, stays, contiguous, refuse or model.refuse_removal, tuple(bounds))
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from shortgpt.basics.block_lists import format_blocks
 from shortgpt.basics.statistics import RESAMPLES, difference, observed, resampled_means
 from shortgpt.basics.value import Value
 from shortgpt.errors import SelectionError
+from shortgpt.values.choosing.budget import Met
 from shortgpt.values.choosing.spans import Spans
 
 
@@ -48,7 +49,7 @@ class Ranked(Protocol):
 Refuse = Callable[[tuple[int, ...]], str | None]
 """(blocks that would go) → why they may not, None where they may."""
 
-LEAST, CONTIGUOUS, WITHIN = "least", "contiguous", "max-perplexity-ratio"
+LEAST, CONTIGUOUS, WITHIN, TARGET = "least", "contiguous", "max-perplexity-ratio", "target"
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Choice(Value):
     """How the blocks of a plan were chosen.
 
     Attributes:
-        rule: "least", "contiguous" or "max-perplexity-ratio"; or of a search, "exact", "pairs" or "beam".
+        rule: "least", "contiguous", "max-perplexity-ratio" or "target"; or of a search, "exact", "pairs" or "beam".
         stability: in what share of bootstrap resamples of the documents, or of the sequences (`Scores.unit`), the same
             set comes out (for a ratio: of as many blocks); NaN where that cannot be said.
         exchanges: those that are a toss-up, the most even one first, and the nearest to it where none is. Empty where
@@ -99,6 +100,7 @@ class Choice(Value):
         limit: the ratio of perplexities that was allowed; None for another rule.
         ratios: held-out perplexity without the first 1, 2, ... blocks of the ranking over that of the whole model; NaN
             for a number that the architecture refuses, or that leaves no finite logits. Empty for another rule.
+        budgets: what the set was to be enough for; empty where it was to be of so many blocks.
     """
 
     rule: str
@@ -107,6 +109,7 @@ class Choice(Value):
     refused: str | None = None
     limit: float | None = None
     ratios: tuple[float, ...] = ()
+    budgets: tuple[Met, ...] = ()
 
     @property
     def toss_ups(self) -> tuple[Exchange, ...]:
