@@ -189,69 +189,100 @@ def _run(
         reached: called with a pass, its work's number and the call of a block that it has come to.
     """
     keep_freed_memory()
-    head = len(weights.blocks)
-    to_the_end = head in order
-    passes: list[Pass] = []
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(_on_the_stream_of_all_threads(weights.device))
-        # Of many passes: what a block frees lies between the streams that it leaves, where the next one's may not fit.
-        many = len(works) > 1 and weights.device.type == "cpu"
         stack.enter_context(weights.reading())
-        for part in range(head + 1):
+        for part in range(len(weights.blocks) + 1):
             stack.callback(weights.drop, part)  # when the reader has ended, whatever it was at
         reader = _Reader(weights, order)
         stack.enter_context(reader.pool)
         forwards = stack.enter_context(waiting(weights.blocks))
+        walk = _Walk(weights, reader, forwards, step, without_reading, reached)
+        return walk.through(works, to_the_end=len(weights.blocks) in order)
 
-        def go_on(number: int, block: int, output: Any = None) -> None:
-            """Run a pass up to its call of a block."""
-            passes[number].resume(output)
-            call = passes[number].at
-            if call is not None and call.block == block:
-                passes[number].at = call = call._replace(args=ordinary(call.args), kwargs=ordinary(call.kwargs))
-                reached(passes[number], number, call)
 
-        def output_of(block: int, number: int) -> Any:
-            call = passes[number].take()
-            if call is None or call.block != block:
-                found = "none" if call is None else weights.block_names[call.block]
-                raise AdapterError(
-                    f"{weights.name}: {weights.block_names[block]} should run next, but {found} does; the blocks do "
-                    "not run one after another, each once"
-                )
-            output = without_reading(call)
-            if output is not None:
-                return output
-            reader.need(block)
-            return step(number, call, partial(call.context.run, forwards[block], *call.args, **call.kwargs))
+class _Walk:
+    """Passes that go through the blocks together: each is at a block's call, until that block is there.
 
+    Args:
+        forwards: what computes each block.
+        step, without_reading, reached: see `_run`.
+    """
+
+    def __init__(
+        self,
+        weights: BlockWeights,
+        reader: _Reader,
+        forwards: Sequence[Callable[..., Any]],
+        step: Callable[[int, Call, Callable[[], Any]], Any],
+        without_reading: Callable[[Call], Any],
+        reached: Callable[[Pass, int, Call], None],
+    ) -> None:
+        self.weights, self.reader, self.forwards = weights, reader, forwards
+        self.step, self.without_reading, self.reached = step, without_reading, reached
+        self.passes: list[Pass] = []
+
+    def through(self, works: Sequence[Callable[[], T]], *, to_the_end: bool) -> list[T]:
+        """The works' results; of such as run the blocks several times, all rounds."""
+        # Of many passes: what a block frees lies between the streams that it leaves, where the next one's may not fit.
+        many = len(works) > 1 and self.weights.device.type == "cpu"
+        head = len(self.weights.blocks)
         try:
-            passes += [Pass(work) for work in works]
+            self.passes += [Pass(work) for work in works]
             going = list(range(len(works)))
             begun = False
             while going:
                 for block in range(head):
                     for number in going:
                         if not begun and block == 0:
-                            go_on(number, 0)
-                        output = output_of(block, number)
+                            self._go_on(number, 0)
+                        output = self._output_of(block, number)
                         if block < head - 1:
-                            go_on(number, block + 1, output)
+                            self._go_on(number, block + 1, output)
                         elif to_the_end:
-                            reader.need(head)
-                            passes[number].resume(output)
+                            self.reader.need(head)
+                            self.passes[number].resume(output)
                         del output
                         if many:
                             hand_back_freed_memory()
-                    reader.leave(block)
-                reader.leave(head)
+                    self.reader.leave(block)
+                self.reader.leave(head)
                 begun = True
-                going = [number for number in going if passes[number].waits]
+                going = [number for number in going if self.passes[number].waits]
         finally:
-            for pass_ in passes:
+            for pass_ in self.passes:
                 pass_.stop()
-        return [pass_.result for pass_ in passes]
+        return [pass_.result for pass_ in self.passes]
+
+    def _go_on(self, number: int, block: int, output: Any = None) -> None:
+        """Run a pass up to its call of a block."""
+        pass_ = self.passes[number]
+        pass_.resume(output)
+        call = pass_.at
+        if call is not None and call.block == block:
+            pass_.at = call = call._replace(args=ordinary(call.args), kwargs=ordinary(call.kwargs))
+            self.reached(pass_, number, call)
+
+    def _output_of(self, block: int, number: int) -> Any:
+        """What a block makes of the call that a pass is at.
+
+        Raises:
+            AdapterError: it is at another block's, or at none.
+        """
+        call = self.passes[number].take()
+        if call is None or call.block != block:
+            names = self.weights.block_names
+            there = "none" if call is None else names[call.block]
+            raise AdapterError(
+                f"{self.weights.name}: {names[block]} should run next, but {there} does; the blocks do not run one "
+                "after another, each once"
+            )
+        output = self.without_reading(call)
+        if output is not None:
+            return output
+        self.reader.need(block)
+        return self.step(number, call, partial(call.context.run, self.forwards[block], *call.args, **call.kwargs))
 
 
 @contextmanager
