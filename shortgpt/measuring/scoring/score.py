@@ -91,12 +91,7 @@ def score(
 
     texts, opening = apart(options)
     model = opened(model, opening)
-    requested = open_criteria(criteria)
-    refused = {one.name: reason for one in requested if (reason := one.refuse(model))}
-    requested = [one for one in requested if one.name not in refused]
-    if not requested:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items()) or "none was given"
-        raise ShortGPTError(f"{model.name}: there is no criterion to score it by ({reasons})")
+    requested, refused = _requested(model, criteria)
     spanning = requested[0] if spans else None
     if spanning is not None:
         refuse_spans(spanning)
@@ -115,16 +110,7 @@ def score(
     batches_summed = sorted((batch for _, batches in parts for batch in batches), key=lambda batch: batch.number)
     lengths = [length for batch in batches_summed for length in batch.lengths]
     norms = torch.cat([batch.norms for batch in batches_summed]).sum(0) / sum(lengths)
-    tables: dict[str, tuple[Tensor, Sequence[int]]] = {}
-    for one in requested:
-        if isinstance(one.criterion, OrderCriterion):
-            places = processes.agreed(partial(one.places, model, data, report))
-            tables[one.name] = torch.tensor([places], dtype=torch.float64), (1,)
-        else:
-            sums = torch.cat([batch.sums[one.name] for batch in batches_summed])
-            tables[one.name] = sums, [count for batch in batches_summed for count in batch.counts[one.name]]
-        if not sum(tables[one.name][1]):
-            raise CalibrationError(f"criterion {one.name!r}: no sequence has two tokens; give longer texts")
+    tables = {one.name: _table(one, batches_summed, model, data, report) for one in requested}
     return Scores(
         model=model.name,
         architecture=model.architecture,
@@ -145,6 +131,44 @@ def score(
         spans=None if spanning is None else _spans(spanning.name, len(model), batches_summed),
         documents=data.documents,
     )
+
+
+def _requested(model: BlockSequence, criteria: Sequence[str]) -> tuple[list[RequestedCriterion], dict[str, str]]:
+    """The criteria that the model can serve, and why it cannot serve the others.
+
+    Raises:
+        UnknownNameError: one is not installed; ShortGPTError: the model can serve none.
+    """
+    requested = open_criteria(criteria)
+    refused = {one.name: reason for one in requested if (reason := one.refuse(model))}
+    requested = [one for one in requested if one.name not in refused]
+    if not requested:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items()) or "none was given"
+        raise ShortGPTError(f"{model.name}: there is no criterion to score it by ({reasons})")
+    return requested, refused
+
+
+def _table(
+    requested: RequestedCriterion,
+    batches: Sequence[BatchSums],
+    model: BlockSequence,
+    data: Calibration,
+    report: Progress,
+) -> tuple[Tensor, Sequence[int]]:
+    """A criterion's sums [sequences, blocks], float64, and of how many values each sequence's are.
+
+    Raises:
+        CalibrationError: they are of none.
+    """
+    import torch
+
+    if isinstance(requested.criterion, OrderCriterion):
+        places = processes.agreed(partial(requested.places, model, data, report))
+        return torch.tensor([places], dtype=torch.float64), (1,)
+    counts = [count for batch in batches for count in batch.counts[requested.name]]
+    if not sum(counts):
+        raise CalibrationError(f"criterion {requested.name!r}: no sequence has two tokens; give longer texts")
+    return torch.cat([batch.sums[requested.name] for batch in batches]), counts
 
 
 def _spans(criterion: str, depth: int, batches: Sequence[BatchSums]) -> Spans:
