@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 import click
+from click.shell_completion import shell_complete
 
 from shortgpt._version import __version__
 from shortgpt.basics.kept import noting
@@ -29,6 +30,8 @@ from shortgpt.cli.demo import demo
 from shortgpt.cli.evaluate import evaluate
 from shortgpt.cli.heal import heal
 from shortgpt.cli.inspect import inspect
+from shortgpt.cli.options.completion import VARIABLE, completion
+from shortgpt.cli.options.defaults import Defaults
 from shortgpt.cli.plugins import plugins
 from shortgpt.cli.process import display, own_errors, signals
 from shortgpt.cli.prune import prune
@@ -63,7 +66,22 @@ def cli() -> None:
         raise shared(refused)
 
 
-for command in (score, prune, verify, compare, curve, evaluate, ablate, heal, cost, inspect, show, plugins, demo):
+for command in (
+    score,
+    prune,
+    verify,
+    compare,
+    curve,
+    evaluate,
+    ablate,
+    heal,
+    cost,
+    inspect,
+    show,
+    plugins,
+    demo,
+    completion,
+):
     cli.add_command(command)
 
 
@@ -117,11 +135,13 @@ def _run(arguments: list[str] | None, errors: TextIO) -> int:
 
 
 def _invoke(arguments: list[str] | None) -> None:
-    if "_SHORTGPT_COMPLETE" in os.environ:  # a shell asks what may come next
-        cli.main(prog_name="shortgpt")
+    if VARIABLE in os.environ:  # a shell asks what may come next
+        raise click.exceptions.Exit(shell_complete(cli, {}, "shortgpt", VARIABLE, os.environ[VARIABLE]))
     # Not cli.main(), which has ways of its own with a closed pipe, an interrupt and an exit status.
     given = list(sys.argv[1:] if arguments is None else arguments)
-    with signals.unwinding(), cli.make_context("shortgpt", given) as context:
+    found = None if {"-h", "--help", "--version"} & set(given) else Defaults.nearest()
+    defaults = None if found is None else found.of(cli)
+    with signals.unwinding(), cli.make_context("shortgpt", given, default_map=defaults) as context:
         cli.invoke(context)
     sys.stdout.flush()
 

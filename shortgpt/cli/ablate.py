@@ -7,18 +7,20 @@ from typing import Any
 import click
 
 from shortgpt.cli import common
+from shortgpt.cli.options import types
 
 
 @common.command(epilog="Example:  shortgpt ablate zoo:llama --sequences 8 --plot ablation.png")
-@click.argument("model")
+@click.argument("model", type=types.MODEL)
 @click.option(
     "--criterion",
     "criteria",
+    type=types.CRITERION,
     multiple=True,
     help="What is held against the ablation; may be repeated. Default: block-influence.",
 )
-@click.option("--evaluator", default="perplexity", show_default=True, help="What the quality is.")
-@click.option("--architecture", help="Take this adapter instead of looking for one.")
+@click.option("--evaluator", type=types.EVALUATOR, default="perplexity", show_default=True, help="What the quality is.")
+@click.option("--architecture", type=types.ARCHITECTURE, help="Take this adapter instead of looking for one.")
 @common.resume_option
 @common.calibration_options
 @common.model_options

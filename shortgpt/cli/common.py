@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from shortgpt.basics.untrusted import local_path
+from shortgpt.cli.options import types
 from shortgpt.cli.process import display
 from shortgpt.errors import OutputError, SelectionError, printable
 from shortgpt.reports.files import check_target, write
@@ -27,8 +29,23 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 
 
+ONE_CHOICE = ("blocks", "ratio", "contiguous", "max_perplexity_ratio", "remove", "plan")
+"""Options that say how many blocks go, or which: one on the command line leaves no room for another in a file of
+defaults."""
+
+
 class ShownCommand(click.Command):
     """A command that shows what it does while it runs; see `process.display`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        left = super().parse_args(ctx, args)
+        sources = {name: ctx.get_parameter_source(name) for name in ONE_CHOICE if name in ctx.params}
+        if ParameterSource.COMMANDLINE in sources.values():
+            for name, source in sources.items():
+                if source is ParameterSource.DEFAULT_MAP:
+                    ctx.params[name] = None
+                    ctx.set_parameter_source(name, ParameterSource.DEFAULT)
+        return left
 
     def invoke(self, ctx: click.Context) -> Any:
         with display.shown(quiet=bool(ctx.params.get("quiet"))):
@@ -41,7 +58,11 @@ command = functools.partial(click.command, cls=ShownCommand)
 def model_options(command: Command) -> Command:
     """How models are opened."""
     options = (
-        click.option("--device", help="Such as cpu, cuda or cuda:1; auto: spread over all. Default: the accelerator."),
+        click.option(
+            "--device",
+            type=types.DEVICE,
+            help="Such as cpu, cuda or cuda:1; auto: spread over all. Default: the accelerator.",
+        ),
         click.option(
             "--dtype",
             type=click.Choice(("auto", "float32", "bfloat16", "float16")),
@@ -59,6 +80,7 @@ def calibration_options(command: Command) -> Command:
     options = (
         click.option(
             "--calibration",
+            type=types.TEXT,
             default="stdlib",
             show_default=True,
             help="stdlib, pg19, wikitext2, c4, hub:NAME, a text file, a folder of them, or JSON Lines.",
@@ -72,7 +94,12 @@ def calibration_options(command: Command) -> Command:
         click.option("--tokens", type=int, help="Tokens in a window. Default: 512, or the model's own window."),
         click.option("--seed", type=int, default=0, show_default=True, help="Which windows are taken."),
         click.option("--batch-size", type=int, help="Sequences in a batch. Moves no result."),
-        click.option("--tokenizer", metavar="NAME", help="A folder or hub id, for a model that brings no tokenizer."),
+        click.option(
+            "--tokenizer",
+            type=types.MODEL,
+            metavar="NAME",
+            help="A folder or hub id, for a model that brings no tokenizer.",
+        ),
     )
     return _with(options, command)
 
@@ -80,8 +107,19 @@ def calibration_options(command: Command) -> Command:
 def output_options(command: Command) -> Command:
     """Where results go."""
     options = (
-        click.option("--html", metavar="FILE", help="Write the result as a page that needs nothing beside it."),
-        click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON; - is the standard output."),
+        click.option(
+            "--html",
+            type=types.WRITTEN_FILE,
+            metavar="FILE",
+            help="Write the result as a page that needs nothing beside it.",
+        ),
+        click.option(
+            "--json",
+            "json_file",
+            type=types.WRITTEN_FILE,
+            metavar="FILE",
+            help="Write the result as JSON; - is the standard output.",
+        ),
         click.option("--quiet", "-q", is_flag=True, help="No progress and no notes."),
         verbose_option,
     )
@@ -137,8 +175,8 @@ def tell_unread_plan(source: Source, quiet: bool) -> None:
 
 
 def is_given(context: click.Context, name: str) -> bool:
-    """Whether an option stands on the command line."""
-    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    """Whether an option stands on the command line, or in a file of defaults."""
+    return context.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
 
 
 @dataclass(frozen=True)
@@ -165,8 +203,14 @@ class Outputs:
 def report_options(command: Command) -> Command:
     """How a result is told: the command is called with `outputs`, which `check` checks before anything takes time."""
     options = (
-        click.option("--format", "form", metavar="NAME", help="Print as json, csv, markdown, ... Default: a table."),
-        click.option("--output", "-o", metavar="FILE", help="Print into this file."),
+        click.option(
+            "--format",
+            "form",
+            type=types.FORMAT,
+            metavar="NAME",
+            help="Print as json, csv, markdown, ... Default: a table.",
+        ),
+        click.option("--output", "-o", type=types.WRITTEN_FILE, metavar="FILE", help="Print into this file."),
     )
 
     @functools.wraps(command)
@@ -180,13 +224,13 @@ def report_options(command: Command) -> Command:
 def result_options(command: Command) -> Command:
     """As `report_options`, for a result of which there is a picture."""
     text = "Draw a picture: .png, .svg or .pdf (needs the extra plot)."
-    return click.option("--plot", metavar="FILE", help=text)(report_options(command))
+    return click.option("--plot", type=types.WRITTEN_FILE, metavar="FILE", help=text)(report_options(command))
 
 
 def resume_option(command: Command) -> Command:
     """The folder of a long run."""
     text = "Keep what is measured in this folder, and go on from what it holds."
-    return click.option("--resume", metavar="FOLDER", help=text)(command)
+    return click.option("--resume", type=types.WRITTEN_FOLDER, metavar="FOLDER", help=text)(command)
 
 
 def _with(options: tuple[Callable[[Command], Command], ...], command: Command) -> Command:
@@ -328,9 +372,10 @@ def write_html(result: Value, html: str | None, **shown: Any) -> None:
     if html is not None:
         import shlex
 
+        from shortgpt.cli.options.defaults import spelled
         from shortgpt.reports.html.page import as_page
 
-        command = shlex.join(["shortgpt", *sys.argv[1:]])
+        command = shlex.join(["shortgpt", *sys.argv[1:], *spelled(click.get_current_context())])
         write_text(as_page(result, command, **shown), html)
 
 

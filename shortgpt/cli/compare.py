@@ -7,17 +7,23 @@ from typing import Any
 import click
 
 from shortgpt.cli import common
+from shortgpt.cli.options import types
 from shortgpt.errors import ShortGPTError
 
 
 @common.command(epilog="Example:  shortgpt compare zoo:llama zoo:mamba zoo:gpt2-postnorm --sequences 8")
-@click.argument("models", nargs=-1, required=True)
+@click.argument("models", nargs=-1, required=True, type=types.MODEL)
 @click.option(
-    "--criterion", "criteria", multiple=True, help="What to compare by; may be repeated. Default: block-influence."
+    "--criterion",
+    "criteria",
+    type=types.CRITERION,
+    multiple=True,
+    help="What to compare by; may be repeated. Default: block-influence.",
 )
 @common.resume_option
 @click.option(
     "--published",
+    type=types.PUBLISHED,
     metavar="NAME",
     help="Put the blocks that the first model would lose beside those that a publication removed, such as llama-2-7b.",
 )

@@ -7,15 +7,16 @@ from typing import Any
 import click
 
 from shortgpt.cli import common
+from shortgpt.cli.options import types
 
 
 @common.command(epilog="Example:  shortgpt cost zoo:llama --tokens 128 --plot cost.png")
-@click.argument("model")
+@click.argument("model", type=types.MODEL)
 @click.option("--tokens", type=int, help="Tokens of a sequence in a pass. Default: 512, or the model's window.")
 @click.option("--sequences", type=int, default=1, show_default=True, help="Sequences in a pass.")
 @click.option("--rounds", type=int, default=9, show_default=True, help="Passes that are timed.")
 @click.option("--time/--no-time", "timed", default=True, help="Measure time on this device. Default: yes.")
-@click.option("--architecture", help="Take this adapter instead of looking for one.")
+@click.option("--architecture", type=types.ARCHITECTURE, help="Take this adapter instead of looking for one.")
 @common.model_options
 @common.result_options
 def cost(model: str, outputs: common.Outputs, **options: Any) -> None:

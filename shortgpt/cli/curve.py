@@ -7,19 +7,21 @@ from typing import Any
 import click
 
 from shortgpt.cli import common
+from shortgpt.cli.options import types
 from shortgpt.cli.searching import search_options
 from shortgpt.errors import SelectionError, ShortGPTError
 
 
 @common.command(epilog="Example:  shortgpt curve zoo:llama zoo:mamba --sequences 8 --plot curve.png")
-@click.argument("models", nargs=-1, required=True)
+@click.argument("models", nargs=-1, required=True, type=types.MODEL)
 @click.option(
     "--criterion",
     "criteria",
+    type=types.CRITERION,
     multiple=True,
     help="By what blocks are chosen; may be repeated. Default: block-influence, and random as the control.",
 )
-@click.option("--evaluator", default="perplexity", show_default=True, help="What the quality is.")
+@click.option("--evaluator", type=types.EVALUATOR, default="perplexity", show_default=True, help="What the quality is.")
 @click.option("--max", "most", metavar="N|SHARE", help="Remove up to N blocks, or up to this share. Default: 0.5.")
 @click.option("--compensate", is_flag=True, help="A line more: each removal made up for by maps fitted on the text.")
 @search_options

@@ -5,11 +5,18 @@ from __future__ import annotations
 import click
 
 from shortgpt.cli import common
+from shortgpt.cli.options import types
 
 
 @common.command(epilog="Example:  shortgpt demo --output shorter-llama")
-@click.option("--output", "-o", metavar="DIR", help="Keep the pruned model here. Default: it is thrown away again.")
-@click.option("--device", help="Such as cpu or cuda. Default: the accelerator where there is one.")
+@click.option(
+    "--output",
+    "-o",
+    type=types.WRITTEN_FOLDER,
+    metavar="DIR",
+    help="Keep the pruned model here. Default: it is thrown away again.",
+)
+@click.option("--device", type=types.DEVICE, help="Such as cpu or cuda. Default: the accelerator where there is one.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress and no notes.")
 @common.verbose_option
 def demo(output: str | None, device: str | None, quiet: bool) -> None:

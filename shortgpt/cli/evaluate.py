@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shortgpt.cli import common
+from shortgpt.cli.options import types
 from shortgpt.errors import ShortGPTError
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @common.command(epilog="Example:  shortgpt evaluate zoo:llama --remove 4-6 --task cloze --task bits-per-byte")
-@click.argument("models", nargs=-1, required=True)
+@click.argument("models", nargs=-1, required=True, type=types.MODEL)
 @click.option(
     "--remove",
     "lists",
@@ -25,15 +26,22 @@ if TYPE_CHECKING:
 @click.option(
     "--plan",
     "plans",
+    type=types.FILE,
     metavar="FILE",
     multiple=True,
     help="Judge the first model without the blocks of a shortgpt.json too; may be repeated.",
 )
 @click.option(
-    "--task", "tasks", metavar="NAME", multiple=True, help="A task; may be repeated. Default: those without downloads."
+    "--task",
+    "tasks",
+    type=types.TASK,
+    metavar="NAME",
+    multiple=True,
+    help="A task; may be repeated. Default: those without downloads.",
 )
 @click.option(
     "--text",
+    type=types.TEXT,
     default="stdlib",
     show_default=True,
     metavar="SOURCE",
@@ -44,7 +52,11 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True, help="Which items are taken.")
 @click.option("--shots", type=int, metavar="N", help="Worked examples before each question. Default: the task's own.")
 @click.option(
-    "--include-path", metavar="FOLDER", multiple=True, help="A folder with task files of your own; may be repeated."
+    "--include-path",
+    type=types.FOLDER,
+    metavar="FOLDER",
+    multiple=True,
+    help="A folder with task files of your own; may be repeated.",
 )
 @click.option("--chat-template", is_flag=True, help="Put prompts into the tokenizer's chat template.")
 @click.option("--batch-size", type=int, help="Requests that are run together. Default: 8. It moves the last digits.")
@@ -58,14 +70,23 @@ if TYPE_CHECKING:
     "--until-settled", is_flag=True, help="Take more items until each requirement holds or fails with 95% confidence."
 )
 @click.option(
-    "--resume", metavar="FOLDER", help="Write what is measured into this folder, and take what was measured from it."
+    "--resume",
+    type=types.WRITTEN_FOLDER,
+    metavar="FOLDER",
+    help="Write what is measured into this folder, and take what was measured from it.",
 )
 @click.option(
     "--published",
+    type=types.PUBLISHED,
     metavar="NAME",
     help="Show a publication's numbers of that model below the table, such as llama-2-7b.",
 )
-@click.option("--tokenizer", metavar="NAME", help="A folder or hub id, for a model that brings no tokenizer.")
+@click.option(
+    "--tokenizer",
+    type=types.MODEL,
+    metavar="NAME",
+    help="A folder or hub id, for a model that brings no tokenizer.",
+)
 @common.model_options
 @common.result_options
 def evaluate(

@@ -7,15 +7,23 @@ from typing import Any
 import click
 
 from shortgpt.cli import common
+from shortgpt.cli.options import types
 from shortgpt.errors import OutputError
 
 METHODS = ("lora", "full", "mlp")
 
 
 @common.command(epilog="Example:  shortgpt heal zoo:llama shorter --output healed --method full --steps 1000")
-@click.argument("original")
-@click.argument("shorter")
-@click.option("--output", "-o", required=True, metavar="DIR", help="A folder that does not exist yet, or is empty.")
+@click.argument("original", type=types.MODEL)
+@click.argument("shorter", type=types.FOLDER)
+@click.option(
+    "--output",
+    "-o",
+    required=True,
+    type=types.WRITTEN_FOLDER,
+    metavar="DIR",
+    help="A folder that does not exist yet, or is empty.",
+)
 @click.option(
     "--method",
     type=click.Choice(METHODS),
@@ -38,7 +46,12 @@ METHODS = ("lora", "full", "mlp")
 @click.option("--every", type=int, help="Steps between looks at the held-out text. Default: a tenth of all.")
 @click.option("--patience", type=int, help="End after so many looks that found nothing better; take the best weights.")
 @click.option("--resume", is_flag=True, help="Go on with the run that was begun for this output.")
-@click.option("--plot", metavar="FILE", help="Draw the losses: .png, .svg or .pdf (needs the extra plot).")
+@click.option(
+    "--plot",
+    type=types.WRITTEN_FILE,
+    metavar="FILE",
+    help="Draw the losses: .png, .svg or .pdf (needs the extra plot).",
+)
 @common.calibration_options
 @common.model_options
 @common.output_options

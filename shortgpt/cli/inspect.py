@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from shortgpt.cli import common
+from shortgpt.cli.options import types
 
 
 @common.command(epilog="Example:  shortgpt inspect zoo:mistral --remove 3,4")
-@click.argument("model")
+@click.argument("model", type=types.MODEL)
 @click.option("--remove", metavar="LIST", help="Say whether these blocks can go, such as 21-29,31.")
-@click.option("--architecture", help="Take this adapter instead of looking for one.")
+@click.option("--architecture", type=types.ARCHITECTURE, help="Take this adapter instead of looking for one.")
 @click.option("--trust-remote-code", is_flag=True, help="Run the code that a model's folder brings along.")
 @click.option("--revision", help="The branch, tag or commit of a model of the hub. Default: main.")
 @common.report_options

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shortgpt.cli import common
+from shortgpt.cli.options import types
 from shortgpt.cli.searching import search_options
 from shortgpt.errors import OutputError
 
@@ -27,8 +28,10 @@ class _AsOption(common.ShownCommand):
 
 
 @common.command(cls=_AsOption, epilog="Example:  shortgpt prune zoo:llama --output shorter --ratio 0.25")
-@click.argument("model")
-@click.option("--output", "-o", metavar="DIR", help="A folder that does not exist yet, or is empty.")
+@click.argument("model", type=types.MODEL)
+@click.option(
+    "--output", "-o", type=types.WRITTEN_FOLDER, metavar="DIR", help="A folder that does not exist yet, or is empty."
+)
 @click.option("--blocks", type=int, help="Remove the N blocks of least score.")
 @click.option("--ratio", type=float, help="Remove this share of the blocks, by least score.")
 @click.option("--contiguous", type=int, metavar="N", help="Remove the N neighbours that score least as one.")
@@ -47,10 +50,16 @@ class _AsOption(common.ShownCommand):
     "memory<=1.5GB@4096x8, kv<=1GB@32768x1, tokens/s>=1.3x@1x512; may be repeated. See docs/cost.md.",
 )
 @click.option("--remove", metavar="LIST", help="Remove these blocks, counted from 0, such as 21-29,31.")
-@click.option("--plan", metavar="FILE", help="Remove what a shortgpt.json says.")
+@click.option("--plan", type=types.FILE, metavar="FILE", help="Remove what a shortgpt.json says.")
 @click.option("--keep", metavar="LIST", help="Blocks that stay whatever they score, such as 0-2,31.")
-@click.option("--criterion", help="The score to choose by, or to show beside a --search. Default: block-influence.")
-@click.option("--scores", metavar="FILE", help="Choose by the scores in this file, which `score --json` wrote.")
+@click.option(
+    "--criterion",
+    type=types.CRITERION,
+    help="The score to choose by, or to show beside a --search. Default: block-influence.",
+)
+@click.option(
+    "--scores", type=types.FILE, metavar="FILE", help="Choose by the scores in this file, which `score --json` wrote."
+)
 @search_options
 @click.option(
     "--require",
@@ -83,8 +92,14 @@ class _AsOption(common.ShownCommand):
     multiple=True,
     help="Write the same removal for this tool beside the result; may be repeated.",
 )
-@click.option("--as", "export_as", metavar="NAME", help="Write the result as this architecture; --as-NAME is the same.")
-@click.option("--architecture", help="Take this adapter instead of looking for one.")
+@click.option(
+    "--as",
+    "export_as",
+    type=types.ARCHITECTURE,
+    metavar="NAME",
+    help="Write the result as this architecture; --as-NAME is the same.",
+)
+@click.option("--architecture", type=types.ARCHITECTURE, help="Take this adapter instead of looking for one.")
 @common.merge_option
 @common.stream_option
 @common.calibration_options

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shortgpt.cli import common
+from shortgpt.cli.options import types
 from shortgpt.cli.searching import search_options
 from shortgpt.errors import SelectionError
 
@@ -18,14 +19,18 @@ DEFAULT_RATIO = 0.25
 
 
 @common.command(epilog="Example:  shortgpt score zoo:llama --sequences 8 --ratio 0.25")
-@click.argument("model")
+@click.argument("model", type=types.MODEL)
 @click.option(
-    "--criterion", "criteria", multiple=True, help="What to measure; may be repeated. Default: block-influence."
+    "--criterion",
+    "criteria",
+    type=types.CRITERION,
+    multiple=True,
+    help="What to measure; may be repeated. Default: block-influence.",
 )
 @click.option("--blocks", type=int, help="Mark the N blocks that would be removed.")
 @click.option("--ratio", type=float, help=f"Mark this share of the blocks. Default: {DEFAULT_RATIO}.")
 @click.option("--keep", metavar="LIST", help="Blocks that are not marked whatever they score, such as 0-2,31.")
-@click.option("--architecture", help="Take this adapter instead of looking for one.")
+@click.option("--architecture", type=types.ARCHITECTURE, help="Take this adapter instead of looking for one.")
 @click.option("--spans", is_flag=True, help="Measure every run of blocks too: a map by first block and length.")
 @search_options
 @common.merge_option

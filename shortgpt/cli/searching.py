@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from shortgpt.cli.options import types
+
 Command = Callable[..., Any]
 
 
@@ -32,6 +34,7 @@ def search_options(command: Command) -> Command:
         ),
         click.option(
             "--resume",
+            type=types.WRITTEN_FOLDER,
             metavar="FOLDER",
             help="Keep what is measured in this folder, and go on from what it holds; a .jsonl file holds that of a "
             "search alone.",

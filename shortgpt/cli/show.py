@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from shortgpt.cli import common
+from shortgpt.cli.options import types
 
 
 @common.command(epilog="Example:  shortgpt show scores.json --plot scores.png")
-@click.argument("file")
+@click.argument("file", type=types.FILE)
 @common.result_options
 def show(file: str, outputs: common.Outputs) -> None:
     """Show FILE, a result that a command wrote with --json, or the record in a folder that `shortgpt prune` wrote.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shortgpt.cli import common
+from shortgpt.cli.options import types
 from shortgpt.errors import ModelError, SelectionError
 
 if TYPE_CHECKING:
@@ -14,8 +15,13 @@ if TYPE_CHECKING:
 
 
 @common.command(epilog="Example:  shortgpt verify shorter")
-@click.argument("model")
-@click.option("--original", metavar="MODEL", help="Compare with this model, its blocks skipped, not with the record.")
+@click.argument("model", type=types.MODEL)
+@click.option(
+    "--original",
+    type=types.MODEL,
+    metavar="MODEL",
+    help="Compare with this model, its blocks skipped, not with the record.",
+)
 @common.model_options
 @common.output_options
 def verify(
