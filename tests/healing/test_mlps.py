@@ -112,3 +112,10 @@ def test_what_cannot_hold_an_mlp_is_refused_by_name(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(block, "forward", lambda hidden, **others: forward(2 * hidden, **others))
     with pytest.raises(ModelError, match=r"no MLP can stand in the place of blocks of a LlamaForCausalLM.*differ"):
         model.put_mlps((2,), 8)
+
+
+def test_where_blocks_are_handed_several_streams_none_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = shortgpt.wrap(tiny("llama"))
+    monkeypatch.setattr(model, "observed", lambda boundary, hidden: torch.cat((hidden, hidden), -1))
+    with pytest.raises(ModelError, match=r"are handed \[2, 32, 32\] where their stream is \[2, 32, 64\]"):
+        model.put_mlps((2,), 8)

@@ -64,9 +64,35 @@ def planned(blocks: TorchBlockSequence, in_front_of: Sequence[int], width: int |
         raise ModelError(
             f"{blocks.name}: MLPs stand in places of its blocks already; train all weights (--method full)"
         )
-    widths: list[int] = []
-    blocks.trace(_probe(blocks), lambda boundary, hidden: widths.append(hidden.shape[-1]))
-    return Mlps(blocks.family.block_lists[0], widths[0], width or widths[0], tuple(in_front_of))
+    stream = _stream_width(blocks)
+    return Mlps(blocks.family.block_lists[0], stream, width or stream, tuple(in_front_of))
+
+
+def _stream_width(blocks: TorchBlockSequence) -> int:
+    """The width of the stream, as blocks are handed it.
+
+    Raises:
+        ModelError: they are handed several at once, of which the stream is made.
+    """
+    whole: list[tuple[int, ...]] = []
+    handed: list[tuple[int, ...]] = []
+
+    def see(module: nn.Module, args: Any, kwargs: Any) -> None:
+        given = args[0] if args else kwargs.get("hidden_states")
+        handed.append(tuple(getattr(given, "shape", ())))
+
+    hook = blocks.blocks[0].register_forward_pre_hook(see, with_kwargs=True)
+    try:
+        blocks.trace(_probe(blocks), lambda boundary, hidden: whole.append(tuple(hidden.shape)))
+    finally:
+        hook.remove()
+    if handed != whole[:1]:
+        raise ModelError(
+            f"{blocks.name}: the blocks of a {type(blocks.model).__name__} are handed {list(handed[0])} where their "
+            f"stream is {list(whole[0])}, so there is no one stream that an MLP could stand on; train LoRA or all "
+            "weights (--method lora, full)"
+        )
+    return whole[0][-1]
 
 
 def put(blocks: TorchBlockSequence, mlps: Mlps) -> list[nn.Module]:
