@@ -28,9 +28,8 @@ from shortgpt.errors import CalibrationError, is_panic, reason_of
 from shortgpt.measuring.texts import is_data_set, is_local, texts_of, texts_of_data_set
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from shortgpt.models.sequence import BlockSequence, TokenBatch
+    from shortgpt.models.generation import padded
+from shortgpt.models.sequence import BlockSequence, TokenBatch
 
 SEQUENCES = 32
 TOKENS = 512
@@ -251,7 +250,7 @@ def _sampled(
 def _of_windows(windows: Windows, label: str, model: BlockSequence, size: int, *, seed: int | None) -> Calibration:
     """Windows as batches of `size` sequences."""
     _check_ids(windows.ids, model, label)
-    batches = [_padded(windows.ids[at : at + size]) for at in range(0, len(windows.ids), size)]
+    batches = [padded(windows.ids[at : at + size]) for at in range(0, len(windows.ids), size)]
     documents = _numbered(windows.documents)
     info = CalibrationInfo(
         source=label,
@@ -382,19 +381,6 @@ def _check_ids(windows: Sequence[Sequence[int]], model: BlockSequence, label: st
             f"{label}: token id {outside[0]} is outside the vocabulary of {model.name} ({model.vocab_size}); "
             "this is not the model's own tokenizer"
         )
-
-
-def _padded(windows: Sequence[Sequence[int]]) -> TokenBatch:
-    import torch
-
-    width = max(len(ids) for ids in windows)
-    batch: dict[str, Tensor] = {"input_ids": torch.zeros(len(windows), width, dtype=torch.long)}
-    for row, ids in enumerate(windows):
-        batch["input_ids"][row, : len(ids)] = torch.tensor(list(ids))
-    if any(len(ids) != width for ids in windows):
-        lengths = torch.tensor([len(ids) for ids in windows])
-        batch["attention_mask"] = (torch.arange(width) < lengths[:, None]).long()
-    return batch
 
 
 def _of_batches(batches: Sequence[Mapping[str, Any]], model: BlockSequence) -> Calibration:
