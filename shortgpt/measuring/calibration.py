@@ -27,8 +27,8 @@ from shortgpt.basics.stages import stage
 from shortgpt.errors import CalibrationError, is_panic, reason_of
 from shortgpt.measuring.texts import is_data_set, is_local, texts_of, texts_of_data_set
 
+from shortgpt.models.generation import padded
 if TYPE_CHECKING:
-    from shortgpt.models.generation import padded
 from shortgpt.models.sequence import BlockSequence, TokenBatch
 
 SEQUENCES = 32
