@@ -26,10 +26,10 @@ from shortgpt.basics.inputs import CalibrationInfo
 from shortgpt.basics.stages import stage
 from shortgpt.errors import CalibrationError, is_panic, reason_of
 from shortgpt.measuring.texts import is_data_set, is_local, texts_of, texts_of_data_set
-
 from shortgpt.models.generation import padded
+
 if TYPE_CHECKING:
-from shortgpt.models.sequence import BlockSequence, TokenBatch
+    from shortgpt.models.sequence import BlockSequence, TokenBatch
 
 SEQUENCES = 32
 TOKENS = 512
