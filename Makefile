@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 READY_TO_TEST := $(VENV)/.ready-to-test
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: hostile faults demo test test-matrix test-old-readers bench types real lint format clean
+.PHONY: hostile faults cycles audit licences demo test test-matrix test-old-readers bench types real lint format clean
 
 demo: $(READY)
 	$(BIN)/shortgpt demo
@@ -60,6 +60,24 @@ hostile: $(READY_TO_TEST)
 # Three hundred commands killed at random moments; about twenty minutes.
 faults: $(READY_TO_TEST)
 	$(BIN)/python -m tests.faults 300
+
+# Two hundred times score, remove, save and verify in one process: what it holds in the end is what it held; some minutes.
+cycles: $(READY_TO_TEST)
+	$(BIN)/python -W ignore -m tests.cycles 200
+
+# Known vulnerabilities of the versions in constraints.txt, and the licence of every package that is installed.
+AUDIT := $(VENV)/audit
+audit: $(AUDIT)/.ready
+	$(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+licences: $(READY_TO_TEST) $(AUDIT)/.ready
+	$(AUDIT)/bin/pip-licenses --python $(BIN)/python --from mixed --order license --format markdown
+
+# An environment of their own: nothing that the tools need is counted as ours.
+$(AUDIT)/.ready: $(READY)
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --disable-pip-version-check --quiet 'pip-audit==2.*' 'pip-licenses==5.*'
+	@touch $@
 
 # Every causal language model of transformers, and the table of what works; some minutes. With CONFIGS=FOLDER the configs
 # in it as well, NAME.json each, and the second table.

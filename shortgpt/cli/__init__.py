@@ -151,6 +151,8 @@ def _told(error: BaseException, kept: dict[Path, str]) -> tuple[int, str]:
     match error:
         case signals.Ended():
             return int(str(error.code)), f"ended by a signal; {stays(kept)}"
+        case signals.CutShort():
+            return 2, f"error: {error}"
         case SystemExit():  # of code that came with a model
             return 2, f"error: code that came with a model or a plugin ended the program (status {error.code})"
         case click.Abort() | KeyboardInterrupt():

@@ -57,6 +57,9 @@ TEXTS = ("dtype", "cannot_generate", "left_over", "generation_dtype", "mended", 
 NO_ROOM_FOR_ANSWER = 74
 """The exit status of a process that could not write its answer: EX_IOERR of sysexits.h."""
 
+CUT_SHORT = -getattr(signal, "SIGBUS", signal.SIGTERM)
+"""How a process ends that reads behind the end of a mapped file."""
+
 CANNOT_STREAM = "cannot_stream"
 """The answer of a model that was to be streamed and cannot be: why."""
 
@@ -228,6 +231,8 @@ def _asked(
             return Verification(verified=False, reason=run.stderr.strip().splitlines()[-1])
         if run.returncode != 0 or not answer_file.is_file():
             reason = _reason(run.stderr) or f"exit status {run.returncode}"
+            if run.returncode == CUT_SHORT:
+                reason = "a file of it was cut short while it was read, or its disk does not answer"
             if SIGNS.search(reason):
                 return Verification(verified=False, reason=f"the process that loaded it ran out of memory ({reason})")
             raise VerificationError(f"what was written cannot be loaded and run by its family's own loader: {reason}")
