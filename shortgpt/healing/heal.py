@@ -87,7 +87,7 @@ def heal(
     seed = texts.get("seed", 0)
     before = _judged(model, held_out)
     set_seed(seed)  # of LoRA's maps and of MLPs
-    module, finish = prepare(model, recipe)
+    module, finish = prepare(model, recipe, run.scratch)
     run.begin(settings)
     whole, teacher = _ask(load(original, **loading), model.vocab_size, data, held_out, recipe, run, progress)
     release_memory()  # of the original

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
     from shortgpt.torch_models.sequence import TorchBlockSequence
 
 
-def prepare(blocks: TorchBlockSequence, recipe: Recipe) -> tuple[Any, Callable[[], None]]:
+def prepare(blocks: TorchBlockSequence, recipe: Recipe, scratch: Path | None = None) -> tuple[Any, Callable[[], None]]:
     """The module to train, and what makes the model one that can be saved.
+
+    Args:
+        scratch: a folder in which there is room for the model, for a while.
 
     Raises:
         ModelError: there is nothing that LoRA can be put on, or peft is not installed; or no MLP can be put in.
@@ -36,18 +40,18 @@ def prepare(blocks: TorchBlockSequence, recipe: Recipe) -> tuple[Any, Callable[[
             parameter.requires_grad_(parameter.is_floating_point())
         return blocks.model, lambda: None
     if recipe.method == MLP:
-        return _mlp(blocks, recipe.width)
+        return _mlp(blocks, recipe.width, scratch)
     return _lora(blocks, recipe.rank)
 
 
-def _mlp(blocks: TorchBlockSequence, width: int | None) -> tuple[Any, Callable[[], None]]:
+def _mlp(blocks: TorchBlockSequence, width: int | None, scratch: Path | None) -> tuple[Any, Callable[[], None]]:
     if blocks.plan is None:
         raise ModelError(
             f"{blocks.name}: no record (shortgpt.json) says which blocks were removed, and in whose places MLPs are to "
             "stand; train LoRA or all weights (--method lora, full)"
         )
     places = removed_places(blocks.plan.kept, blocks.plan.original_depth)
-    mlps = blocks.put_mlps(places, width)
+    mlps = blocks.put_mlps(places, width, scratch)
     blocks.model.requires_grad_(False)
     for mlp in mlps:
         mlp.requires_grad_(True)

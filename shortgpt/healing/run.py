@@ -45,6 +45,11 @@ class Run:
         note_kept(folder, "the same command with --resume")
         return cls(folder, begun)
 
+    @property
+    def scratch(self) -> Path:
+        """The folder nearest to it that is there: what will hold the output has room for a model."""
+        return next(folder for folder in self.folder.parents if folder.exists())
+
     def check(self, settings: Mapping[str, Any]) -> None:
         """Raise an `OutputError` where it was begun with other settings than these."""
         file = self.folder / SETTINGS

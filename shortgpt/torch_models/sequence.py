@@ -299,12 +299,13 @@ class TorchBlockSequence(TorchModel):
         change_for_good(self, changes)
         self._projections.clear()
 
-    def put_mlps(self, in_front_of: Sequence[int], width: int | None) -> list[nn.Module]:
+    def put_mlps(self, in_front_of: Sequence[int], width: int | None, scratch: Path | None = None) -> list[nn.Module]:
         """Put a small MLP in front of blocks, where others were removed. Its output is zero, and `write` writes it.
 
         Args:
             in_front_of: the blocks' numbers; the number of blocks for the place behind the last one.
             width: of the MLPs; None for the stream's own.
+            scratch: a folder in which there is room for the model, for a while; None for the system's.
 
         Returns:
             The MLPs.

@@ -44,7 +44,9 @@ def with_mlps_by_hand(folder: Path, shorter: Path, places: tuple[int, ...], ids:
 def test_a_trained_model_with_mlps_opens_in_plain_transformers(llama_folder: Path, text: Path, tmp_path: Path) -> None:
     shortgpt.prune_checkpoint(llama_folder, tmp_path / "shorter", (1, 4, 5), verify=False)
     options: dict[str, Any] = {"method": "mlp", "width": 8, "calibration": text, "learning_rate": 2e-2, **SMALL}
-    result = heal(llama_folder, tmp_path / "shorter", tmp_path / "out", **options)
+    result = heal(llama_folder, tmp_path / "shorter", tmp_path / "new" / "out", **options)
+    assert [folder.name for folder in (tmp_path / "new").iterdir()] == ["out"]
+    (tmp_path / "new" / "out").rename(tmp_path / "out")
     assert result.held_out[0].loss == result.before
     assert result.after < result.before
     assert result.trained == 2 * (3 * 32 * 8 + 32)
@@ -68,7 +70,7 @@ def test_a_trained_model_with_mlps_opens_in_plain_transformers(llama_folder: Pat
     assert tokens.shape == (1, 10)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "mamba", "gpt2_postnorm", "rwkv"])
+@pytest.mark.parametrize("name", ["mamba", "gpt2_postnorm", "rwkv"])
 def test_before_the_first_step_no_bit_differs(name: str, tmp_path: Path) -> None:
     model: Any = shortgpt.load(saved(tiny(name, 4), tmp_path / "whole"))
     before = model.logits({"input_ids": ids_of()})

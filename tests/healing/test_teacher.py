@@ -12,6 +12,7 @@ from shortgpt.errors import ModelError
 from shortgpt.healing import training
 from shortgpt.healing.heal import heal
 from shortgpt.healing.teacher import ask, distillation_loss, shares
+from shortgpt.values.healing import Healing
 from tests.support import ids_of, raising, saved, tiny
 
 SMALL: dict[str, Any] = {"steps": 4, "sequences": 8, "tokens": 16, "step_sequences": 2, "every": 2, "method": "full"}
@@ -83,14 +84,21 @@ def test_an_original_of_other_tokens_cannot_teach(shorter: Path, text: Path, tmp
         heal(other, shorter, tmp_path / "out", distil=True, calibration=text, **SMALL)
 
 
+@pytest.fixture(scope="module")
+def plain(llama_folder: Path, shorter: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plain") / "plain"
+    heal(llama_folder, shorter, folder, calibration=text, **SMALL)
+    return folder
+
+
 @pytest.mark.parametrize("switch", ["checkpointing", "bf16"])
 def test_what_saves_memory_changes_the_weights_by_rounding_alone(
-    switch: str, llama_folder: Path, shorter: Path, text: Path, tmp_path: Path
+    switch: str, llama_folder: Path, shorter: Path, plain: Path, text: Path, tmp_path: Path
 ) -> None:
-    plain = heal(llama_folder, shorter, tmp_path / "plain", calibration=text, **SMALL)
     saving = heal(llama_folder, shorter, tmp_path / "saving", calibration=text, **{switch: True}, **SMALL)
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "saving"))
+    one, other = (load_file(folder / "model.safetensors") for folder in (plain, tmp_path / "saving"))
     assert {tensor.dtype for tensor in other.values()} == {torch.float32}
     assert all(torch.equal(one[name], other[name]) for name in one) == (switch == "checkpointing")
-    assert saving.held_out[0] == plain.held_out[0]
-    assert saving.after == pytest.approx(plain.after, abs=1e-2)
+    expected = Healing.from_json((plain / "healing.json").read_text())
+    assert saving.held_out[0] == expected.held_out[0]
+    assert saving.after == pytest.approx(expected.after, abs=1e-2)

@@ -127,9 +127,9 @@ class TransformersBlocks(TorchBlockSequence):
             return super().greedy(prompts, new_tokens, stop)
         return cached(self.model, prompts, new_tokens, stop)
 
-    def put_mlps(self, in_front_of: Sequence[int], width: int | None) -> list[nn.Module]:
+    def put_mlps(self, in_front_of: Sequence[int], width: int | None, scratch: Path | None = None) -> list[nn.Module]:
         self.mlps = mlps.planned(self, in_front_of, width)
-        modules = mlps.put(self, self.mlps)
+        modules = mlps.put(self, self.mlps, scratch)
         self.load_example, self.notes = mlps.LOAD, (*self.notes, mlps.NOTE)
         return modules
 

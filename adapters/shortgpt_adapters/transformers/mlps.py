@@ -95,8 +95,10 @@ def _stream_width(blocks: TorchBlockSequence) -> int:
     return whole[0][-1]
 
 
-def put(blocks: TorchBlockSequence, mlps: Mlps) -> list[nn.Module]:
+def put(blocks: TorchBlockSequence, mlps: Mlps, scratch: Path | None) -> list[nn.Module]:
     """Put MLPs into a model that will be written with them; it computes what it did before, to the bit.
+
+    For the trial there must be room for the model once more, in memory and in the folder `scratch`.
 
     Raises:
         ModelError: models of this type cannot hold them.
@@ -107,7 +109,7 @@ def put(blocks: TorchBlockSequence, mlps: Mlps) -> list[nn.Module]:
         modules = modeling_with_mlps.add_mlps(blocks.model, **asdict(mlps))
         for module in modules:
             module.to(blocks.device, next(blocks.model.parameters()).dtype)
-        with tempfile.TemporaryDirectory(prefix=".shortgpt-") as folder:
+        with tempfile.TemporaryDirectory(prefix=".shortgpt-", dir=scratch) as folder:
             _try(blocks, Path(folder), had_cache)
     except Exception as error:  # code of any kind runs here, by hooks that it was not written for
         raise ModelError(

@@ -134,7 +134,7 @@ def test_shared_passes_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None
     data = [{"input_ids": ids_of(2, 24, seed=seed), "attention_mask": torch.ones(2, 24)} for seed in range(4)]
     for batch in data:
         batch["attention_mask"][1, 18:] = 0
-    for gone in ((2, 3, 5), (0, 2, 4), (1, 3, 4)):
+    for gone in ((2, 3, 5), (0, 2, 4)):
         blocks = shortgpt.wrap(tiny("llama"))
         shared = fit(blocks, gone, shortgpt.calibrate(data, blocks))
         with monkeypatch.context() as plainly:
