@@ -57,6 +57,7 @@ _HOMES = {
     "hookimpl": "hookspecs",
     "inspect": "checkpoints.inspection",
     "load": "models.loading",
+    "prefill_skipping": "measuring.costs.prefill",
     "prune": "verification.prune",
     "prune_checkpoint": "verification.removal_on_disk",
     "push_to_hub": "checkpoints.publishing",
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from shortgpt.measuring.comparison import compare as compare
     from shortgpt.measuring.compensation.compensate import compensate as compensate
     from shortgpt.measuring.costs.cost import cost as cost
+    from shortgpt.measuring.costs.prefill import prefill_skipping as prefill_skipping
     from shortgpt.measuring.criteria import BatchCriterion as BatchCriterion
     from shortgpt.measuring.criteria import Criterion as Criterion
     from shortgpt.measuring.criteria import OrderCriterion as OrderCriterion

@@ -29,7 +29,7 @@ NAMES = {
     *("ShortGPTError", "__version__"),
     *("load", "wrap", "calibrate", "score", "remove", "prune_checkpoint", "verify", "compare"),
     *("curve", "ablate", "effect", "prune", "trace", "inspect", "evaluate", "Evaluation"),
-    *("compensate", "Compensation", "cost", "Cost", "heal", "Healing", "search", "push_to_hub"),
+    *("compensate", "Compensation", "cost", "Cost", "heal", "Healing", "search", "prefill_skipping", "push_to_hub"),
     *("Ablation", "Calibration", "Choice", "Comparison", "Curves", "Effect", "Plan", "Scores", "Search", "Source"),
     *("Verification", "Training", "BlockInfluenceMonitor"),
     *("BlockSequence", "Tap", "TokenBatch", "TorchBlockSequence"),
@@ -73,6 +73,7 @@ FUNCTIONS = {
     "effect": "(model: Any, blocks: Plan | Iterable[int], text: Any = stdlib, *, "
     "changes: Sequence[Change] = (), progress: Progress | bool | None = None, **options: Unpack[MeasuringOptions]) "
     "-> Effect",
+    "prefill_skipping": "(model: Any, blocks: Plan | Iterable[int]) -> Iterator[BlockSequence]",
     "prune": "(model: Any, output: str | Path | None = None, *, "
     "blocks: int | None = None, "
     "ratio: float | None = None, contiguous: int | None = None, max_perplexity_ratio: float | None = None, "

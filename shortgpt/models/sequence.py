@@ -162,6 +162,17 @@ class BlockSequence(ABC):
     def skipping(self, blocks: Iterable[int]) -> AbstractContextManager[None]:
         """Inside the context these blocks act as the identity on the stream. Afterwards no trace of it is left."""
 
+    def prefill_skipping(self, blocks: Iterable[int]) -> AbstractContextManager[None]:
+        """See `shortgpt.prefill_skipping`.
+
+        Raises:
+            ModelError: what these blocks keep of a text cannot be had without running them.
+        """
+        raise ModelError(
+            f"{self.name}: models of the adapter {self.architecture!r} keep no keys and values that could be had of a "
+            "block without running it; remove blocks instead (shortgpt.remove, `shortgpt prune`)"
+        )
+
     @contextmanager
     def noting_reads(self) -> Iterator[Callable[[Collection[int]], tuple[str, ...]]]:
         """Inside the context it is noted which weights of the blocks are read.

@@ -43,5 +43,9 @@ class TorchModel(BlockSequence):
         """A block's output with `hidden` in the stream's place and everything else as it is."""
 
     @abstractmethod
+    def bypassed(self, block: int, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
+        """The output of a block that is skipped: the stream as it came in, and all else as in `output`."""
+
+    @abstractmethod
     def observed(self, boundary: int, hidden: Tensor) -> Tensor:
         """The true stream at a boundary, [batch, tokens, width], where the model carries it in another form."""

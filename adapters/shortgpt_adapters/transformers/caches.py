@@ -70,7 +70,7 @@ def _cache(model: PreTrainedModel, tokens: int) -> Any:
 
 def _size(layers: Sequence[Any]) -> CacheSize | str:
     """Of one part of the cache, seen behind each of `LENGTHS`."""
-    held = [sum(tensor.numel() * tensor.element_size() for tensor in _tensors(layer)) for layer in layers]
+    held = [sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(layer)) for layer in layers]
     window = _window(layers[0])
     kept = [tokens if window is None else min(tokens, window) for tokens in LENGTHS]
     grown = kept[1] - kept[0]
@@ -87,17 +87,18 @@ def _window(layer: Any) -> int | None:
     return layer.sliding_window - 1 if getattr(layer, "is_sliding", False) else None
 
 
-def _tensors(holder: Any) -> Iterator[Tensor]:
+def tensors_in(holder: Any) -> Iterator[Tensor]:
+    """All of more than one axis, wherever they are held."""
     if isinstance(holder, Tensor):
         yield from (holder,) if holder.dim() > 1 else ()
     elif isinstance(holder, Mapping):
         for item in holder.values():
-            yield from _tensors(item)
+            yield from tensors_in(item)
     elif isinstance(holder, (list, tuple)):
         for item in holder:
-            yield from _tensors(item)
+            yield from tensors_in(item)
     elif hasattr(holder, "__dict__"):
-        yield from _tensors(vars(holder))
+        yield from tensors_in(vars(holder))
 
 
 def _together(one: CacheSize, other: CacheSize) -> CacheSize:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.conversion_mapping import get_model_conversion_mapping
 
+from shortgpt.basics.block_lists import block_numbers
 from shortgpt.basics.inputs import Config, OpenOptions, Source
 from shortgpt.basics.untrusted import check_counts
 from shortgpt.checkpoints.companions import copy_companions
@@ -43,12 +44,13 @@ from shortgpt.models.generation import Stop
 from shortgpt.models.probing.probes import drawn
 from shortgpt.models.removal import split_block_name, starred
 from shortgpt.models.sequence import BlockSequence
+from shortgpt.torch_models.prefill import skipping_prefill
 from shortgpt.torch_models.sequence import TorchBlockSequence, TorchFamily
 from shortgpt.values.cost import CacheSize
 from shortgpt_adapters.own_code import Code
 from shortgpt_adapters.transformers import config_files, mlps
 from shortgpt_adapters.transformers import loader as transformers_loader
-from shortgpt_adapters.transformers.caches import cache_sizes
+from shortgpt_adapters.transformers.caches import cache_sizes, tensors_in
 from shortgpt_adapters.transformers.config_reads import ConfigReads, reads_of
 from shortgpt_adapters.transformers.generation import cache_is_right, cached
 from shortgpt_adapters.transformers.loader import (
@@ -137,6 +139,30 @@ class TransformersBlocks(TorchBlockSequence):
         super().write(directory)
         if self.mlps is not None:
             mlps.write(self.model, self.mlps, directory)
+
+    @contextmanager
+    def prefill_skipping(self, blocks: Iterable[int]) -> Iterator[None]:
+        gone = block_numbers(blocks, len(self))
+        self._refuse_streamed("be run with a cache")
+        if not self._cache_is_right():  # tried now, for it runs the model without one
+            raise ModelError(
+                f"{self.name}: a {type(self.model).__name__} has no cache, or one that is wrong, so that blocks that "
+                "are skipped while a prompt is read cannot run afterwards; remove them instead (`shortgpt prune`)"
+            )
+        ids = torch.arange(1, 9, device=self.device).reshape(2, 4) % self.vocab_size
+
+        def read(during: AbstractContextManager[Any]) -> list[Tensor]:
+            with quiet(), torch.no_grad():
+                with during:
+                    prompt = self.model(input_ids=ids[:, :-1], use_cache=True)
+                cache = prompt.get("past_key_values")
+                if cache is None:  # no block wrote to one
+                    return [logits_of(prompt)]
+                step = self.model(input_ids=ids[:, -1:], use_cache=True, past_key_values=cache)
+                return [logits_of(prompt), logits_of(step), *tensors_in(cache)]
+
+        with skipping_prefill(self, gone, read):
+            yield
 
     def cache_sizes(self) -> tuple[CacheSize, ...] | str:
         if self.streamed:
