@@ -7,6 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_TO_TEST := $(VENV)/.ready-to-test
+READY_FOR_DOCS := $(VENV)/.ready-for-docs
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: hostile faults cycles audit licences demo test test-matrix test-old-readers bench types real lint format clean
@@ -90,6 +91,18 @@ real: $(READY)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[gguf]'
 	$(BIN)/python examples/real_model/run.py $(VENV)/real-model
 
+# The site, into build/site: warnings are errors; then every link inside it, and every command and block of code on its
+# pages. A minute or two.
+.PHONY: docs docs-links
+SITE := build/site
+docs: $(READY_TO_TEST) $(READY_FOR_DOCS)
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env docs $(SITE)
+	SHORTGPT_SITE=$(SITE) $(BIN)/python -m pytest --every-case tests/test_docs.py tests/test_site.py
+
+# Whether what the pages link to elsewhere is there; needs the network.
+docs-links: $(READY_FOR_DOCS)
+	$(BIN)/python -m sphinx --quiet -b linkcheck docs $(SITE)-links
+
 lint: $(READY_TO_TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -113,6 +126,11 @@ $(READY_TO_TEST): $(READY)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]' setuptools wheel packaging ninja einops
 	MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE $(PIP) install --quiet --constraint constraints.txt \
 		--no-build-isolation --no-deps mamba-ssm
+	@touch $@
+
+# What builds the site.
+$(READY_FOR_DOCS): $(READY)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
 clean:

@@ -20,7 +20,7 @@ HEAD = """\
 What `--json FILE` and `--format json` write, `to_json()` returns and `from_json()` reads. A document is an object that
 says what it is:
 
-```json
+```text
 {"schema": "shortgpt/scores/1", "model": "zoo:llama", ...}
 ```
 

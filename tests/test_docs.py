@@ -1,8 +1,8 @@
-"""The documentation: its Python runs, the files it shows are the files, and what it says of hooks and methods is so.
+"""The documentation: what it shows runs, the files it shows are the files, and what it says of hooks and methods is so.
 
-In docs/*.md every block of Python is run, those of one file in order and in one namespace, with the packages of
-examples/ installed. In README.md a block is run where the line before it is `<!-- run -->`. A block behind
-`<!-- file: PATH -->` is not run but must be that file, to the letter. `<!-- not run: REASON -->` leaves one out.
+In docs/ and README.md every block of `python` is run, and every command in a block of `console`, those of one page in
+order, in one folder and one namespace; `$ ... || echo $?` must fail. A block behind `<!-- file: PATH -->` is not run
+but must be that file, to the letter. `<!-- not run: REASON -->` leaves one out; its commands must still exist.
 """
 
 from __future__ import annotations
@@ -11,21 +11,17 @@ import dataclasses
 import inspect
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import shortgpt
 from shortgpt import hookspecs
-from tests.example_environment import ROOT, Environment
+from shortgpt.cli import cli
+from tests.example_environment import Environment
+from tests.pages import BLOCK, PAGES, README, ROOT, blocks_of, is_run, printed_by
 
-DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [ROOT / "README.md", *DOCS]
 GUIDE = ROOT / "docs" / "writing-an-adapter.md"
-BLOCK = re.compile(
-    r"^(?:<!-- (?P<mark>[^\n]*?) -->\n)?```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
-)
 RUNNER = """
 import json, sys
 namespace = {"__name__": "__main__"}
@@ -34,44 +30,49 @@ for page, line, code in json.loads(sys.stdin.read()):
 """
 
 
-@dataclass(frozen=True)
-class Block:
-    """A fenced block: the number of lines above its first one, and what the comment before it says."""
-
-    page: Path
-    line: int
-    language: str
-    code: str
-    mark: str
-
-    @property
-    def file(self) -> str | None:
-        kind, _, path = self.mark.partition(": ")
-        return path if kind == "file" else None
-
-    @property
-    def runs(self) -> bool:
-        if self.language != "python" or self.file or self.mark.startswith("not run: "):
-            return False
-        return self.page.parent.name == "docs" or self.mark == "run"
-
-
-def blocks_of(page: Path) -> list[Block]:
-    text = page.read_text(encoding="utf-8")
-    return [
-        Block(page, text[: m.start("code")].count("\n"), m["language"], m["code"], m["mark"] or "")
-        for m in BLOCK.finditer(text)
-    ]
-
-
 def named(page: Path) -> str:
-    return page.name
+    return page.relative_to(ROOT).as_posix().removeprefix("docs/")
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(b.runs for b in blocks_of(page))], ids=named)
-def test_the_python_of_a_page_runs(page: Path, examples: Environment, tmp_path: Path) -> None:
-    blocks = [(page.name, block.line, block.code) for block in blocks_of(page) if block.runs]
+@pytest.mark.sampled("training.md", "command-line.md")
+@pytest.mark.parametrize("page", [page for page in PAGES if is_run(page)], ids=named)
+def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
+    """Its Python runs, its commands end as they should, and print every word that is shown of them."""
+    for _, command, printed in printed_by(page, tmp_path):
+        missing = words(command.shown) - words(printed)
+        assert not missing, f"{page.name}: {command.line}\n{printed}\npython -m tests.pages {page} writes it again"
+
+
+@pytest.mark.parametrize("page", [GUIDE], ids=named)
+def test_the_python_of_a_page_with_examples_runs(page: Path, examples: Environment, tmp_path: Path) -> None:
+    blocks = [(page.name, block.line, block.code) for block in blocks_of(page) if block.is_python]
     examples.ok("-c", RUNNER, cwd=tmp_path, stdin=json.dumps(blocks))
+
+
+def words(shown: str) -> set[str]:
+    """The words of an output, but for texts that a model wrote, which other versions of Python and torch change."""
+    lines = [line for line in shown.splitlines() if not re.match(r"prompt:|before:|after:", line)]
+    return set(re.findall(r"[^\W\d_]{3,}", "\n".join(lines)))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_command_that_is_shown_exists_with_its_options(page: Path) -> None:
+    for block in blocks_of(page):
+        for command in block.commands:
+            if command.ours:
+                name, *arguments = command.ours
+                cli.commands[name].make_context(name, [a for a in arguments if a not in ("-h", "--help")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_command_is_run_or_the_page_says_why_not(page: Path) -> None:
+    left = [
+        command.line
+        for block in blocks_of(page)
+        for command in block.commands
+        if block.language != "console" and not block.is_left_out and page != README
+    ]
+    assert left == []
 
 
 def test_a_line_that_fails_is_told_by_page_and_line(examples: Environment) -> None:
@@ -101,6 +102,11 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
     text = BLOCK.sub("", page.read_text(encoding="utf-8"))
     targets = [t for t in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) if "://" not in t and not t.startswith("mailto:")]
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_reference_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\.\. \S+:: shortgpt\.(\w+)$", page, re.MULTILINE)) - {"errors"} == set(shortgpt.__all__)
 
 
 # -- hooks and methods ----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""docs/search.md shows what was measured: its tables are made from the committed results, which hold together."""
+"""docs/searching.md shows what was measured: its tables are made from the committed results, which hold together."""
 
 import importlib.util
 import json
@@ -23,7 +23,7 @@ def test_the_page_holds_the_tables_of_the_results() -> None:
     assert spec.loader is not None
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
-    page = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "searching.md").read_text(encoding="utf-8")
     inside = page.partition(tables.BEGIN)[2].partition(tables.END)[0].strip()
     assert inside == tables.tables(RESULTS).strip(), "python examples/search/regret.py writes them again"
 

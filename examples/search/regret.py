@@ -1,4 +1,4 @@
-"""How far every rule is from the best set of blocks: the numbers of docs/search.md.
+"""How far every rule is from the best set of blocks: the numbers of docs/searching.md.
 
     python examples/search/regret.py                      measures what is missing, and writes the page's tables
     python examples/search/regret.py --compensate         also what compensation makes of some rules' sets
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--compensate", action="store_true", help="also what compensation makes of some rules' sets")
     parser.add_argument("--work", type=Path, default=HERE / "work")
-    parser.add_argument("--page", type=Path, default=HERE.parents[1] / "docs" / "search.md")
+    parser.add_argument("--page", type=Path, default=HERE.parents[1] / "docs" / "searching.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.work.mkdir(exist_ok=True)

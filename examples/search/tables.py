@@ -1,4 +1,4 @@
-"""The tables of docs/search.md, from the files of results/."""
+"""The tables of docs/searching.md, from the files of results/."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def search(
         method: "exact" measures every set; "pairs" all single blocks and pairs, and then the sets that these say are
             best; "beam" the `width` best sets of one block more, step by step.
         objective: "perplexity", or "kl", the divergence of the next token's distribution from the whole model's, which
-            is as sure with fewer tokens (docs/search.md).
+            is as sure with fewer tokens (docs/searching.md).
         evaluations: how many sets may be measured; a search that may take more does not begin.
         width: of the beam.
         keep: blocks that stay, besides those that the model pins.

@@ -1,0 +1,102 @@
+"""The site that `make docs` built, in the folder SHORTGPT_SITE: complete, no link is dead, and nothing is fetched."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import click
+import pytest
+
+import shortgpt
+from shortgpt.cli import cli
+from tests.pages import ROOT
+
+SITE = Path(os.environ.get("SHORTGPT_SITE", "")).absolute()
+pytestmark = pytest.mark.skipif("SHORTGPT_SITE" not in os.environ, reason="`make docs` builds the site")
+
+
+class Html(HTMLParser):
+    """A page's tags with their attributes, and its text without markup."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def values(self, attribute: str, *tags: str) -> list[str]:
+        return [given[attribute] for tag, given in self.tags if attribute in given and (not tags or tag in tags)]
+
+
+@cache
+def html(page: Path) -> Html:
+    return Html(page)
+
+
+@pytest.fixture(scope="module")
+def pages() -> list[Path]:
+    return sorted(SITE.rglob("*.html"))
+
+
+def test_every_link_inside_the_site_leads_to_a_file_and_a_place_in_it(pages: list[Path]) -> None:
+    dead = []
+    for page in pages:
+        for target in html(page).values("href") + html(page).values("src"):
+            parts = urlsplit(target)
+            if parts.scheme or parts.netloc:
+                continue
+            file = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            is_there = file.is_file() and (
+                not parts.fragment or file.suffix != ".html" or unquote(parts.fragment) in html(file).values("id")
+            )
+            if not is_there:
+                dead.append(f"{page.relative_to(SITE)}: {target}")
+    assert dead == []
+
+
+def test_no_page_fetches_anything_from_elsewhere(pages: list[Path]) -> None:
+    for page in pages:
+        sources = html(page).values("src") + html(page).values("href", "link")
+        assert [s for s in sources if urlsplit(s).netloc] == [], page
+    for sheet in SITE.rglob("*.css"):
+        assert not re.search(r"url\([\"']?(https?:)?//", sheet.read_text(encoding="utf-8")), sheet
+
+
+def test_every_picture_says_what_it_shows(pages: list[Path]) -> None:
+    for page in pages:
+        assert [given for tag, given in html(page).tags if tag == "img" and not given.get("alt")] == [], page
+
+
+def test_every_public_name_has_an_entry() -> None:
+    page = SITE / "reference" / "python.html"
+    assert {f"shortgpt.{name}" for name in shortgpt.__all__} <= set(html(page).values("id"))
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_stands_there_with_each_argument_and_option(name: str) -> None:
+    places = set(html(SITE / "reference" / "commands.html").values("id"))
+    assert f"shortgpt-{name}" in places
+    for parameter in cli.commands[name].params:
+        if isinstance(parameter, click.Option):
+            if not parameter.hidden:
+                spelled = max(parameter.opts, key=len).lstrip("-")
+                assert f"cmdoption-shortgpt-{name}-{spelled}" in places, parameter.opts
+        else:
+            assert f"cmdoption-shortgpt-{name}-arg-{(parameter.name or '').upper()}" in places
+
+
+def test_the_list_for_language_models_names_every_page() -> None:
+    listed = set(re.findall(r"\]\(([^)]+)\)", (SITE / "llms.txt").read_text(encoding="utf-8")))
+    pages = {p.relative_to(ROOT / "docs").with_suffix(".html").as_posix() for p in (ROOT / "docs").rglob("*.md")}
+    assert listed == pages
