@@ -206,6 +206,15 @@ class Family(ABC):
         places = self.places(config, renamed.values())
         return folded_twice(folds, change_folds(changes, places, shape, renamed))
 
+    def refuse_running(self, config: Config, names: Iterable[str], device: str) -> str | None:
+        """Why models of this config cannot be run on a device here, though their files can be rewritten: a package or a
+        device that their weights' format needs is missing. None where nothing speaks against it.
+
+        Args:
+            names: of the tensors in the files.
+        """
+        return None
+
     def places(self, config: Config, names: Iterable[str]) -> dict[str, tuple[int, str]]:
         """The blocks' tensors of a checkpoint: name → the block's number, and what the tensor is called in that block
         of a loaded model."""

@@ -111,6 +111,8 @@ def _opened(family: Family, source: Source, options: OpenOptions, changes: Seque
 
 def how_to_open(family: Family, config: Config, weights: Weights, options: OpenOptions) -> OpenOptions | str:
     """`options`, with `stream` where memory does not suffice for the whole model; or why neither way can be gone."""
+    if reason := family.refuse_running(config, weights.names, options.device):
+        return reason
     lack = None if options.stream else lacking_memory(weights.bytes_in(options.dtype), options.device)
     if lack is None and not options.stream:
         return options

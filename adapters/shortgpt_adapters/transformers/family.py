@@ -48,7 +48,7 @@ from shortgpt.torch_models.prefill import skipping_prefill
 from shortgpt.torch_models.sequence import TorchBlockSequence, TorchFamily
 from shortgpt.values.cost import CacheSize
 from shortgpt_adapters.own_code import Code
-from shortgpt_adapters.transformers import config_files, mlps
+from shortgpt_adapters.transformers import config_files, mlps, quantised
 from shortgpt_adapters.transformers import loader as transformers_loader
 from shortgpt_adapters.transformers.caches import cache_sizes, tensors_in
 from shortgpt_adapters.transformers.config_reads import ConfigReads, reads_of
@@ -271,19 +271,37 @@ model = AutoModelForCausalLM.from_pretrained("DIR", dtype="auto")"""
 
     def check_tensors(self, config: Config, names: Iterable[str]) -> None:
         present = set(names)
-        model = self._empty(config)
-        prefix = f"{model.base_model_prefix}."
-        tied = set(model.all_tied_weights_keys)
-        lacking = [
-            name
-            for name in model.state_dict()
-            if name not in present and name.removeprefix(prefix) not in present and name not in tied
-        ]
+        lacking = self._lacking(config, present)
+        if lacking and config.get(quantised.SECTION):
+            prefix = f"{self._empty(config).base_model_prefix}."
+            plain = set(self._empty(config).state_dict())
+            whole = present if any(name.startswith(prefix) for name in present) else {prefix + name for name in present}
+            held = quantised.held_otherwise(lacking, plain, whole)
+            lacking = [name for name in lacking if name not in held]
         if lacking:
             raise CheckpointError(
                 f"the checkpoint lacks {len(lacking)} tensors that its config asks for ({lacking[0]}, ...); "
                 "fetch or save it again"
             )
+
+    def _lacking(self, config: Config, present: Collection[str]) -> list[str]:
+        """The model's tensors that are not among these names."""
+        model = self._empty(config)
+        prefix = f"{model.base_model_prefix}."
+        tied = set(model.all_tied_weights_keys)
+        return [
+            name
+            for name in model.state_dict()
+            if name not in present and name.removeprefix(prefix) not in present and name not in tied
+        ]
+
+    def refuse_running(self, config: Config, names: Iterable[str], device: str) -> str | None:
+        section = config.get(quantised.SECTION)
+        if not isinstance(section, Mapping):
+            return None
+        if not quantised.is_known(section) and not self._lacking(config, set(names)):
+            return None  # the library passes the section over, and the weights have their plain names
+        return quantised.refuse_running(section, device)
 
     def places(self, config: Config, names: Iterable[str]) -> dict[str, tuple[int, str]]:
         # It needs names of transformers that may change in any version, see `loader.leaving_blocks_in_files`.
