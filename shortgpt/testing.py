@@ -174,7 +174,7 @@ def _skipping_nothing_changes_no_bit(subject: Subject) -> None:
 def _removing_nothing_changes_no_bit(subject: Subject) -> None:
     model, batch = subject.make(), subject.batch()
     plain = model.logits(batch)
-    _assert_equal(model.without(()).logits(batch), plain, "logits of the model without nothing")
+    _assert_equal(model.without(()).logits(batch), plain, "logits after a removal of no block")
 
 
 def _removal_equals_skipping(subject: Subject) -> None:

@@ -256,17 +256,20 @@ def console() -> Console:
     """The standard output."""
     from rich.console import Console
 
+    from shortgpt.reports.grid import shown
+
     class Screen(Console):
-        def print(self, *shown: Any, **options: Any) -> None:
+        def print(self, *results: Any, **options: Any) -> None:
             display.hide()
-            super().print(*shown, **options)
+            super().print(*map(shown, results), **options)
 
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # `main` ends quietly; rich would exit with status 1
 
         def render(self, renderable: Any, options: Any = None) -> Iterator[Any]:
             # What a model's folder names its parts, or what a model says, is no command to the terminal.
-            for piece in super().render(renderable, options):
+            # Before lines are broken, since what is shown in its place is longer.
+            for piece in super().render(shown(renderable), options):
                 yield piece if piece.control else piece._replace(text=printable(piece.text))
 
     return Screen(soft_wrap=False, highlight=False, markup=False, emoji=False)

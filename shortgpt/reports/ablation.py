@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table as Grid
 from rich.text import Text
 
 from shortgpt.basics.value import Cell, Table
 from shortgpt.reports.cells import number, short_name
+from shortgpt.reports.grid import Grid
 from shortgpt.values.ablation import Ablation, Correlation
 
 BESIDE, BELOW = 4, 6
@@ -34,7 +34,7 @@ def ablation_table(found: Ablation) -> RenderableType:
 
 def _table(found: Ablation, criteria: Sequence[str], *, with_qualities: bool = True) -> Grid:
     scores = found.scores
-    table = Grid(box=None, pad_edge=False, header_style="bold")
+    table = Grid()
     table.add_column(Text("block"), justify="right", vertical="bottom")
     qualities = found.without if with_qualities else {}
     for title in (*(f"without\n{part}" for part in qualities), *map(heading, criteria)):
@@ -101,6 +101,6 @@ def _measured(found: Ablation) -> str:
     info, other = found.held_out, found.scores.calibration
     seed = "" if other.seed is None else f", seed {other.seed}"
     return (
-        f"{found.evaluator} on {info.sequences} held-out sequences of {info.source}; {number(found.whole)} without "
-        f"nothing; scores on {other.sequences} others{seed}"
+        f"{found.evaluator} on {info.sequences} held-out sequences of {info.source}; {number(found.whole)} for the "
+        f"whole model; scores on {other.sequences} others{seed}"
     )

@@ -21,14 +21,17 @@ SHADES = "▁▂▃▄▅▆▇█"
 
 
 def number(value: float) -> str:
-    """Four decimals; fewer where it is large, and a power of ten where it is tiny. NaN is told as a dash."""
+    """Four decimals, fewer where it is large; of what they do not show two digits that count, or a power of ten. NaN is
+    told as a dash."""
     size = abs(value)
     if math.isnan(value):
         return "-"
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
-    if size >= 999_999.95 or 0 < size < 5e-4:
+    if size >= 999_999.95 or 0 < size < 1e-5:
         return f"{value:.1e}"
+    if 0 < size < 5e-4:
+        return f"{value:.{1 - math.floor(math.log10(size))}f}"
     return f"{value:.1f}" if size >= 999.99995 else f"{value:.4f}"
 
 
@@ -108,11 +111,16 @@ def shade(heat: float, shades: str = SHADES) -> tuple[str, Style]:
 
 
 def strip(values: Sequence[float], scale: Scale = UNIT) -> Text:
-    """The scores over relative depth: each of the strip's cells shows the block that lies under its middle."""
+    """The scores over relative depth. Each of the strip's cells shows the block that lies under its middle; where there
+    are more blocks than cells, the mean of those that lie under it."""
     text = Text()
     for cell in range(STRIP):
-        block = int((cell + 0.5) / STRIP * len(values))
-        text.append(*shade(scale.heat(values[block])))
+        if len(values) > STRIP:
+            under = values[cell * len(values) // STRIP : -(-(cell + 1) * len(values) // STRIP)]
+            value = math.fsum(under) / len(under)
+        else:
+            value = values[int((cell + 0.5) / STRIP * len(values))]
+        text.append(*shade(scale.heat(value)))
     return text
 
 

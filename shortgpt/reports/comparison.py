@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rich.console import Group, RenderableType
-from rich.table import Table as Grid
 from rich.text import Text
 
 from shortgpt.basics.value import Cell, Table
 from shortgpt.reports.cells import STRIP, UNIT, Scale, legend, number, strip
+from shortgpt.reports.grid import Grid
 from shortgpt.reports.scores import TIDY
 from shortgpt.reports.scores import tidy as scores_tidy
 from shortgpt.values.comparison import THRESHOLDS, Comparison, Summary
@@ -38,12 +38,12 @@ def _by_criterion(
     influence = criterion == DEFAULT_CRITERION
     scale = UNIT if influence else Scale.within(value for _, scores in measured for value in scores.values)
     shares = THRESHOLDS if influence else ()
-    strips = Grid(box=None, pad_edge=False, header_style="bold")
+    strips = Grid()
     strips.add_column("model", overflow="fold")
     strips.add_column("norm")
     strips.add_column("blocks", justify="right")
     strips.add_column("first" + "last".rjust(STRIP - 5), width=STRIP, no_wrap=True)
-    numbers = Grid(box=None, pad_edge=False, header_style="bold")
+    numbers = Grid()
     numbers.add_column("model", overflow="fold")
     for name in ("mean", "min", "max", *(f"<{t:g}" for t in shares), "most redundant span"):
         numbers.add_column(name, justify="right")
@@ -57,7 +57,10 @@ def _by_criterion(
             *(f"{share:.0%}" for share in summary.shares[: len(shares)]),
             f"{summary.span[0]}-{summary.span[1]} ({number(summary.span_mean)})",
         )
-    return [strips, Text(f"{criterion}: ").append_text(legend(scale)), Text(), numbers]
+    deepest = max(len(scores) for _, scores in measured)
+    told = Text(f"of models of more than {STRIP} blocks a cell is the mean of those under it")
+    means = [told] if deepest > STRIP else []
+    return [strips, Text(f"{criterion}: ").append_text(legend(scale)), *means, Text(), numbers]
 
 
 def tables(comparison: Comparison) -> tuple[Table, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table as Grid
 from rich.text import Text
 
 from shortgpt.basics.block_lists import format_blocks
@@ -13,6 +12,7 @@ from shortgpt.basics.inputs import CalibrationInfo
 from shortgpt.basics.value import Cell, Table
 from shortgpt.reports.ablation import heading
 from shortgpt.reports.cells import number
+from shortgpt.reports.grid import Grid
 from shortgpt.values.curves import Curve, Curves, Line
 
 BESIDE = 4
@@ -43,12 +43,12 @@ def curve_tables(curves: Curves) -> RenderableType:
 
 
 def _table(curve: Curve, lines: Sequence[Line]) -> Grid:
-    table = Grid(box=None, pad_edge=False, header_style="bold")
+    table = Grid()
     table.add_column(Text("removed"), justify="right", vertical="bottom")
     table.add_column(Text("share"), justify="right", vertical="bottom")
     for line in lines:
         table.add_column(Text(heading(line.criterion)), justify="right", vertical="bottom")
-        table.add_column("", style="dim")
+        table.add_column("goes", style="dim", vertical="bottom")
     for n in range(max(len(line.points) for line in lines)):
         cells = [cell for line in lines for cell in (_quality(line, n), _step(line, n))]
         table.add_row(str(n), f"{n / len(curve.scores):.0%}", *cells)
@@ -101,11 +101,11 @@ def _quality(line: Line, n: int) -> str:
 
 
 def _step(line: Line, n: int) -> Text:
-    """What is removed beyond the point before: the block; where others come back, the whole set."""
+    """The block that goes beside those of the point before; where some come back, `now` and the whole set."""
     if not 0 < n < len(line.points):
         return Text()
     before, now = set(line.points[n - 1].removed), set(line.points[n].removed)
-    return Text(f"-{format_blocks(now - before)}" if before < now else format_blocks(now))
+    return Text(format_blocks(now - before) if before < now else f"now {format_blocks(now)}")
 
 
 def _text(info: CalibrationInfo) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from shortgpt.basics.block_lists import format_blocks
 from shortgpt.reports.cells import number, too_few_documents
+from shortgpt.reports.grid import Grid
 from shortgpt.values.choosing.choice import CONTIGUOUS, Choice, Exchange
 from shortgpt.values.choosing.search import METHODS
 from shortgpt.values.effect import PERPLEXITY, SPEED, Effect
@@ -65,7 +65,7 @@ def _block(blocks: tuple[int, ...]) -> str:
 
 def effect_lines(effect: Effect) -> RenderableType:
     """Perplexity and speed as a table of before and after, the two continuations, and what was not measured."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Grid()
     table.add_column("")
     for title in ("before", "after", ""):
         table.add_column(title, justify="right")

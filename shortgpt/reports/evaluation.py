@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table as Grid
 from rich.text import Text
 
 from shortgpt.basics.block_lists import format_blocks
 from shortgpt.basics.value import Cell, Table
 from shortgpt.reports.cells import number
+from shortgpt.reports.grid import Grid
 from shortgpt.values.evaluation.estimates import Estimate
 from shortgpt.values.evaluation.evaluation import EvaluatedModel, Evaluation
 from shortgpt.values.evaluation.outcomes import TaskRow
@@ -41,7 +41,7 @@ def evaluation_tables(evaluation: Evaluation) -> RenderableType:
 
 
 def _models(evaluation: Evaluation) -> Grid:
-    grid = Grid(box=None, pad_edge=False, show_header=False)
+    grid = Grid(show_header=False)
     grid.add_column(no_wrap=True)
     grid.add_column(style="bold", overflow="fold")
     grid.add_column(overflow="fold")
@@ -60,9 +60,9 @@ def _described(one: EvaluatedModel) -> str:
 
 def _grid(table: Table, dim: set[str]) -> Grid:
     """A table as a terminal shows it; the rows of some tasks are dim, that of the average is bold."""
-    grid = Grid(box=None, pad_edge=False, header_style="bold")
+    grid = Grid()
     for title in table.columns:
-        grid.add_column(title, justify="left" if title in ("task", "metric") else "right", no_wrap=True)
+        grid.add_column(title, justify="left" if title in ("task", "metric") else "right")
     for row in table.rows:
         style = "bold" if row[0] == AVERAGE else "dim" if row[0] in dim else None
         grid.add_row(*("" if cell is None else str(cell) for cell in row), style=style)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.table import Table as Grid
 from rich.text import Text
 
 from shortgpt.basics.block_lists import format_blocks
 from shortgpt.basics.value import Table
+from shortgpt.reports.grid import Grid
 from shortgpt.values.inspection import Inspection
 
 
 def inspection_table(found: Inspection) -> RenderableType:
     """What removal would do to a model: blocks, stream, the config fields that depend on the blocks, what is pinned."""
-    blocks = Grid(box=None, pad_edge=False, header_style="bold")
+    blocks = Grid()
     blocks.add_column("blocks", justify="right")
     blocks.add_column("class")
     blocks.add_column("params each", justify="right")
@@ -26,7 +26,7 @@ def inspection_table(found: Inspection) -> RenderableType:
             f"{found.parameters[first]:,}" if found.parameters else "-",
             Text(f"pinned: {found.pinned[first]}" if first in found.pinned else ""),
         )
-    fields = Grid(box=None, pad_edge=False, header_style="bold")
+    fields = Grid()
     for title in ("config field", "value", "rule"):
         fields.add_column(title, overflow="fold")
     for item in found.fields:

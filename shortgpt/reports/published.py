@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 from rich.console import Group, RenderableType
-from rich.table import Table as Grid
 from rich.text import Text
 
 from shortgpt.basics.block_lists import format_blocks
 from shortgpt.basics.value import Cell, Table
+from shortgpt.reports.grid import Grid
 from shortgpt.values.published import PublishedComparison
 
 COLUMNS = ("column", "table", "published", "published, shorter", "kept", "here", "here, shorter", "kept here", "task")
@@ -27,7 +27,7 @@ def published_lines(found: PublishedComparison) -> RenderableType:
     if not math.isnan(found.rank_correlation):
         parts.append(Text(f"rank correlation over the blocks of the list: {found.rank_correlation:.2f}"))
     if found.numbers:
-        grid = Grid(box=None, pad_edge=False, header_style="bold")
+        grid = Grid()
         for at, name in enumerate(COLUMNS):
             grid.add_column(name, justify="left" if at in (0, len(COLUMNS) - 1) else "right", overflow="fold")
         for row in _rows(found):

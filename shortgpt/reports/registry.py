@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.table import Table as Grid
 from rich.text import Text
 
 from shortgpt.basics.registry import KINDS, Registry
 from shortgpt.basics.value import Table
+from shortgpt.reports.grid import Grid
 
 
 def registry_tables(found: Registry) -> RenderableType:
@@ -16,9 +16,9 @@ def registry_tables(found: Registry) -> RenderableType:
     for record in found.records:
         state = f"failed: {record.error}" if record.error else "loaded"
         origin = f"({record.value}, {record.distribution} {record.version})"
-        parts.append(Text(f"{record.name}: {state}  {origin}", no_wrap=True, overflow="ignore"))
+        parts.append(Text(f"{record.name}: {state}  {origin}"))
     for kind in KINDS:
-        table = Grid(box=None, pad_edge=False, header_style="bold")
+        table = Grid()
         table.add_column(kind, no_wrap=True)
         table.add_column("plugin")
         table.add_column("")

@@ -6,13 +6,13 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table as Grid
 from rich.text import Text
 
 from shortgpt.basics.block_lists import format_blocks
 from shortgpt.basics.value import Cell, Table
 from shortgpt.reports.cells import Bar, count, number, short_name, too_few_documents
 from shortgpt.reports.effect import choice_lines
+from shortgpt.reports.grid import Grid
 from shortgpt.reports.spans import runs, spans_map
 from shortgpt.reports.spans import tables as span_tables
 from shortgpt.values.choosing.choice import least
@@ -33,7 +33,7 @@ def scores_table(scores: Scores, marked: Collection[int] = ()) -> RenderableType
     """A row a block: score ± standard error as number and bar, parameters, rank; `marked` blocks would go."""
     place = {block: rank for rank, block in enumerate(scores.ranking(), start=1)}
     beside, *below = _groups(scores.criteria[1:])
-    table = Grid(box=None, pad_edge=False, header_style="bold")
+    table = Grid()
     table.add_column("block", justify="right", no_wrap=True)
     table.add_column(_title(scores.criteria[0]), justify="right", no_wrap=True, min_width=6)
     table.add_column("± s.e.", justify="right", no_wrap=True, min_width=7)
@@ -161,7 +161,7 @@ def _title(criterion: str) -> Text:
 
 
 def _more(scores: Scores, names: Sequence[str]) -> Grid:
-    table = Grid(box=None, pad_edge=False, header_style="bold")
+    table = Grid()
     table.add_column("block", justify="right")
     for name in names:
         table.add_column(_title(name), justify="right")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 from rich.console import Group, RenderableType
-from rich.table import Table as Grid
 from rich.text import Text
 
 from shortgpt.basics.block_lists import format_blocks
 from shortgpt.basics.value import Table
 from shortgpt.reports.cells import number
 from shortgpt.reports.effect import choice_texts
+from shortgpt.reports.grid import Grid
 from shortgpt.values.choosing.search import BEAM, PERPLEXITY, Candidate, Search
 
 ROWS = 8
@@ -60,7 +60,7 @@ def tables(search: Search) -> tuple[Table, ...]:
 
 
 def _grid(search: Search) -> Grid:
-    grid = Grid(box=None, pad_edge=False, header_style="bold")
+    grid = Grid()
     grid.add_column("without blocks", overflow="fold")
     for column in _columns(search):
         grid.add_column(column, justify="right")

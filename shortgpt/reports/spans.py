@@ -14,13 +14,13 @@ import contextlib
 from collections.abc import Collection, Iterator
 
 from rich.console import Group, RenderableType
-from rich.table import Table as Grid
 from rich.text import Text
 
 from shortgpt.basics.block_lists import format_blocks
 from shortgpt.basics.value import Table
 from shortgpt.errors import SelectionError
 from shortgpt.reports.cells import Scale, legend, number, shade
+from shortgpt.reports.grid import Grid
 from shortgpt.values.choosing.spans import Spans
 
 SHADES = "·░▒▓█"
@@ -36,7 +36,7 @@ def spans_map(spans: Spans, kept: Collection[int] = ()) -> RenderableType:
     fold = -(-spans.depth // WIDTH)
     wide = 2 if 2 * spans.depth <= WIDTH else 1
     scale, best = Scale.within(spans.means), best_runs(spans, kept)
-    grid = Grid(box=None, pad_edge=False, header_style="bold")
+    grid = Grid()
     grid.add_column("blocks", justify="right", no_wrap=True)
     grid.add_column(_ruler(spans.depth, fold, wide), no_wrap=True, min_width=wide * -(-spans.depth // fold))
     grid.add_column("least influential", no_wrap=True)

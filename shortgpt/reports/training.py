@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.table import Table as Grid
 from rich.text import Text
 
 from shortgpt.basics.value import Table
 from shortgpt.reports.cells import number
+from shortgpt.reports.grid import Grid
 from shortgpt.values.training import Training
 
 
 def training_table(training: Training) -> RenderableType:
     """Of each moment the influence over depth, its mean, and the least influential block."""
-    table = Grid(box=None, pad_edge=False, header_style="bold")
+    table = Grid()
     for title in ("step", "tokens", "mean", "least", "block"):
         table.add_column(title, justify="right", no_wrap=True)
     for moment in training.moments:

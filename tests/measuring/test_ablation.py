@@ -206,7 +206,7 @@ def test_the_table_has_a_row_a_block_and_the_correlations_below() -> None:
     assert (lines[4][3], lines[4][-1]) == ("-", "pinned")
     assert lines[-2:] == [["BI", "1.00"], ["relative-magnitude", "0.40", "[-0.60,", "0.90]"]]
     text = " ".join(as_text(made_up()).split())
-    assert "perplexity on 1 held-out sequences of texts; 2.0000 without nothing; scores on 1 others" in text
+    assert "perplexity on 1 held-out sequences of texts; 2.0000 for the whole model; scores on 1 others" in text
 
 
 def test_tables_hold_every_number() -> None:

@@ -388,10 +388,10 @@ def cells(line: str) -> list[str | float]:
 
 def test_the_table_has_a_row_a_number_of_blocks_and_a_column_a_criterion() -> None:
     lines = [cells(line) for line in as_text(in_one_row()).splitlines()]
-    assert lines[1] == ["removed", "share", "BI", "random"]
+    assert lines[1] == ["removed", "share", "BI", "goes", "random", "goes"]
     assert lines[2] == [0, "0%", 2, 2]
-    assert lines[3] == [1, "25%", 3, -3, 400, -1]
-    assert lines[4] == [2, "50%", "50*", -2, "-"]
+    assert lines[3] == [1, "25%", 3, 3, 400, 1]
+    assert lines[4] == [2, "50%", "50*", 2, "-"]
     text = " ".join(as_text(in_one_row()).split())
     assert "perplexity on 1 held-out sequences of texts; blocks chosen on 1 others" in text
     assert "* cannot be removed, only skipped as here: the pair is tied" in text

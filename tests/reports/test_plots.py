@@ -75,13 +75,13 @@ def test_the_axis_is_logarithmic_where_values_are_far_apart_and_positive(values:
 
 
 def test_marked_and_pinned_blocks_are_told_apart_without_colour() -> None:
-    (axes,) = scores_figure(scores_of([0.4, 0.3, 0.2], pinned={0: "why"}), marked=(2,)).axes
+    drawn = scores_figure(scores_of([0.4, 0.3, 0.2], pinned={0: "why"}), marked=(2,))
+    (axes,) = drawn.axes
     pinned, stays, gone = axes.patches
     assert len({pinned.get_hatch(), stays.get_hatch(), gone.get_hatch()}) == 3
-    legend = axes.get_legend()
-    assert legend is not None
+    (legend,) = drawn.legends
     assert [text.get_text() for text in legend.get_texts()] == ["stays", "would be removed", "pinned"]
-    assert scores_figure(scores_of([0.4, 0.3])).axes[0].get_legend() is None
+    assert scores_figure(scores_of([0.4, 0.3])).legends == []
 
 
 def test_every_criterion_has_a_panel_and_spans_have_one_more() -> None:

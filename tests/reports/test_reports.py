@@ -38,7 +38,7 @@ def test_a_row_a_block_with_score_error_bar_parameters_rank_and_mark() -> None:
     rows = [line.split() for line in text.splitlines() if re.match(r"\s*\d", line)]
     assert rows[0] == ["0", "0.5000", "0.0050", "█" * 20, "100", "3"]
     assert rows[1] == ["1", "0.2500", "0.0025", "█" * 10, "101", "2"]
-    assert rows[2] == ["2", "1.0e-04", "1.0e-06", "102", "1", "remove"]
+    assert rows[2] == ["2", "0.00010", "1.0e-06", "102", "1", "remove"]
     assert "model  playback, unknown-norm, 3 blocks, 1.3k parameters, float32" in text
 
 
@@ -83,8 +83,9 @@ def test_criteria_that_were_refused_are_told_with_the_reason() -> None:
         (0.25, "0.2500"),
         (-0.25, "-0.2500"),
         (0.0, "0.0000"),
-        (1.234e-5, "1.2e-05"),
-        (-1.234e-5, "-1.2e-05"),
+        (1.234e-5, "0.000012"),
+        (1.234e-6, "1.2e-06"),
+        (-1.234e-5, "-0.000012"),
         (20345.678, "20345.7"),
         (3.2e9, "3.2e+09"),
         (math.nan, "-"),
@@ -107,7 +108,7 @@ def test_zero_scores_are_drawn_without_a_bar() -> None:
     assert "█" not in as_text(scores_of([0.0, 0.0]))
 
 
-@pytest.mark.parametrize("width", [80, 60, 50, 46])
+@pytest.mark.parametrize("width", [80, 60, 50, 48])
 def test_in_a_narrow_terminal_the_bar_gives_way_and_no_number_is_cut(width: int) -> None:
     text = rendered(scores_table(scores_of([0.5, 0.25, 0.0001]), marked=(2,)), width)
     rows = [line.split() for line in text.splitlines() if re.match(r"\s*\d ", line)]
@@ -115,7 +116,7 @@ def test_in_a_narrow_terminal_the_bar_gives_way_and_no_number_is_cut(width: int)
     assert numbers == [
         ["0", "0.5000", "0.0050", "100", "3"],
         ["1", "0.2500", "0.0025", "101", "2"],
-        ["2", "1.0e-04", "1.0e-06", "102", "1", "remove"],
+        ["2", "0.00010", "1.0e-06", "102", "1", "remove"],
     ]
     assert max(map(cell_len, text.splitlines())) <= width
 

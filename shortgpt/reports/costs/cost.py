@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table as Grid
 from rich.text import Text
 
 from shortgpt.basics.block_lists import format_blocks
 from shortgpt.basics.value import Cell, Table
 from shortgpt.reports.cells import Bar, count
 from shortgpt.reports.costs.units import duration, operations, size
+from shortgpt.reports.grid import Grid
 from shortgpt.values.cost import CACHE, DECODING, FLOPS, PREFILL, Cost, PartCost
 
 OUTSIDE, WHOLE = "outside", "whole"
@@ -24,7 +24,7 @@ Shown = tuple[str, Callable[[PartCost], Any], Callable[[Any], str]]
 def cost_table(cost: Cost) -> RenderableType:
     """A bar is the block's share of the dearest block's time in a pass, or of its bytes where no time was measured."""
     head = f"{cost.model}: {cost.architecture}, {len(cost)} blocks"
-    table = Grid(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+    table = Grid(collapse_padding=True)
     columns = _columns(cost)
     for title in ("block", *(title for title, _, _ in columns)):
         table.add_column(Text(title), justify="right", vertical="bottom", no_wrap=True)

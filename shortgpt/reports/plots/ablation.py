@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 from shortgpt.basics.statistics import mid_ranks
 from shortgpt.reports.ablation import correlation
 from shortgpt.reports.plots.quality import quality_axis
-from shortgpt.reports.plots.style import line, panels, plain, whole_numbers
+from shortgpt.reports.plots.style import headed, line, panels, plain, whole_numbers
 from shortgpt.values.ablation import BLOCK, Ablation
 
 
 def ablation_figure(found: Ablation) -> Figure:
     """Left a line for blocks, mixers and MLPs over depth, and the whole model; right ranks against ranks."""
     made, (left, right) = panels(2, 5.2, 4.0, columns=2)
-    made.suptitle(plain(f"{found.scores.model}, {len(found.scores)} blocks"), fontsize=10)
+    headed(made, f"{found.scores.model}, {len(found.scores)} blocks")
     _qualities(left, found)
     _ranks(right, found)
     return made

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from matplotlib.lines import Line2D
 
 from shortgpt.reports.plots.scores import describe
-from shortgpt.reports.plots.style import far_apart, line, panels, plain
+from shortgpt.reports.plots.style import far_apart, line, panels, plain, titled
 from shortgpt.values.comparison import Comparison
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
         if far_apart(drawn):
             panel.set_yscale("log")
         panel.set_xlim(0, 1)
-        panel.set_title(describe(criterion), fontsize=9)
+        titled(panel, describe(criterion), 9)
         panel.set_xlabel("relative depth (0: before the first block, 1: behind the last)")
         panel.set_ylabel("score")
         panel.grid(axis="y", color="#dddddd", linewidth=0.6)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from shortgpt.reports.costs.units import duration, operations, size
-from shortgpt.reports.plots.style import COLOURS, panels, plain, whole_numbers
+from shortgpt.reports.plots.style import COLOURS, headed, panels, titled, whole_numbers
 from shortgpt.values.cost import Cost, PartCost
 
 if TYPE_CHECKING:
@@ -27,14 +27,14 @@ def cost_figure(cost: Cost) -> Figure:
     hatched bar behind them is what is outside the blocks."""
     shown = [panel for panel in PANELS if any(panel[1](part) for part in cost.blocks)]
     made, every = panels(len(shown), 4.2, 2.6, columns=2)
-    made.suptitle(plain(f"{cost.model}, {len(cost)} blocks"), fontsize=10)
+    headed(made, f"{cost.model}, {len(cost)} blocks")
     for axes, (name, value, show) in zip(every, shown, strict=True):
         numbers = [value(part) or 0 for part in (*cost.blocks, cost.outside)]
         whole = sum(numbers)
         shares = [100 * number / whole for number in numbers]
         axes.bar(range(len(cost)), shares[:-1], color=COLOURS[0])
         axes.bar([len(cost) + 0.5], shares[-1:], color="white", edgecolor=COLOURS[6], hatch="///", label="outside")
-        axes.set_title(plain(f"{name}: {show(whole)} in all"), fontsize=9)
+        titled(axes, f"{name}: {show(whole)} in all", 9)
         axes.set_ylabel("% of the model")
         axes.set_xlabel("block (hatched: outside the blocks)")
         whole_numbers(axes)

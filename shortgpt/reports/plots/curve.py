@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from shortgpt.reports.plots.quality import quality_axis
-from shortgpt.reports.plots.style import COLOURS, DASHES, MARKERS, figure, line, plain, whole_numbers
+from shortgpt.reports.plots.style import COLOURS, DASHES, MARKERS, figure, line, plain, titled, whole_numbers
 from shortgpt.values.curves import Curves
 
 HEIGHT = 4.0
@@ -45,7 +45,7 @@ def curve_figure(curves: Curves) -> Figure:
     else:
         axes.set_xlabel("blocks removed")
         whole_numbers(axes)
-        axes.set_title(plain(f"{measured[0][0]}, {len(measured[0][1].scores)} blocks"), fontsize=10)
+        titled(axes, f"{measured[0][0]}, {len(measured[0][1].scores)} blocks", 10)
     quality_axis(axes, curves, measured[0][1].held_out, seen)
     axes.margins(x=0.02)
     if number > 1:

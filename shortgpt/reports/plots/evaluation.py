@@ -46,7 +46,7 @@ def evaluation_figure(evaluation: Evaluation) -> Figure:
             )
             seen.append(found.value)
     axes.set_yticks(range(len(rows)), [plain(f"{row.task}{' ↓' if row.lower_is_better else ''}") for row in rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="x", linewidth=0.4, color="#dddddd")
     if far_apart(seen):
         axes.set_xscale("log")
@@ -57,7 +57,7 @@ def evaluation_figure(evaluation: Evaluation) -> Figure:
     else:
         axes.set_xlabel("score, 95% intervals")
     if len(models) > 1:
-        axes.legend(frameon=False, fontsize=8)
+        made.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     return made
 
 

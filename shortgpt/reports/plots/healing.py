@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shortgpt.reports.plots.style import figure, line, plain, whole_numbers
+from shortgpt.reports.plots.style import figure, line, titled, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ def healing_figure(healing: Healing) -> Figure:
     whole_numbers(axes)
     lines = [*axes.get_lines(), *(trained_on.get_lines() if distilled else ())]
     axes.legend(handles=lines, frameon=False, fontsize=8)
-    axes.set_title(plain(f"{healing.shorter}: {healing.method}"), fontsize=10)
+    titled(axes, f"{healing.shorter}: {healing.method}", 10)
     return made
 
 

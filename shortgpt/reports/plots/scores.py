@@ -9,7 +9,7 @@ from matplotlib.patches import Patch
 
 from shortgpt.plugins import registry
 from shortgpt.reports.plots.spans import draw_spans
-from shortgpt.reports.plots.style import COLOURS, far_apart, panels, plain, whole_numbers
+from shortgpt.reports.plots.style import COLOURS, far_apart, headed, panels, titled, whole_numbers
 from shortgpt.values.scores import Scores
 
 if TYPE_CHECKING:
@@ -29,9 +29,13 @@ def scores_figure(scores: Scores, marked: Collection[int] = ()) -> Figure:
     number = len(scores.criteria) + (scores.spans is not None)
     width = min(max(6.4, 0.14 * len(scores)), 14)
     figure, axes = panels(number, width, 3.2, columns=1 if number < 4 else 2)
-    figure.suptitle(plain(f"{scores.model}, {scores.calibration.source}"), fontsize=10)
+    headed(figure, f"{scores.model}, {scores.calibration.source}")
     for panel, criterion in zip(axes, scores.criteria, strict=False):
         _bars(panel, scores.of(criterion), marked)
+    present = [look for look in LOOKS if look in _looks(scores, marked)]
+    if present != ["stays"]:
+        handles = [Patch(label=look, edgecolor=EDGE, linewidth=0.6, **LOOKS[look]) for look in present]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
     if scores.spans is not None:
         draw_spans(axes[-1], scores.spans, scores.pinned)
     return figure
@@ -40,13 +44,10 @@ def scores_figure(scores: Scores, marked: Collection[int] = ()) -> Figure:
 def describe(criterion: str) -> str:
     """A criterion's name and, where it is installed, its definition, which says what its unit is."""
     told = [entry.description for entry in registry().criteria if entry.name == criterion and entry.description]
-    return plain(f"{criterion}: {told[0]}" if told else criterion)
+    return f"{criterion}: {told[0]}" if told else criterion
 
 
 def _bars(axes: Axes, scores: Scores, marked: Collection[int]) -> None:
-    looks = [
-        "would be removed" if i in marked else "pinned" if i in scores.pinned else "stays" for i in range(len(scores))
-    ]
     measured = scores.stderr[0] == scores.stderr[0]
     bars = axes.bar(
         range(len(scores)),
@@ -56,17 +57,19 @@ def _bars(axes: Axes, scores: Scores, marked: Collection[int]) -> None:
         edgecolor=EDGE,
         linewidth=0.6,
     )
-    for bar, look in zip(bars, looks, strict=True):
+    for bar, look in zip(bars, _looks(scores, marked), strict=True):
         bar.set(**LOOKS[look])
     axes.set_xlim(-0.7, len(scores) - 0.3)
     if far_apart(scores.values):
         axes.set_yscale("log", nonpositive="clip")
         axes.set_ylim(bottom=min(scores.values) / 2)
-    axes.set_title(describe(scores.criteria[0]), fontsize=9)
+    titled(axes, describe(scores.criteria[0]), 9)
     axes.set_xlabel("block, counted from 0")
     axes.set_ylabel("score ± standard error" if measured else "score")
     whole_numbers(axes)
-    present = [look for look in LOOKS if look in looks]
-    if present != ["stays"]:
-        handles = [Patch(label=look, edgecolor=EDGE, linewidth=0.6, **LOOKS[look]) for look in present]
-        axes.legend(handles=handles, fontsize=8, frameon=False)
+
+
+def _looks(scores: Scores, marked: Collection[int]) -> list[str]:
+    return [
+        "would be removed" if i in marked else "pinned" if i in scores.pinned else "stays" for i in range(len(scores))
+    ]

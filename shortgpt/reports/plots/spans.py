@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy
 from matplotlib.colors import LogNorm, Normalize
 
-from shortgpt.reports.plots.style import HEAT, far_apart, panels, plain, whole_numbers
+from shortgpt.reports.plots.style import HEAT, far_apart, panels, plain, titled, whole_numbers
 from shortgpt.reports.spans import best_runs
 from shortgpt.values.choosing.spans import Spans
 
@@ -50,7 +50,7 @@ def draw_spans(axes: Axes, spans: Spans, kept: Collection[int] = ()) -> None:
         )
         axes.legend(loc="upper right", fontsize=8, frameon=False)
     whole_numbers(axes, "xy")
-    axes.set_title(plain(f"{spans.criterion} of every run of blocks"), fontsize=9)
+    titled(axes, f"{spans.criterion} of every run of blocks", 9)
     axes.set_xlabel("first block, counted from 0")
     axes.set_ylabel("length (blocks)")
     bar = axes.figure.colorbar(image, ax=axes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -50,6 +51,23 @@ def line(number: int) -> dict[str, Any]:
 def plain(name: str) -> str:
     """A name that is drawn as it is: `$` would begin a formula."""
     return " ".join(name.replace("$", r"\$").split())
+
+
+def titled(axes: Axes, name: str, size: float = 9) -> None:
+    """Set the title over a panel, broken into as many lines as it takes to fit."""
+    drawn, grid = axes.figure, axes.get_gridspec()
+    width = 0.9 * drawn.bbox.width / drawn.dpi / (1 if grid is None else grid.ncols)
+    axes.set_title(_broken(name, width, size), fontsize=size)
+
+
+def headed(drawn: Figure, name: str, size: float = 10) -> None:
+    """Set the title over a whole figure, likewise."""
+    drawn.suptitle(_broken(name, 0.95 * drawn.get_figwidth(), size), fontsize=size)
+
+
+def _broken(name: str, inches: float, size: float) -> str:
+    letters = int(72 * inches / (0.6 * size))
+    return "\n".join(map(plain, textwrap.wrap(name, letters)))
 
 
 def whole_numbers(axes: Axes, which: str = "x") -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.colors import LogNorm
 
-from shortgpt.reports.plots.style import HEAT, far_apart, figure, plain, whole_numbers
+from shortgpt.reports.plots.style import HEAT, far_apart, figure, titled, whole_numbers
 from shortgpt.values.training import Training
 
 if TYPE_CHECKING:
@@ -26,6 +26,6 @@ def training_figure(training: Training) -> Figure:
     axes.set_xlabel("tokens seen" if by_tokens else "steps")
     axes.set_ylabel("block, counted from 0")
     whole_numbers(axes, "y")
-    axes.set_title(plain(f"{training.model}: Block Influence in training"), fontsize=10)
+    titled(axes, f"{training.model}: Block Influence in training", 10)
     made.colorbar(image, ax=axes, label="Block Influence")
     return made
