@@ -222,6 +222,7 @@ def durable_cp(source: Path, target: Path) -> None:
 
 def copying(source: Path, target: Path) -> None:
     from shortgpt.checkpoints.weights import Weights
+    from shortgpt.checkpoints.writing import write
     from shortgpt.models.recognition import recognise, resolve
 
     found = resolve(source)
@@ -229,7 +230,7 @@ def copying(source: Path, target: Path) -> None:
     keep = [index for index in range(blocks) if index not in gone(source)]
     target.mkdir()
     unhashed = dict.fromkeys(weights.files, "0" * 64)
-    weights.write(target, recognise(found).rename(weights.names, blocks, keep), {}, None, unhashed)
+    write(weights, target, recognise(found).rename(weights.names, blocks, keep), {}, None, unhashed)
 
 
 def sha256(source: Path, target: Path) -> None:

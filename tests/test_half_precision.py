@@ -15,7 +15,7 @@ from torch import Tensor
 
 import shortgpt
 from shortgpt import Verification, prune_checkpoint
-from shortgpt.checkpoints import weights
+from shortgpt.checkpoints import writing
 from shortgpt.errors import VerificationError
 from shortgpt.models import folding
 from shortgpt.verification.record import verify_again
@@ -112,7 +112,7 @@ def test_and_right_folds_are_verified(tmp_path: Path, one_process: None, model_t
 def test_saved_weights_that_are_not_the_rounding_of_the_folded_ones_are_refused(
     scaled_gpt2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write: Any = weights.Weights.write
+    write: Any = writing.write
 
     def nudging(own: Any, folder: Path, *arguments: Any) -> Any:
         hashes = write(own, folder, *arguments)
@@ -123,7 +123,7 @@ def test_saved_weights_that_are_not_the_rounding_of_the_folded_ones_are_refused(
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         return hashes
 
-    monkeypatch.setattr(weights.Weights, "write", nudging)
+    monkeypatch.setattr(writing, "write", nudging)
     with pytest.raises(VerificationError, match=r"h\.2\.attn\.c_attn\.weight: what was saved is not what its"):
         pruned(scaled_gpt2, 1)
 

@@ -14,16 +14,22 @@ The hub's cache names its large files by their SHA-256, so that these need not b
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import threading
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import FileIO
+from itertools import repeat
 from pathlib import Path
 from queue import SimpleQueue
+from types import MappingProxyType
 from typing import NamedTuple
 
+from shortgpt.basics.stages import stage
 from shortgpt.checkpoints.copying import BUFFER
 
+AT_A_TIME = min(4, os.cpu_count() or 1)  # files copied, and files hashed
 SHA_256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -33,6 +39,26 @@ def file_hash(file: Path, stop: threading.Event | None = None) -> str:
     with file.open("rb", buffering=0) as reader:
         _update(digest, reader, None, stop or threading.Event())
     return digest.hexdigest()
+
+
+@stage("hashing")
+def hashes_of(
+    files: Sequence[Path], stop: threading.Event | None = None, known: Mapping[Path, str] = MappingProxyType({})
+) -> dict[str, str]:
+    """File name → SHA-256; cut short when `stop` is set.
+
+    Args:
+        known: those of files that need not be read.
+    """
+    unread = [file for file in files if file not in known]
+    stop = stop or threading.Event()
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        try:
+            read = dict(zip(unread, pool.map(file_hash, unread, repeat(stop)), strict=True))
+        except BaseException:  # an interruption does not wait for the files that are being read
+            stop.set()
+            raise
+    return {file.name: known.get(file) or read[file] for file in files}
 
 
 def cached_hash(file: Path) -> str | None:

@@ -9,9 +9,10 @@ from shortgpt.basics import file_changes
 from shortgpt.basics.inputs import Source
 from shortgpt.checkpoints import companions
 from shortgpt.checkpoints.companions import Kept
+from shortgpt.checkpoints.hashing import hashes_of
 from shortgpt.checkpoints.new_folder import new_folder
 from shortgpt.checkpoints.records import unread_note, write_records
-from shortgpt.checkpoints.weights import Weights, hashes_of
+from shortgpt.checkpoints.weights import Weights
 from shortgpt.errors import CheckpointError
 from shortgpt.models.sequence import BlockSequence
 from shortgpt.values.plan import Plan

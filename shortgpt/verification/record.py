@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from shortgpt.basics.inputs import NearDistance, OpenOptions, Source
-from shortgpt.checkpoints.weights import Weights, file_hash
+from shortgpt.checkpoints.hashing import file_hash
+from shortgpt.checkpoints.weights import Weights
 from shortgpt.errors import ModelError, VerificationError
 from shortgpt.models.probing.logit_comparison import (
     ELSEWHERE,

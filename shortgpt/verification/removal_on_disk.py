@@ -25,11 +25,12 @@ from typing import TYPE_CHECKING
 from shortgpt.basics import file_changes
 from shortgpt.basics.inputs import Config, Fold, OpenOptions, Progress, Source
 from shortgpt.basics.progress import shown
-from shortgpt.checkpoints import companions
+from shortgpt.checkpoints import companions, writing
 from shortgpt.checkpoints.companions import copy_companions as copy_companions
+from shortgpt.checkpoints.hashing import file_hash
 from shortgpt.checkpoints.new_folder import new_folder
 from shortgpt.checkpoints.records import unread_note, write_records
-from shortgpt.checkpoints.weights import Weights, file_hash
+from shortgpt.checkpoints.weights import Weights
 from shortgpt.errors import ModelError, SelectionError
 from shortgpt.measuring.compensation.fitted import Fitted
 from shortgpt.models.family import Family, at_work
@@ -248,7 +249,7 @@ def _write(
     origin, family, export_as = removal.origin, removal.family, removal.plan.export_as
     with tempfile.TemporaryDirectory(dir=folder) as inner:
         stage = folder if export_as is None else Path(inner)
-        hashes = removal.weights.write(stage, removal.renamed, removal.folds, progress, known)
+        hashes = writing.write(removal.weights, stage, removal.renamed, removal.folds, progress, known)
         family.write_shorter(removal.config, removal.keep, origin, stage)
         if export_as is None:
             return family, hashes

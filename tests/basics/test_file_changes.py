@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 import shortgpt
-from shortgpt.checkpoints import copying
+from shortgpt.checkpoints import copying, writing
 from shortgpt.checkpoints.hashing import HashOfCopied
-from shortgpt.checkpoints.weights import Weights
 from shortgpt.errors import CheckpointError
 from tests.support import saved, tiny
 
@@ -59,13 +58,13 @@ def test_a_file_that_changes_between_look_and_copy_is_named_and_nothing_is_kept(
     how: str,
 ) -> None:
     source = saved(tiny("llama", blocks=3), tmp_path / "in")
-    write = Weights.write
+    write = writing.write
 
     def changed_before(*given: Any) -> dict[str, str]:
         change(source / name)
         return write(*given)
 
-    monkeypatch.setattr(Weights, "write", changed_before)
+    monkeypatch.setattr(writing, "write", changed_before)
     with pytest.raises(CheckpointError, match=rf"{name} was changed since the model was first looked at \({how}\)"):
         shortgpt.prune_checkpoint(source, tmp_path / "out", [1], verify=False)
     assert [file.name for file in tmp_path.iterdir()] == ["in"]

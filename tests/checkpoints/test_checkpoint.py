@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 import shortgpt
 from shortgpt import Plan, prune_checkpoint
-from shortgpt.checkpoints import copying, weights
+from shortgpt.checkpoints import copying, hashing, weights, writing
 from shortgpt.errors import CheckpointError, ModelError, OutputError, SelectionError
 from tests.support import ids_of, raising, removal_refused, saved, skipped_by_hand, tiny
 
@@ -323,7 +323,7 @@ def test_what_lies_side_by_side_is_copied_at_once(tmp_path: Path, monkeypatch: p
         ranges.append((begin, end))
         return copying.copy_range(reader, begin, end, writer)
 
-    monkeypatch.setattr(weights, "copy_range", noted)
+    monkeypatch.setattr(writing, "copy_range", noted)
     source = saved(tiny("llama"), tmp_path / "in")
     prune_checkpoint(source, tmp_path / "out", GONE, verify=False)
     assert len(ranges) == 3, "head to block 0, blocks 2 and 3, block 5 to norm"
@@ -429,12 +429,12 @@ def test_what_ends_one_file_ends_all_that_are_being_written(
     source = write(tiny("llama"), tmp_path / "in", "sharded safetensors")
     before = everything_in(tmp_path)
     pieces, told = itertools.count(), []
-    original_copy, original_write = copying.copy_piece, weights.Weights._write_safetensors
+    original_copy, original_write = copying.copy_piece, writing._write_safetensors
     stops: set[threading.Event] = set()
 
-    def writing(self: weights.Weights, *arguments: Any) -> str:
+    def watching(*arguments: Any) -> None:
         stops.add(arguments[-1])
-        return original_write(self, *arguments)
+        original_write(*arguments)
 
     def a_byte_at_a_time(reader: FileIO, at: int, count: int, writer: FileIO) -> int:
         number = next(pieces)
@@ -448,13 +448,13 @@ def test_what_ends_one_file_ends_all_that_are_being_written(
                 raise TimeoutError("it was not told to stop")
         return original_copy(reader, at, 1, writer)
 
-    monkeypatch.setattr(weights.Weights, "_write_safetensors", writing)
+    monkeypatch.setattr(writing, "_write_safetensors", watching)
     monkeypatch.setattr(copying, "copy_piece", a_byte_at_a_time)
     with pytest.raises(KeyboardInterrupt if interrupt else OutputError):
         prune_checkpoint(source, tmp_path / "out", GONE, verify=False)
     assert everything_in(tmp_path) == before
     assert all(told)
-    assert len(told) <= weights.AT_A_TIME, "they went on though they were told"
+    assert len(told) <= writing.AT_A_TIME, "they went on though they were told"
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
@@ -651,7 +651,7 @@ def test_an_interruption_does_not_wait_for_the_hashes(tmp_path: Path, monkeypatc
         assert begun.wait(60)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(weights, "file_hash", endless)
+    monkeypatch.setattr(hashing, "file_hash", endless)
     monkeypatch.setattr(Future, "result", interrupted)
     with pytest.raises(KeyboardInterrupt):
         weights.Weights(shortgpt.models.recognition.resolve(source)).hashes()

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 import shortgpt
 from shortgpt import Plan, Verification, prune_checkpoint
-from shortgpt.checkpoints import weights
+from shortgpt.checkpoints import writing
 from shortgpt.errors import StreamingError, VerificationError
 from shortgpt.models.probing.probes import Probe, probe
 from shortgpt.verification import original as originals
@@ -102,7 +102,7 @@ def test_generation_from_streamed_weights_is_the_librarys_own(llama_folder: Path
 def test_one_wrong_number_is_found(
     tmp_path: Path, llama_folder: Path, one_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write: Any = weights.Weights.write
+    write: Any = writing.write
 
     def corrupting(weights: Any, folder: Path, *arguments: Any) -> None:
         write(weights, folder, *arguments)
@@ -110,7 +110,7 @@ def test_one_wrong_number_is_found(
         tensors["model.layers.2.mlp.down_proj.weight"][0, 0] += 0.01
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
-    monkeypatch.setattr(weights.Weights, "write", corrupting)
+    monkeypatch.setattr(writing, "write", corrupting)
     with pytest.raises(VerificationError, match="the shorter model's logits differ by "):
         pruned(llama_folder, tmp_path / "out", stream=True)
     assert not (tmp_path / "out").exists()

@@ -18,7 +18,7 @@ from torch import Tensor
 import shortgpt
 from shortgpt import Plan, Verification, prune_checkpoint
 from shortgpt.basics.inputs import OpenOptions
-from shortgpt.checkpoints import weights
+from shortgpt.checkpoints import writing
 from shortgpt.errors import VerificationError
 from shortgpt.models.memory import lacking_memory
 from shortgpt.models.probing.expected_logits import Expectation, expected_logits
@@ -55,7 +55,7 @@ def test_a_pruned_checkpoint_is_verified_and_says_so(
 def test_a_result_with_one_wrong_number_is_not_kept(
     tmp_path: Path, llama_folder: Path, run_cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write: Any = weights.Weights.write
+    write: Any = writing.write
 
     def corrupting(weights: Any, folder: Path, *arguments: Any) -> None:
         write(weights, folder, *arguments)
@@ -63,7 +63,7 @@ def test_a_result_with_one_wrong_number_is_not_kept(
         tensors["model.layers.2.mlp.down_proj.weight"][0, 0] += 0.01
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
-    monkeypatch.setattr(weights.Weights, "write", corrupting)
+    monkeypatch.setattr(writing, "write", corrupting)
     ran = run_cli("prune", llama_folder, "--output", tmp_path / "out", "--remove", "1,4", "--device", "cpu")
     assert ran.status == 1
     assert ran.err.startswith("shortgpt: verification failed: the shorter model's logits differ by ")
