@@ -163,4 +163,4 @@ def main(pages: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    main([Path(name) for name in sys.argv[1:]])
+    main([Path(name).absolute() for name in sys.argv[1:]])

@@ -19,7 +19,7 @@ import shortgpt
 from shortgpt import hookspecs
 from shortgpt.cli import cli
 from tests.example_environment import Environment
-from tests.pages import BLOCK, PAGES, README, ROOT, blocks_of, is_run, printed_by
+from tests.pages import BLOCK, PAGES, ROOT, blocks_of, is_run, printed_by
 
 GUIDE = ROOT / "docs" / "writing-an-adapter.md"
 RUNNER = """
@@ -34,7 +34,14 @@ def named(page: Path) -> str:
     return page.relative_to(ROOT).as_posix().removeprefix("docs/")
 
 
-@pytest.mark.sampled("training.md", "command-line.md")
+@pytest.mark.sampled(
+    "training.md",
+    "command-line.md",
+    "tutorial.md",
+    "how-to/refusals.md",
+    "how-to/my-architecture.md",
+    "how-to/my-criterion.md",
+)
 @pytest.mark.parametrize("page", [page for page in PAGES if is_run(page)], ids=named)
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     """Its Python runs, its commands end as they should, and print every word that is shown of them."""
@@ -70,7 +77,7 @@ def test_a_command_is_run_or_the_page_says_why_not(page: Path) -> None:
         command.line
         for block in blocks_of(page)
         for command in block.commands
-        if block.language != "console" and not block.is_left_out and page != README
+        if block.language != "console" and not block.is_left_out
     ]
     assert left == []
 
