@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Iterable
 from typing import Any
@@ -20,6 +21,15 @@ FAR_APART = 10
 """Values are drawn on a logarithmic axis where the largest is more than this many times the least."""
 
 
+class Picture(Figure):
+    """A figure that shows itself at the end of a cell, also where a notebook was not told to draw figures."""
+
+    def _repr_png_(self) -> bytes:
+        drawn = io.BytesIO()
+        self.savefig(drawn, format="png")
+        return drawn.getvalue()
+
+
 def figure(width: float = 6.4, height: float = 4.0) -> tuple[Figure, Axes]:
     """An empty figure of that size in inches, and its axes. No window, no global state."""
     made, (axes,) = panels(1, width, height)
@@ -30,7 +40,7 @@ def panels(number: int, width: float = 6.4, height: float = 4.0, columns: int = 
     """A figure of several axes, each of that size in inches, row by row."""
     columns = min(columns, number)
     rows = -(-number // columns)
-    made = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    made = Picture(figsize=(columns * width, rows * height), layout="constrained")
     grid = made.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[number:]:
         axes.remove()
