@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import re
+import shutil
+import subprocess
+import threading
 from functools import cache
+from html import unescape
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -100,3 +107,59 @@ def test_the_list_for_language_models_names_every_page() -> None:
     listed = set(re.findall(r"\]\(([^)]+)\)", (SITE / "llms.txt").read_text(encoding="utf-8")))
     pages = {p.relative_to(ROOT / "docs").with_suffix(".html").as_posix() for p in (ROOT / "docs").rglob("*.md")}
     assert listed == pages
+
+
+# -- in a browser ---------------------------------------------------------------------------------------------
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NARROW = """<!doctype html><meta charset="utf-8"><script>
+const told = {};
+async function look(pages) {
+  for (const name of pages) {
+    const frame = document.createElement("iframe");
+    frame.style = "width: 380px; height: 800px; border: 0";
+    frame.src = name;
+    const loaded = new Promise((done) => { frame.onload = done; });
+    document.documentElement.append(frame);
+    await loaded;
+    const root = frame.contentDocument.documentElement;
+    const far = [...frame.contentDocument.querySelectorAll("article *")].filter(
+      (one) => one.getBoundingClientRect().right > 381 && !one.closest("pre, .table-wrapper, .sig"));
+    if (root.scrollWidth > root.clientWidth || far.length) {
+      told[name] = [root.scrollWidth - root.clientWidth, ...far.slice(0, 3).map((one) => one.outerHTML.slice(0, 90))];
+    }
+    frame.remove();
+  }
+  const shown = document.createElement("pre");
+  shown.id = "told";
+  shown.textContent = JSON.stringify(told);
+  document.documentElement.append(shown);
+}
+look(PAGES);
+</script>"""
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Nothing: the output is that of the test."""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+def test_no_page_scrolls_sideways_at_380_pixels(pages: list[Path], tmp_path: Path) -> None:
+    """Pages are laid out in frames of that width; tables and listings scroll in boxes of their own."""
+    served = tmp_path / "site"
+    shutil.copytree(SITE, served)
+    names = [page.relative_to(SITE).as_posix() for page in pages]
+    (served / "narrow.html").write_text(NARROW.replace("PAGES", json.dumps(names)), encoding="utf-8")
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=served)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/narrow.html"
+        options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}")
+        done = subprocess.run(
+            [str(CHROMIUM), *options, "--virtual-time-budget=120000", "--dump-dom", address],
+            capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        server.shutdown()
+    told = re.search(r'<pre id="told">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert told is not None, done.stderr
+    assert json.loads(unescape(told[1])) == {}
