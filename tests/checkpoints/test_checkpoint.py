@@ -441,7 +441,10 @@ def test_what_ends_one_file_ends_all_that_are_being_written(
         if number == 100:
             if not interrupt:
                 raise OSError(errno.ENOSPC, "No space left on device")
+            # A signal that comes just before the main thread begins to wait does not wake it; a second one does.
             os.kill(os.getpid(), signal.SIGINT)
+            if not all(stop.wait(5) for stop in stops):
+                os.kill(os.getpid(), signal.SIGINT)
         if number >= 100:  # the others stand still until they are told to stop
             told.append(all(stop.wait(60) for stop in stops))
             if not told[-1]:
