@@ -92,6 +92,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         streams = (sys.stdout or nowhere, sys.stderr or nowhere)
         log, handler = logging.getLogger("shortgpt"), _Handler()
         level = log.level
+        # Else it has the level of the root logger, which other packages set as they are imported.
+        log.setLevel(level or logging.WARNING)
         log.addHandler(handler)
         own = streams if started()[0] == 0 else (nowhere, nowhere)
         try:

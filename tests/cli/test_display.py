@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -57,7 +58,11 @@ def test_verifying_and_hashing_have_names(terminal: None, run_cli: Run, llama_fo
     assert all(name in told for name in ("running the original", "tensors", "verifying in a fresh process", "hashing"))
 
 
-def test_stages_are_logged_and_quiet_by_default(run_cli: Run, llama_folder: Path) -> None:
+def test_stages_are_logged_and_quiet_by_default_whatever_another_package_makes_of_the_root_logger(
+    run_cli: Run, llama_folder: Path, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(partial(logging.getLogger().setLevel, logging.getLogger().level))
+    logging.getLogger().setLevel(logging.INFO)
     assert run_cli("score", llama_folder, *ON).err == ""
     for arguments in (("score", llama_folder, *ON, "-v"), ("--verbose", "score", llama_folder, *ON)):
         lines = run_cli(*arguments).err.splitlines()
