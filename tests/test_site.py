@@ -85,6 +85,14 @@ def test_every_picture_says_what_it_shows(pages: list[Path]) -> None:
         assert [given for tag, given in html(page).tags if tag == "img" and not given.get("alt")] == [], page
 
 
+def test_headings_have_levels_and_what_scrolls_is_reached_by_keyboard(pages: list[Path]) -> None:
+    for page in pages:
+        for tag, given in html(page).tags:
+            assert given.get("role") != "heading" or "aria-level" in given, page
+            if tag == "pre" or "table-wrapper" in given.get("class", ""):
+                assert given.get("tabindex") == "0", page
+
+
 def test_every_public_name_has_an_entry() -> None:
     page = SITE / "reference" / "python.html"
     assert {f"shortgpt.{name}" for name in shortgpt.__all__} <= set(html(page).values("id"))
