@@ -108,6 +108,13 @@ def blocks_of(page: Path) -> list[Block]:
     ]
 
 
+def indented(page: Path) -> list[Command]:
+    """The commands of ours in blocks that are indented and not fenced: long runs, of which the page says what came."""
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    lines = re.findall(r"^ {4}(shortgpt (?:[^\n]*\\\n)*[^\n]*)$", text, re.MULTILINE)
+    return [Command(line, "") for line in lines]
+
+
 def is_run(page: Path) -> bool:
     """Whether the page has something to run, here and with no package of examples/."""
     runs = [b for b in blocks_of(page) if b.is_python or (b.language == "console" and not b.is_left_out)]

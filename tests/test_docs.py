@@ -19,7 +19,7 @@ import shortgpt
 from shortgpt import hookspecs
 from shortgpt.cli import cli
 from tests.example_environment import Environment
-from tests.pages import BLOCK, PAGES, ROOT, blocks_of, is_run, printed_by
+from tests.pages import BLOCK, PAGES, ROOT, blocks_of, indented, is_run, printed_by
 
 GUIDE = ROOT / "docs" / "writing-an-adapter.md"
 RUNNER = """
@@ -64,11 +64,10 @@ def words(shown: str) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_a_command_that_is_shown_exists_with_its_options(page: Path) -> None:
-    for block in blocks_of(page):
-        for command in block.commands:
-            if command.ours:
-                name, *arguments = command.ours
-                cli.commands[name].make_context(name, [a for a in arguments if a not in ("-h", "--help")])
+    for command in [*indented(page), *(command for block in blocks_of(page) for command in block.commands)]:
+        if command.ours:
+            name, *arguments = command.ours
+            cli.commands[name].make_context(name, [a for a in arguments if a not in ("-h", "--help")])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
