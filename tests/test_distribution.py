@@ -24,7 +24,8 @@ INFO = f"shortgpt_blocks-{__version__}.dist-info"
 
 SMOKE = """
 import importlib.metadata, sys
-sys.path = [place for place in sys.path if not place.startswith(sys.argv[1])]  # the repository is nowhere
+# The repository is nowhere; an environment in it may be.
+sys.path = [place for place in sys.path if not place.startswith(sys.argv[1]) or "site-packages" in place]
 import shortgpt
 from shortgpt.cli import main
 

@@ -13,6 +13,7 @@ import json
 import re
 from pathlib import Path
 
+import click
 import pytest
 
 import shortgpt
@@ -67,7 +68,9 @@ def test_a_command_that_is_shown_exists_with_its_options(page: Path) -> None:
     for command in [*indented(page), *(command for block in blocks_of(page) for command in block.commands)]:
         if command.ours:
             name, *arguments = command.ours
-            cli.commands[name].make_context(name, [a for a in arguments if a not in ("-h", "--help")])
+            arguments = [argument for argument in arguments if argument not in ("-h", "--help")]
+            with click.Context(cli, **cli.context_settings) as group:  # whose help options it keeps
+                cli.commands[name].make_context(name, arguments, parent=group).close()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -128,7 +129,9 @@ def output_options(command: Command) -> Command:
 
 def _be_verbose(context: click.Context, option: click.Parameter, given: bool) -> None:
     if given and not context.resilient_parsing:
-        logging.getLogger("shortgpt").setLevel(logging.INFO)
+        log = logging.getLogger("shortgpt")
+        context.call_on_close(partial(log.setLevel, log.level))
+        log.setLevel(logging.INFO)
 
 
 verbose_option = click.option(
