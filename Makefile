@@ -10,13 +10,17 @@ READY_TO_TEST := $(VENV)/.ready-to-test
 READY_FOR_DOCS := $(VENV)/.ready-for-docs
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: hostile faults cycles audit licences demo test test-matrix test-old-readers bench types real lint format clean
+.PHONY: hostile faults cycles audit licences demo test test-every-case test-matrix test-old-readers bench types real lint format clean
 
 demo: $(READY)
 	$(BIN)/shortgpt demo
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The cases too that `make test` samples from long lists: families, types, versions; about fifteen minutes.
+test-every-case: $(READY_TO_TEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --every-case
 
 # What transformers 4 makes of pruned checkpoints with its config names; it is installed into a folder of its own.
 test-old-readers: $(READY_TO_TEST) $(VENV)/transformers-4
