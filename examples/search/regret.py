@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=16, help="to choose on, and as many others to judge on")
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--compensate", action="store_true", help="also what compensation makes of some rules' sets")
-    parser.add_argument("--work", type=Path, default=HERE / "work")
+    parser.add_argument("--work", type=Path, default=HERE / "kept")
     parser.add_argument("--page", type=Path, default=HERE.parents[1] / "docs" / "searching.md")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -13,7 +13,7 @@ The blocks are skipped; no model is rebuilt.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -88,7 +88,7 @@ def curve(
         UnknownNameError: no criterion, evaluator or task of that name is installed; or there is no such search.
         SelectionError: `most` is no number of blocks and no share of them; or an option of a search makes no sense.
     """
-    progress = shown(progress)
+    shown_progress = shown(progress)
     kept = resume if search is not None else None
     wanted = SearchOptions.of(search, objective=objective, evaluations=evaluations, width=width, resume=kept)
     names = default_criteria() if criteria is None else tuple(criteria)
@@ -100,23 +100,42 @@ def curve(
     if not isinstance(calibration, (str, Path, Calibration)):
         calibration = items_of(calibration)  # each model reads it
     texts, loading = apart(options)
-    seed = texts.get("seed", 0)
+    settings = _Settings(names, judge, most, wanted, compensate, texts.get("seed", 0), shown_progress)
 
     rows = []
     for number, model in enumerate(given):
-        if progress is not None:
-            progress("models", number, len(given))
+        if shown_progress is not None:
+            shown_progress("models", number, len(given))
         file = FILE if len(given) == 1 else f"search-{number + 1}.jsonl"
 
         folder = folder_for(resume, number, len(given))
 
         def measure(model: BlockSequence, file: str = file, folder: Path | None = folder) -> Curve:
             data, held_out = calibrate_and_hold_out(calibration, model, **texts)
-            measured = _measured(model, data, held_out, names, judge, most, wanted, file, folder, seed, progress)
-            return with_compensation(measured, model, data, held_out, judge, seed) if compensate else measured
+            return _measured(model, data, held_out, settings, file, folder)
 
         rows.append(CurveRow(*tried(model, measure, **loading)))
     return Curves(evaluator, judge.lower_is_better, tuple(rows))
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What is measured of every model alike.
+
+    Attributes:
+        most: the largest number of blocks to remove, or a share of them; None for half.
+        search: of the line of best sets; None for no such line.
+        compensate: whether lines are added with each removal made up for.
+        seed: of what a judge draws.
+    """
+
+    criteria: Sequence[str]
+    judge: Judge
+    most: float | None
+    search: SearchOptions | None
+    compensate: bool
+    seed: int
+    progress: Progress | None
 
 
 def default_criteria() -> tuple[str, ...]:
@@ -142,26 +161,28 @@ def _measured(
     model: BlockSequence,
     data: Calibration,
     held_out: Calibration,
-    criteria: Sequence[str],
-    judge: Judge,
-    most: float | None,
-    wanted: SearchOptions | None,
+    settings: _Settings,
     file: str,
     resume: Path | None,
-    seed: int,
-    progress: Progress | None,
 ) -> Curve:
-    scores = score(model, data, criteria=criteria, resume=resume, progress=progress)
-    limit = number_of_blocks(most, len(model))
+    """One model's curve.
+
+    Args:
+        data: what blocks are chosen on; `held_out`: what judges.
+        file: in which a search keeps what it measures, of the folder `resume`.
+    """
+    search, judge, progress = settings.search, settings.judge, settings.progress
+    scores = score(model, data, criteria=settings.criteria, resume=resume, progress=progress)
+    limit = number_of_blocks(settings.most, len(model))
     chosen = {name: _choices(scores.of(name), limit) for name in scores.criteria}
     spent: dict[str, Measurements] = {}
-    if wanted is not None:
-        with measuring(model, data, wanted, progress, file) as measurements:
-            chosen[wanted.line] = best_sets(measurements, wanted, limit)
-        spent[wanted.line] = measurements
+    if search is not None:
+        with measuring(model, data, search, progress, file) as measurements:
+            chosen[search.line] = best_sets(measurements, search, limit)
+        spent[search.line] = measurements
     sets = list(dict.fromkeys(blocks for choices in chosen.values() for blocks in choices))
     with journal_of(resume, "quality", model, held_out) as journal:
-        qualities = judge.qualities(model, held_out, sets, seed, progress, journal)
+        qualities = judge.qualities(model, held_out, sets, settings.seed, progress, journal)
     points = {
         blocks: Point(blocks, quality, model.refuse_removal(blocks) if blocks else None)
         for blocks, quality in zip(sets, qualities, strict=True)
@@ -170,7 +191,8 @@ def _measured(
     for name, choices in chosen.items():
         evaluations = spent[name].evaluations if name in spent else None
         lines.append(Line(name, tuple(points[blocks] for blocks in choices), evaluations))
-    return Curve(scores, held_out.info, tuple(lines))
+    curve = Curve(scores, held_out.info, tuple(lines))
+    return with_compensation(curve, model, data, held_out, judge, settings.seed) if settings.compensate else curve
 
 
 def with_compensation(
